@@ -1,0 +1,50 @@
+# make train   set everything up, then train the scalars of the default model
+# make test    set everything up, then check the style and run all tests that this machine can run
+# make lint    ruff and mypy          make unit    the quick tests alone          make setup   only the set-up
+
+PYTHON ?= python3
+BIN := .venv/bin
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo yes)
+REQUIREMENTS := $(if $(GPU),requirements.txt,requirements-cpu.txt)
+PIP_FLAGS := $(if $(GPU),,--no-deps)
+STAMP := .venv/installed-$(shell cksum < $(REQUIREMENTS) | cut -d' ' -f1)
+
+.PHONY: train test unit lint setup system
+train: setup
+	$(BIN)/python scripts/train.py --u 32 --vllm
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+unit: setup
+	$(BIN)/python -m pytest -m "not integration and not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: system $(STAMP)
+
+# The compiler and the sandbox of the graders, and the library that vLLM's CPU build links against.
+system:
+	@missing=""; \
+	command -v g++ >/dev/null || missing="$$missing g++"; \
+	command -v bwrap >/dev/null || missing="$$missing bubblewrap"; \
+	$(if $(GPU),true,ldconfig -p | grep -q 'libnuma\.so\.1') || missing="$$missing libnuma1"; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing$$missing"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+		else \
+			echo "missing system packages; install them, then run make again:"; \
+			echo "    sudo apt-get install -y$$missing"; exit 1; \
+		fi; \
+	fi
+
+$(STAMP): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; choose one with: make PYTHON=python3.12"; exit 1; }
+	@echo "installing $(REQUIREMENTS) into .venv; this takes a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $(REQUIREMENTS)
+	@rm -f .venv/installed-* && touch $@

@@ -1,0 +1,118 @@
+"""The adapter on disk: `tinylora.safetensors`, under 10 kB, holding `v` and what it takes to mean the same again.
+
+Besides `v` the file keeps the config, the base model's name and fingerprint, and a probe of the factors: for every
+module the number aᵀ ΔW b at v = 1, with fixed random a and b. The probe changes with any factor, projection or relative
+sign, and is compared with a tolerance, since singular vectors differ in their last bits between machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adapters.config import AdapterError, TinyLoRAConfig
+from adapters.tinylora import TinyLoRA, adapted_layers
+
+FILE_NAME = "tinylora.safetensors"
+FORMAT = "tinylora-1"
+PROBE_TOLERANCE = 0.02  # of the probe's norm; bf16 factors differ from float32 ones by 0.4 %
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """v (groups, u) float32 and the circumstances under which it was trained."""
+
+    v: Tensor
+    probe: Tensor
+    config: TinyLoRAConfig
+    base_model: str
+    base_fingerprint: str
+
+
+def factor_probe(model: nn.Module) -> Tensor:
+    """One float32 number per adapted module, (modules,): aᵀ ΔW b at v = 1."""
+    values = []
+    for layer in adapted_layers(model).values():
+        generator = torch.Generator().manual_seed(layer.out_features * 1_000_003 + layer.in_features)
+        a = torch.randn(layer.out_features, generator=generator) / layer.out_features**0.5
+        b = torch.randn(layer.in_features, generator=generator)
+        r = layer.projections.sum(dim=0).cpu()
+        values.append((a @ layer.left.float().cpu()) @ r @ (layer.right.float().cpu() @ b))
+    return torch.stack(values)
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, base_model: str) -> Path:
+    """Write the model's adapter to `path` (a file, or a folder that gets `tinylora.safetensors`), whole or not at
+    all."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    bank: TinyLoRA = model.tinylora
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(bank.config.to_dict()),
+        "base_model": base_model,
+        "base_fingerprint": bank.base_fingerprint,
+    }
+    tensors = {"v": bank.v.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+    return path
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read an adapter file, or the one in a folder. Raises `AdapterError` for a missing, broken or foreign file."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise AdapterError(f"checkpoint {path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise AdapterError(f"checkpoint {path}: not a TinyLoRA checkpoint (format {metadata.get('format')!r})")
+            fields = json.loads(metadata["config"])
+            return Checkpoint(
+                v=stored.get_tensor("v"),
+                probe=stored.get_tensor("probe"),
+                config=TinyLoRAConfig(**fields),
+                base_model=metadata["base_model"],
+                base_fingerprint=metadata["base_fingerprint"],
+            )
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"checkpoint {path}: the file is damaged ({error}); restore it or train again") from None
+
+
+def load_checkpoint(path: str | Path, model: nn.Module) -> Checkpoint:
+    """Set the adapter of an injected `model` from a file.
+
+    Raises `AdapterError` if the file was made for another base, another adapter config or other factors.
+    """
+    checkpoint = read_checkpoint(path)
+    bank: TinyLoRA = model.tinylora
+    if checkpoint.config != bank.config:
+        raise AdapterError(
+            f"checkpoint {path} is for {checkpoint.config}, but the model was adapted with {bank.config}"
+        )
+    if checkpoint.base_fingerprint != bank.base_fingerprint:
+        raise AdapterError(
+            f"checkpoint {path} was trained on {checkpoint.base_model} (fingerprint {checkpoint.base_fingerprint}), "
+            f"but the loaded weights have fingerprint {bank.base_fingerprint}; load that model with its quantisation"
+        )
+    probe = factor_probe(model)
+    error = (probe - checkpoint.probe).norm() / checkpoint.probe.norm().clamp(min=1e-30)
+    if not error <= PROBE_TOLERANCE:
+        raise AdapterError(
+            f"checkpoint {path} was trained with other factors (they differ by {error:.0%}): here v would mean another "
+            f"policy; use the library versions it was trained with, or copy their factor cache"
+        )
+    with torch.no_grad():
+        bank.v.copy_(checkpoint.v)
+    return checkpoint

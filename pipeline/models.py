@@ -1,0 +1,166 @@
+"""Which model is trained, where it comes from, and how it is loaded: by Unsloth, frozen, with the adapter injected."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import DEFAULT_MODEL, STARTER, ConfigError, RunConfig
+from pipeline.environment import has_gpu
+
+STARTER_FOLDER = Path(__file__).resolve().parents[1] / "data" / "starter" / "model"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """`location` is what the libraries load (a folder or a hub id), `name` what people call it."""
+
+    name: str
+    location: str
+    reason: str
+
+    @property
+    def is_starter(self) -> bool:
+        return self.name == STARTER
+
+
+def choose_model(model: str | None, hub: str = "huggingface") -> ModelChoice:
+    """Resolve the `--model` option without loading anything heavy.
+
+    Raises `ConfigError` for a folder without a model, a checkpoint that is quantised already, or a missing hub library.
+    """
+    if model is None:
+        gpu = has_gpu()
+        reason = "the default where an NVIDIA GPU answers" if gpu else "the bundled model, since no NVIDIA GPU answers"
+        model = DEFAULT_MODEL if gpu else STARTER
+    else:
+        reason = "asked for with --model"
+    if model == STARTER:
+        choice = ModelChoice(STARTER, str(STARTER_FOLDER), reason)
+    elif Path(model).is_dir():
+        choice = ModelChoice(model, str(Path(model).resolve()), f"{reason}, a local folder")
+    elif hub == "modelscope":
+        choice = ModelChoice(model, _modelscope(model), f"{reason}, from ModelScope")
+    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise ConfigError(f"--model {model}: no such folder, and not a hub id of the form owner/name")
+    else:
+        choice = ModelChoice(model, model, f"{reason}, from the Hugging Face hub")
+    architecture(choice)
+    return choice
+
+
+def _modelscope(model: str) -> str:
+    try:
+        from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ConfigError("--hub modelscope needs the package 'modelscope': pip install modelscope") from None
+    return snapshot_download(model)
+
+
+def architecture(choice: ModelChoice) -> dict[str, Any]:
+    """Type and sizes from a local folder's config.json, {} for a hub id. Raises `ConfigError` if it cannot be
+    trained."""
+    folder = Path(choice.location)
+    if not folder.is_dir():
+        return {}
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"--model {choice.name}: the folder has no config.json; is it a model in transformers format?"
+        )
+    config = json.loads(path.read_text())
+    if "quantization_config" in config:
+        raise ConfigError(
+            f"--model {choice.name} is quantised on disk; give the unquantised model: --quant nf4 quantises on loading"
+        )
+    return {key: config.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the banners and import advice of the libraries out of the way; what they printed is shown if they fail.
+
+    Redirects the file descriptors: some of it is printed by C++.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    with tempfile.TemporaryFile() as printed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for descriptor, _ in kept:
+            os.dup2(printed.fileno(), descriptor)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, copy in kept:
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            if failed:
+                printed.seek(0)
+                sys.stderr.write(printed.read().decode(errors="replace"))
+
+
+def import_libraries() -> None:
+    """Import trl, then unsloth: in this order TRL keeps its own classes."""
+    with quiet_libraries():
+        import transformers
+        import trl  # noqa: F401
+        import trl.trainer.grpo_trainer  # noqa: F401
+        import unsloth  # noqa: F401
+
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+
+
+def compute_dtype() -> str:
+    """Name of the torch dtype of activations and merged weights: bfloat16 on a GPU, float32 on a CPU."""
+    return "bfloat16" if has_gpu() else "float32"
+
+
+def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
+    """The policy and its tokenizer: loaded by Unsloth, frozen, every target projection replaced by a TinyLoRA
+    module."""
+    import_libraries()
+    import torch
+    from unsloth import FastLanguageModel
+
+    from adapters import TinyLoRAConfig, inject
+
+    with quiet_libraries():
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            choice.location,
+            dtype=getattr(torch, compute_dtype()),
+            load_in_4bit=config.quant == "nf4",
+            max_seq_length=config.max_length,
+            use_exact_model_name=True,  # else hub names are remapped to pre-quantised mirrors
+        )
+    inject(model, TinyLoRAConfig(u=config.u, rank=config.rank, groups=config.groups, seed=config.seed))
+    return model, tokenizer
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends a completion: those of the generation config and the tokenizer's."""
+    declared = model.generation_config.eos_token_id
+    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *ids]))
+
+
+def trainable_table(model: Any) -> list[tuple[str, str, int]]:
+    """(name, dtype and shape, number of scalars) of every trainable parameter."""
+    return [
+        (name, f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}", p.numel())
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]

@@ -1,0 +1,66 @@
+"""What a rollout engine is: it takes `v`, samples completions, and hands each one on as it finishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot start or no longer holds the trainer's policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. `temperature` 0 is greedy. `seed` fixes the random numbers of one `generate` call."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled completion.
+
+    token_ids: with the end-of-sequence token if it ended. log_probs: of each sampled token under the sampling
+    distribution (at the sampling temperature), same length.
+    """
+
+    token_ids: list[int]
+    log_probs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshReport:
+    """seconds: wall time of a refresh. kept: share ⟨W' − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the update that survived the merge."""
+
+    seconds: float
+    kept: float
+
+
+OnFinished = Callable[[int, Completion], None]
+
+
+class RolloutEngine(Protocol):
+    """Samples from the policy. The policy is a function of the frozen base and the last refreshed `v`."""
+
+    name: str
+
+    def refresh(self, v: Tensor) -> RefreshReport:
+        """Make `v` (groups, u) the policy. Two refreshes to the same `v` give the same bits; zeros give the base."""
+        ...
+
+    def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
+        """One completion for every row of token ids, in order.
+
+        `on_finished(row, completion)` is called as soon as a row is done, while others are still being generated.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        ...

@@ -1,0 +1,112 @@
+"""A run on disk: its config, one line of metrics a step, its rollouts, its checkpoints and its summary.
+
+Files that are read back are written to a temporary name and renamed. `metrics.jsonl` grows by whole lines; a resumed
+run first drops the lines after its checkpoint, since it will write them again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ConfigError
+
+RUNS = Path("runs")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+KEPT_CHECKPOINTS = 2
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's text; readers see the old or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+class RunFolder:
+    """The folder of one run. `create` refuses to write over a run, `resume` continues one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, output_dir: str | None, name: str) -> RunFolder:
+        path = Path(output_dir) if output_dir else RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        if (path / "metrics.jsonl").exists() or any(path.glob("checkpoint-*")):
+            raise ConfigError(
+                f"{path} already holds a run: add --resume to continue it, or choose another --output-dir"
+            )
+        (path / "rollouts").mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def resume(cls, output_dir: str | None) -> RunFolder:
+        """The given folder, or the newest one under runs/. Raises `ConfigError` where there is nothing to continue."""
+        if output_dir is None:
+            runs = [path.parent for path in RUNS.glob("*/config.yaml")]
+            if not runs:
+                raise ConfigError(f"--resume: there is no run under {RUNS}/; name one with --output-dir")
+            return cls(max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime))
+        if not (Path(output_dir) / "config.yaml").is_file():
+            raise ConfigError(f"--resume: {output_dir} holds no run (no config.yaml)")
+        return cls(Path(output_dir))
+
+    # metrics and rollouts
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Add one line to `<name>.jsonl`."""
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def truncate(self, name: str, last_step: int) -> None:
+        """Keep the whole lines of `<name>.jsonl` up to and including `last_step`."""
+        path = self.path / f"{name}.jsonl"
+        kept = [record for record in read_json_lines(path) if record["step"] <= last_step]
+        if path.is_file():
+            write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+    def write_rollouts(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(self.path / "rollouts" / f"{name}.jsonl", text)
+
+    def write_json(self, name: str, record: dict[str, Any]) -> None:
+        write_json(self.path / name, record)
+
+    # checkpoints
+
+    @property
+    def partial(self) -> Path:
+        """Where a checkpoint is written before it is whole."""
+        return self.path / ".partial"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder) of the whole checkpoints, oldest first."""
+        found = ((CHECKPOINT.fullmatch(path.name), path) for path in self.path.glob("checkpoint-*"))
+        return sorted((int(match.group(1)), path) for match, path in found if match)
+
+    def publish_checkpoint(self, step: int) -> None:
+        """Rename a whole checkpoint to its place and drop the ones that it replaces."""
+        target = self.path / f"checkpoint-{step}"
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(self.partial / target.name, target)
+        for _, old in self.checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)

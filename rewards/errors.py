@@ -1,0 +1,11 @@
+"""What can go wrong with the grader itself, as opposed to a program it grades."""
+
+from __future__ import annotations
+
+
+class GraderError(RuntimeError):
+    """The grader cannot be set up or used as asked; the message is one sentence that says what to do."""
+
+
+class GraderFault(Exception):
+    """The grader failed on one program (a dead process, no disk space, starvation): retried alone, then `NO_VERDICT`."""

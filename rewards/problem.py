@@ -1,0 +1,151 @@
+"""One schema for everything that can be graded: a statement, its tests, and how an output is judged.
+
+The dataclasses are plain and immutable, cheap to pickle to a grader process, and know nothing of files:
+`data/problems.py` reads and writes them as JSON lines. Units are float seconds and bytes, whatever the source data set
+used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+MEGABYTE = 1_000_000
+DEFAULT_TIME_LIMIT = 2.0
+DEFAULT_MEMORY_LIMIT = 256 * MEGABYTE
+
+CHECKERS = ("tokens", "exact", "caseless", "float", "unordered", "program")
+
+
+class ProblemError(ValueError):
+    """A record that is not a valid problem; the message says which field and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One run of the program: `input` goes to stdin, `output` is what a right program prints."""
+
+    __test__ = False  # not a pytest class
+
+    input: str
+    output: str
+    public: bool = False  # shown to the model as a sample
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """How an output is compared with the expected one (see `rewards/compare.py`).
+
+    `tolerance` is absolute or relative and belongs to `float`; `source` is a C++ checker program for `program`
+    (testlib convention: arguments input, output, answer; exit code 0 accepts).
+    """
+
+    type: str = "tokens"
+    tolerance: float = 1e-6
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.type not in CHECKERS:
+            raise ProblemError(f"checker type {self.type!r} is unknown; use one of {', '.join(CHECKERS)}")
+        if self.type == "program" and not self.source:
+            raise ProblemError("checker type 'program' needs the checker's source")
+        if not 0 <= self.tolerance < 1:
+            raise ProblemError(f"checker tolerance {self.tolerance} is outside [0, 1)")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A task with everything needed to prompt for it and to grade what comes back."""
+
+    id: str
+    statement: str
+    tests: tuple[Test, ...] = ()
+    time_limit: float = DEFAULT_TIME_LIMIT  # seconds of CPU time per test
+    memory_limit: int = DEFAULT_MEMORY_LIMIT  # bytes
+    checker: Checker = field(default_factory=Checker)
+    language: str = "cpp"
+    source: str = ""  # the data set or family it comes from
+    difficulty: str = ""
+    answer: str = ""  # for tasks whose answer is not a program
+
+    @property
+    def samples(self) -> tuple[Test, ...]:
+        return tuple(test for test in self.tests if test.public)
+
+    def to_record(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `problem_from_record` is its inverse."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        record["tests"] = [{"input": t.input, "output": t.output, "public": t.public} for t in self.tests]
+        record["checker"] = {f.name: getattr(self.checker, f.name) for f in fields(self.checker)}
+        return record
+
+
+def _take(record: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], default: Any = None) -> Any:
+    value = record.get(name)
+    if value is None:
+        if default is None:
+            raise ProblemError(f"field {name!r} is missing")
+        return default
+    if not isinstance(value, kinds) or isinstance(value, bool) and kinds is not bool:
+        raise ProblemError(f"field {name!r} has type {type(value).__name__}")
+    return value
+
+
+def _test_from_record(index: int, record: Any) -> Test:
+    if not isinstance(record, Mapping):
+        raise ProblemError(f"test {index} is not an object")
+    try:
+        return Test(
+            input=_take(record, "input", str),
+            output=_take(record, "output", str),
+            public=_take(record, "public", bool, default=False),
+        )
+    except ProblemError as error:
+        raise ProblemError(f"test {index}: {error}") from None
+
+
+def problem_from_record(record: Any) -> Problem:
+    """Validate one decoded JSON record. Raises `ProblemError` naming the field; unknown fields are ignored.
+
+    `time_limit` is in seconds. Memory is `memory_limit` in bytes, or `memory_limit_mb` in megabytes.
+    """
+    if not isinstance(record, Mapping):
+        raise ProblemError("the record is not a JSON object")
+    tests = _take(record, "tests", list, default=[])
+    memory = _take(record, "memory_limit", int, default=0)
+    if not memory:
+        memory = int(_take(record, "memory_limit_mb", (int, float), default=0) * MEGABYTE) or DEFAULT_MEMORY_LIMIT
+    time_limit = float(_take(record, "time_limit", (int, float), default=DEFAULT_TIME_LIMIT))
+    if not 0 < time_limit < float("inf"):
+        raise ProblemError(f"time_limit {time_limit} is not a positive number of seconds")
+    if memory <= 0:
+        raise ProblemError(f"memory_limit {memory} is not a positive number of bytes")
+    identifier = record.get("id")
+    if not isinstance(identifier, str | int) or isinstance(identifier, bool) or identifier == "":
+        raise ProblemError("field 'id' must be a non-empty string or an integer")
+    return Problem(
+        id=str(identifier),
+        statement=_take(record, "statement", str),
+        tests=tuple(_test_from_record(index, test) for index, test in enumerate(tests)),
+        time_limit=time_limit,
+        memory_limit=memory,
+        checker=_checker_from_record(_take(record, "checker", Mapping, default={})),
+        language=_take(record, "language", str, default="cpp"),
+        source=_take(record, "source", str, default=""),
+        difficulty=str(record.get("difficulty") or record.get("difficulty_hint") or ""),
+        answer=_take(record, "answer", str, default=""),
+    )
+
+
+def _checker_from_record(record: Mapping[str, Any]) -> Checker:
+    """Also reads the Kattis spelling `{type, tol, case_sensitive}`: tokens without case are `caseless`."""
+    kind = _take(record, "type", str, default="tokens")
+    if kind == "tokens" and record.get("case_sensitive") is False:
+        kind = "caseless"
+    tolerance = record.get("tolerance", record.get("tol"))
+    return Checker(
+        type=kind,
+        tolerance=float(tolerance) if isinstance(tolerance, int | float) else 1e-6,
+        source=_take(record, "source", str, default=""),
+    )

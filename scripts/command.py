@@ -1,0 +1,99 @@
+"""What the commands share: options made from `RunConfig`, and errors of the user answered with one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import repo_root  # noqa: F401
+
+from pipeline.config import RunConfig
+
+HELP = {
+    "model": "Folder, hub id, or 'starter'. Default: Qwen2.5-Coder-3B-Instruct where a GPU answers, else the starter.",
+    "hub": "Where a hub id is looked up: huggingface or modelscope.",
+    "quant": "Weights of the trained model: nf4 or none. Default: nf4 on a GPU.",
+    "u": "Trainable scalars per group.",
+    "rank": "Singular pairs kept per module.",
+    "groups": "Vectors of u scalars; modules share one per group, by depth.",
+    "dataset": "JSON-lines file of problems, or 'starter'.",
+    "eval_dataset": "JSON-lines file of held-out problems. Default: a tenth of --dataset.",
+    "max_samples": "Use at most this many training problems.",
+    "max_prompt_length": "Longer prompts are dropped and counted.",
+    "vllm": "Generate with vLLM, or with transformers.",
+    "num_generations": "Completions per prompt: the group.",
+    "prompts_per_step": "Prompts per step.",
+    "temperature": "Sampling temperature.",
+    "max_completion_length": "Tokens after which a completion is cut.",
+    "rounding": "How merged weights are rounded to bf16: stochastic or nearest.",
+    "gpu_memory": "GB of GPU memory for trainer and engine together.",
+    "reward": "tiered, pass-rate, binary or perfect-bonus.",
+    "compile_credit": "Reward of 'tiered' for compiling alone.",
+    "grader_workers": "Grader processes. Default: one per core.",
+    "unsafe_grader": "Grade even where programs cannot be sandboxed.",
+    "steps": "Optimizer steps.",
+    "lr": "Learning rate of Adam.",
+    "num_iterations": "Optimizer steps per batch of rollouts.",
+    "epsilon": "Clip range of the importance ratio below 1.",
+    "epsilon_high": "Clip range above 1. Default: --epsilon.",
+    "loss_type": "grpo, dapo, dr_grpo, bnpo or cispo.",
+    "beta": "Weight of the KL penalty to the base policy.",
+    "micro_batch_tokens": "Tokens per forward and backward pass.",
+    "seed": "Seeds problems, order, projections and sampling.",
+    "eval_every": "Evaluate on held-out problems every N steps (0: before and after only).",
+    "eval_problems": "Held-out problems per evaluation.",
+    "output_dir": "Folder of the run. Default: a new one under runs/.",
+    "report_to": "none, tensorboard, wandb or trackio.",
+}
+
+
+def only(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds one option for each named field of `RunConfig`; an option that is not given is None."""
+    hints = typing.get_type_hints(RunConfig)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            kind = hints[name]
+            if isinstance(kind, types.UnionType):
+                kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+            default = RunConfig.__dataclass_fields__[name].default
+            flag = "--" + name.replace("_", "-")
+            flag = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+            shown = "" if default is None or kind is bool else f"  [default: {default}]"
+            command = click.option(flag, name, type=kind, default=None, help=HELP[name] + shown)(command)
+        return command
+
+    return decorate
+
+
+run_options = only(*HELP)
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that are the user's to mend. Looked up only when one is raised: some live beside torch."""
+    from data.problems import DatasetError
+    from pipeline.config import ConfigError
+    from rewards.errors import GraderError
+
+    found: list[type[Exception]] = [ConfigError, DatasetError, GraderError]
+    for module, name in (("adapters.config", "AdapterError"), ("pipeline.rollout.engine", "EngineError")):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Turn an error of the user into one line on stderr and exit code 2."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, user_errors()):
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

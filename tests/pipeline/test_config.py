@@ -1,0 +1,65 @@
+"""Settings: what is refused, what is filled in, and that a run's file gives the run back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, RunConfig, load_config, read_settings, resolved
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        ({"u": 0}, "--u"),
+        ({"lr": -1.0}, "--lr"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"steps": 0}, "--steps"),
+        ({"quant": "int8"}, "--quant"),
+        ({"loss_type": "ppo"}, "--loss-type"),
+        ({"num_generations": 1}, "--num-generations"),
+        ({"epsilon": -0.1}, "--epsilon"),
+        ({"compile_credit": 1.0}, "--compile-credit"),
+        ({"report_to": "mlflow"}, "--report-to"),
+        ({"u": "32"}, "u must be of type int"),
+        ({"vllm": 1}, "vllm must be of type bool"),
+    ],
+)
+def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as error:
+        RunConfig(**wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_presets_fill_what_is_open_and_nothing_else() -> None:
+    config = resolved(RunConfig(steps=7, epsilon=0.1), starter=True, gpu=False)
+    assert (config.steps, config.dataset, config.quant, config.epsilon_high) == (7, "starter", "none", 0.1)
+    assert config.batch_size == (config.prompts_per_step or 0) * (config.num_generations or 0)
+    assert resolved(RunConfig(dataset="x.jsonl"), starter=False, gpu=True).quant == "nf4"
+    with pytest.raises(ConfigError, match="--dataset"):
+        resolved(RunConfig(), starter=False, gpu=True)
+
+
+def test_saved_config_is_the_same_config(tmp_path: Path) -> None:
+    config = resolved(RunConfig(lr=1e-3, vllm=True), starter=True, gpu=False)
+    config.save(tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "text, reason", [("u: [", "not valid YAML"), ("- 1", "one setting a line"), ("wings: 2", "unknown setting 'wings'")]
+)
+def test_bad_config_files_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read_settings(path)
+    with pytest.raises(ConfigError, match="no such file"):
+        read_settings(tmp_path / "none.yaml")
+
+
+def test_config_file_takes_the_names_of_the_options(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("num-generations: 4\nlr: 1\n")
+    assert RunConfig(**read_settings(path)) == RunConfig(num_generations=4, lr=1.0)

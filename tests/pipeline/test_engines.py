@@ -1,0 +1,145 @@
+"""Both engines serve the same policy: real vLLM (on the CPU, its CPU build) against the transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters import TinyLoRAConfig, adapted_layers, inject
+from pipeline.rollout import Completion, Sampling
+
+pytestmark = pytest.mark.integration
+
+PROMPT_LENGTHS = (7, 33, 150, 300)  # the long ones span several blocks of the prefix cache
+NEW_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
+    inject(model, TinyLoRAConfig(u=8, rank=2, groups=3))
+    return model
+
+
+@pytest.fixture(scope="module")
+def engine(model, tiny_model_folder: Path):
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from pipeline.rollout.vllm_engine import VLLMEngine
+
+    engine = VLLMEngine(
+        str(tiny_model_folder),
+        model.tinylora,
+        quant="none",
+        dtype="float32",
+        max_model_len=512,
+        eos_token_ids=[],
+        rounding="stochastic",
+    )
+    yield engine
+    engine.close()
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(5, 250, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+
+
+def vector(model, scale: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(model.tinylora.v.shape, generator=generator) * scale
+
+
+def merged_copy(model, v: torch.Tensor):
+    """A plain transformers model whose weights are W + ΔW(v), without any adapted layer."""
+    from transformers import Qwen2ForCausalLM
+
+    plain = Qwen2ForCausalLM(model.config).eval()
+    with torch.no_grad():
+        model.tinylora.v.copy_(v)
+        layers = adapted_layers(model)
+        state = {k.replace(".base_layer", ""): t for k, t in model.state_dict().items() if not k.startswith("tinylora")}
+        for name, layer in layers.items():
+            state[f"{name}.weight"] = layer.base_layer.weight + layer.delta_weight()
+    plain.load_state_dict(state)
+    return plain
+
+
+def greedy(plain, prompt: list[int]) -> tuple[list[int], list[float]]:
+    ids, log_probs = list(prompt), []
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            scores = torch.log_softmax(plain(torch.tensor([ids])).logits[0, -1], dim=-1)
+            ids.append(int(scores.argmax()))
+            log_probs.append(float(scores.max()))
+    return ids[len(prompt) :], log_probs
+
+
+def test_greedy_tokens_and_log_probs_equal_the_merged_model(model, engine) -> None:
+    v = vector(model, 0.3)
+    engine.generate(prompts(), Sampling(NEW_TOKENS, temperature=0), lambda row, completion: None)  # fills the cache
+    engine.refresh(v)
+    served = engine.generate(prompts(), Sampling(NEW_TOKENS, temperature=0), lambda row, completion: None)
+    plain = merged_copy(model, v)
+    for prompt, completion in zip(prompts(), served, strict=True):
+        tokens, log_probs = greedy(plain, prompt)
+        assert completion.token_ids == tokens
+        assert completion.log_probs == pytest.approx(log_probs, abs=1e-4)
+
+
+def test_refresh_is_a_function_of_the_vector(model, engine) -> None:
+    engine.refresh(torch.zeros_like(model.tinylora.v))
+    original = engine.digest()
+    engine.refresh(vector(model, 0.3))
+    first = engine.digest()
+    engine.refresh(vector(model, 0.7))
+    engine.refresh(vector(model, 0.3))
+    assert engine.digest() == first != original
+    engine.refresh(torch.zeros_like(model.tinylora.v))
+    assert engine.digest() == original
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_sampled_log_probs_are_those_of_the_sampling_distribution(model, engine, temperature: float) -> None:
+    v = vector(model, 0.3)
+    engine.refresh(v)
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    plain = merged_copy(model, v)  # leaves v in the adapted model too
+    own = TransformersEngine(model, eos_token_ids=[3], pad_token_id=0, batch_size=3)
+    own.refresh(v)
+    for rollouts in (engine, own):
+        sampling = Sampling(NEW_TOKENS, temperature=temperature, seed=5)
+        finished: dict[int, Completion] = {}
+        completions = rollouts.generate(prompts() * 2, sampling, finished.__setitem__)
+        assert sorted(finished) == list(range(len(completions)))
+        for row, (prompt, completion) in enumerate(zip(prompts() * 2, completions, strict=True)):
+            assert finished[row] == completion
+            with torch.no_grad():
+                logits = plain(torch.tensor([prompt + completion.token_ids])).logits[0, len(prompt) - 1 : -1]
+            log_probs = torch.log_softmax(logits / temperature, dim=-1)
+            expected = log_probs.gather(-1, torch.tensor(completion.token_ids).unsqueeze(-1)).squeeze(-1)
+            assert completion.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert rollouts.generate(prompts() * 2, sampling, lambda row, completion: None) == completions
+
+
+def test_completions_are_handed_on_while_others_are_generated(model, engine) -> None:
+    """With a stop token that comes up at different times, the first completion arrives well before the last."""
+    import time
+
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    own = TransformersEngine(model, eos_token_ids=list(range(5, 40)), pad_token_id=0)
+    engine._eos_token_ids = list(range(5, 40))
+    for rollouts in (engine, own):
+        arrivals: list[float] = []
+        completions = rollouts.generate(
+            prompts() * 8, Sampling(64, seed=2), lambda row, c, a=arrivals: a.append(time.perf_counter())
+        )
+        lengths = [len(completion.token_ids) for completion in completions]
+        assert len(set(lengths)) > 3
+        assert arrivals[-1] - arrivals[0] > 0.005
+    engine._eos_token_ids = []

@@ -1,0 +1,4 @@
+// expect: COMPILE_ERROR
+// shows an environment in the error message
+#include "/proc/self/environ"
+int main() {}

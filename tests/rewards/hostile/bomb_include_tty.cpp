@@ -1,0 +1,4 @@
+// expect: COMPILE_ERROR
+// the terminal
+#include "/dev/tty"
+int main() {}

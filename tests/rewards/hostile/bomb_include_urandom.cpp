@@ -1,0 +1,4 @@
+// expect: COMPILE_ERROR
+// an endless file of noise
+#include "/dev/urandom"
+int main() {}

@@ -1,0 +1,4 @@
+// expect: COMPILE_ERROR
+// an endless file
+#include "/dev/zero"
+int main() {}

@@ -1,0 +1,6 @@
+// expect: TIME_LIMIT
+// forks for ever; without processes it only burns its own CPU time
+#include <unistd.h>
+int main() {
+    for (;;) fork();
+}

@@ -1,0 +1,8 @@
+// expect: RUNTIME_ERROR
+// a UDP socket
+#include <cstdio>
+#include <sys/socket.h>
+int main() {
+    if (socket(AF_INET, SOCK_DGRAM, 0) < 0) return 1;
+    puts("42");
+}
