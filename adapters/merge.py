@@ -28,16 +28,27 @@ def projection(u: int, rank: int, seed: int, name: str) -> Tensor:
 
 
 def mixing(v: Tensor, projections: Tensor) -> Tensor:
-    """R = Σ v_i P_i: v (u,), projections (u, r, r) → (r, r) float32.
+    """R = Σ v_i P_i: v (..., u), projections (..., u, r, r) → (..., r, r) float32.
 
     Multiply and add rather than matmul: autocast would turn a matmul into bf16.
     """
-    return (v.view(-1, 1, 1) * projections).sum(dim=0)
+    return (v[..., None, None] * projections).sum(dim=-3)
 
 
 def delta_weight(left: Tensor, r: Tensor, right: Tensor) -> Tensor:
-    """ΔW = (U Σ) R Vᵀ: left (out, r), r (r, r), right (r, in) → (out, in) float32."""
-    return (left.float() @ r.float()) @ right.float()
+    """ΔW = (U Σ) R Vᵀ: left (out, r), r (r, r), right (r, in) → (out, in) float32.
+
+    Elementwise in a fixed order, one rank after the other, so that the GPU kernel can give the same bits.
+    """
+    left, r, right = left.float(), r.float(), right.float()
+    rank = left.shape[1]
+    total = torch.zeros((), device=left.device)
+    for k in range(rank):
+        column = left[:, 0] * r[0, k]
+        for j in range(1, rank):
+            column = column + left[:, j] * r[j, k]
+        total = total + column.unsqueeze(1) * right[k].unsqueeze(0)
+    return total
 
 
 def salt_of(name: str) -> int:

@@ -1,14 +1,16 @@
-"""The measurements behind `python scripts/bench.py grader`: the pool beside the naive way and beside the compiler alone.
+"""The measurements behind `python scripts/bench.py grader`: the pool beside the naive way and beside the compiler
+alone.
 
     naive   `g++ -O2` per program, then `subprocess.run` with pipes per test; as many threads as cores
     floor   the pool's own compiler command with the precompiled header, without sandbox, tests or comparison
     pool    `GraderPool`, everything it does
 
-The three take turns on small batches, so that a change of the machine's load hits all of them; medians over the batches count. All programs are different sources: six kinds of
-contest program, with names and constants drawn anew. Every process runs at the niceness of the graders.
+The three take turns on small batches, so that a change of the machine's load hits all of them; medians over the batches
+count. All programs are different sources: six kinds of contest program, with names and constants drawn anew. Every
+process runs at the niceness of the graders.
 
-The cost per test is measured inside one sandbox: the pool's CPU and wall time for N tests of a program that does nothing, less
-the time of a bare exec of the same program.
+The cost per test is measured inside one sandbox: the pool's CPU and wall time for N tests of a program that does
+nothing, less the time of a bare exec of the same program.
 """
 
 from __future__ import annotations

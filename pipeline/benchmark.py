@@ -2,8 +2,8 @@
 
     {"machine": {...}, "versions": {...}, "rows": [{what, value, unit, baseline, ratio, bar, ok}]}
 
-A claim is a ratio of two things measured side by side in one run; `bar` is what the ratio (or, without a baseline, the value) must
-reach. Imports nothing heavy: versions are read from the packages' metadata.
+A claim is a ratio of two things measured side by side in one run; `bar` is what the ratio (or, without a baseline, the
+value) must reach. Imports nothing heavy: versions are read from the packages' metadata.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     with GraderPool() as pool:
         trainer = GRPOTrainer(..., reward_funcs=CodeReward(pool), train_dataset=dataset)
 
-The data set needs either a column `problem` (a record as in `rewards/problem.py`, the same as JSON text, or a `Problem`), or the
-fields of a record as columns of their own, of which only `tests` is required.
+The data set needs either a column `problem` (a record as in `rewards/problem.py`, the same as JSON text, or a
+`Problem`), or the fields of a record as columns of their own, of which only `tests` is required.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _problem(value: Any) -> Problem:
 
 
 class CodeReward:
-    """Grades completions with a pool; the reward is `score` of the verdict, None where the grader failed (TRL masks it).
+    """Grades completions with a pool. The reward is `score` of the verdict; None where the grader failed: TRL masks it.
 
     After a call, `verdicts` and `rules` (how each program was found) hold what the rewards were made of.
     """

@@ -51,8 +51,8 @@ def same_numbers(output: bytes, expected: bytes, tolerance: float) -> bool:
 def _is_close(found: bytes, wanted: bytes, tolerance: float) -> bool:
     """|found - wanted| <= tolerance * max(1, |wanted|), where at least one of the two is written as a real number.
 
-    Two integers must be equal digit by digit: a relative tolerance would take 1000000007 for 1000000008. But an expected "2"
-    among real numbers is also met by "2.000000".
+    Two integers must be equal digit by digit: a relative tolerance would take 1000000007 for 1000000008. But an
+    expected "2" among real numbers is also met by "2.000000".
     """
     if max(len(found), len(wanted)) > _MAX_NUMBER_LENGTH:
         return False

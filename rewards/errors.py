@@ -8,4 +8,4 @@ class GraderError(RuntimeError):
 
 
 class GraderFault(Exception):
-    """The grader failed on one program (a dead process, no disk space, starvation): retried alone, then `NO_VERDICT`."""
+    """The grader failed on a program (dead process, no space, starvation): retried alone, then `NO_VERDICT`."""

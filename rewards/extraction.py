@@ -7,12 +7,12 @@ The rule, in this order, always outside thinking blocks:
     include   from the first `#include` on (C and C++ only): a completion without fences, or cut off inside one
     none      no code
 
-A thinking block is `<think>...</think>`. Without its end it lasts to the end of the completion; without its beginning (a chat template
-that already opened it) it starts at the beginning. Inside a fence the tags are text.
+A thinking block is `<think>...</think>`. Without its end it lasts to the end of the completion; without its beginning
+(a chat template that already opened it) it starts at the beginning. Inside a fence the tags are text.
 
 A C or C++ program that redirects its standard streams would read files that do not exist here, so every call
-`freopen(path, mode, stream)` is replaced by the expression `(stream)`, its value where it succeeds. Statements around it
-keep their meaning: `if(freopen(...)) x();` still guards `x()`.
+`freopen(path, mode, stream)` is replaced by the expression `(stream)`, its value where it succeeds. Statements around
+it keep their meaning: `if(freopen(...)) x();` still guards `x()`.
 """
 
 from __future__ import annotations
@@ -154,7 +154,15 @@ def _fences(text: str) -> Iterator[_Fence]:
 
 
 # What must not be searched for calls: comments, raw strings, strings, characters.
-_LITERALS = r"""//(?:\\\n|[^\n])*|/\*.*?(?:\*/|\Z)|\bR"(?P<d>[^()\s\\]{0,16})\(.*?\)(?P=d)"|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
+_LITERALS = "|".join(
+    (
+        r"//(?:\\\n|[^\n])*",
+        r"/\*.*?(?:\*/|\Z)",
+        r'\bR"(?P<d>[^()\s\\]{0,16})\(.*?\)(?P=d)"',
+        r'"(?:\\.|[^"\\\n])*"',
+        r"'(?:\\.|[^'\\\n])*'",
+    )
+)
 _SKIP = re.compile(_LITERALS, re.DOTALL)
 _CALL = re.compile(rf"(?P<skip>{_LITERALS})|(?P<call>(?:(?:\bstd\s*)?::\s*)?\bfreopen\s*\()", re.DOTALL)
 

@@ -1,7 +1,8 @@
-"""The precompiled `bits/stdc++.h`: made once per compiler and flags, kept on disk, shared on tmpfs while somebody grades.
+"""The precompiled `bits/stdc++.h`: made once per compiler and flags, kept on disk, shared on tmpfs by all who grade.
 
-It cuts a compilation from 0.9 s to 0.25 s. GCC checks it and falls back to the text by itself when a program's flags, macros or
-earlier includes do not fit, so it never changes a verdict; `-H` shows which of the two happened, and the verdict reports it.
+It cuts a compilation from 0.9 s to 0.25 s. GCC checks it and falls back to the text by itself when a program's flags,
+macros or earlier includes do not fit, so it never changes a verdict; `-H` shows which of the two happened, and the
+verdict reports it.
 
 The copy on tmpfs (about 100 MB) belongs to all who hold a lease on it; the last one to leave removes it.
 """
@@ -26,7 +27,8 @@ def header_key(toolchain: Toolchain) -> str:
     """Names the compiler (path, version, date) and the flags: a header serves no other combination."""
     compiler = toolchain.compile[0]
     version = subprocess.run([compiler, "-v"], capture_output=True, text=True, check=False).stderr
-    return hashlib.sha256(f"{compiler} {os.stat(compiler).st_mtime_ns} {version} {toolchain.name}".encode()).hexdigest()[:16]
+    text = f"{compiler} {os.stat(compiler).st_mtime_ns} {version} {toolchain.name}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build_header(toolchain: Toolchain) -> Path:

@@ -1,8 +1,9 @@
 """Grades one program on one problem, in this process: compile, run all tests, compare. The pool's workers call it.
 
-Time limits count CPU time, with a slack over the problem's nominal limit: neighbours on the same core slow a program down by up to 1.9
-times (measured), and limits of data sets come from other machines anyway. Expected outputs stay in this process; the sandbox
-of the program never holds them. After the second time-out of a program its other tests count as failed without being run.
+Time limits count CPU time, with a slack over the problem's nominal limit: neighbours on the same core slow a program
+down by up to 1.9 times (measured), and limits of data sets come from other machines anyway. Expected outputs stay in
+this process; the sandbox of the program never holds them. After the second time-out of a program its other tests count
+as failed without being run, so fewer tests than could be may count as passed: keep the cheap tests first.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Judge:
         self._checkers: OrderedDict[str, Path] = OrderedDict()
 
     def grade(self, source: str, problem: Problem) -> Verdict:
-        """The verdict. Raises `GraderFault` when the grader, not the program, failed; `GraderError` for no toolchain."""
+        """The verdict. Raises `GraderFault` when the grader failed, `GraderError` when there is no toolchain."""
         toolchain = self._toolchain(problem.language)
         job = Path(tempfile.mkdtemp(prefix="job-", dir=self.folder))
         try:
@@ -156,7 +157,8 @@ class Judge:
         )
         program = str(job / toolchain.program_name)
         if _loaded_bytes(Path(program)) > limits.memory_bytes:  # exec would fail half-way, as if by a crash
-            return [TestVerdict(Status.MEMORY_LIMIT, detail="the program does not fit into memory")] * len(problem.tests)
+            too_large = TestVerdict(Status.MEMORY_LIMIT, detail="the program does not fit into memory")
+            return [too_large] * len(problem.tests)
         runs = config.sandbox.run(
             [program if word == "{program}" else word for word in toolchain.run],
             range(len(problem.tests)),
@@ -192,7 +194,9 @@ class Judge:
 
     def _status(self, run: Run, problem: Problem, limits: Limits, outputs: Path) -> tuple[Status, str]:
         if run.how == "starved":
-            raise GraderFault(f"the program got {run.cpu_s:.2f} s of CPU time in {run.wall_s:.0f} s: the machine is too busy")
+            raise GraderFault(
+                f"the program got {run.cpu_s:.2f} s of CPU in {run.wall_s:.0f} s: the machine is too busy"
+            )
         if run.how == "unstarted":
             if run.code in (errno.ENOMEM, errno.E2BIG):
                 return Status.MEMORY_LIMIT, "the program does not fit into memory"
@@ -232,7 +236,7 @@ class Judge:
         if _OUT_OF_MEMORY.search(errors) or run.memory_bytes > 0.9 * problem.memory_limit:
             return Status.MEMORY_LIMIT, detail
         if run.how == "signal" and run.code == signal.SIGKILL:
-            # A program cannot send it, so it was the kernel: exec that found no room for the program, or memory shortage.
+            # A program cannot send it, so it was the kernel: no room for the program in exec, or memory shortage.
             if run.memory_bytes < 8 * MEGABYTE:
                 return Status.MEMORY_LIMIT, "the program does not fit into memory"
             raise GraderFault("the kernel killed the program: the machine is short of memory")

@@ -1,8 +1,8 @@
 """The grader pool: `submit(source, problem)` gives a future of a `Verdict`.
 
 Each grader is a process of its own (`rewards/worker.py`), started by exec, never by fork: the trainer may hold CUDA and
-gigabytes. One thread per grader hands it programs and waits, so a dead grader is noticed at once, replaced, and its program
-tried again, alone. A second fault yields `NO_VERDICT`, which training masks.
+gigabytes. One thread per grader hands it programs and waits, so a dead grader is noticed at once, replaced, and its
+program tried again, alone. A second fault yields `NO_VERDICT`, which training masks.
 
 The same program for the same problem is graded once: while it is being graded all callers share one future, later the
 cache answers. Programs differ in what they may do; `rewards/sandbox.py` says what the sandbox promises and what not.
@@ -18,7 +18,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from select import POLLHUP, POLLIN, poll
@@ -29,7 +29,7 @@ from rewards.header import HeaderLease
 from rewards.judge import JudgeConfig
 from rewards.problem import Problem, Test
 from rewards.sandbox import TIERS, choose_sandbox
-from rewards.storage import sweep
+from rewards.storage import cache_root, sweep
 from rewards.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain, linker_flags
 from rewards.verdict import Status, Verdict
 from rewards.worker import PREFIX, receive, send
@@ -90,6 +90,7 @@ class GraderPool:
         self._lock = threading.Lock()
         self._jobs: queue.Queue[Job | None] = queue.Queue(max_pending)
         self._turns = _Turns()
+        self._languages = {"cpp"}  # known to have a toolchain
         self._closed = False
         self.counts: Counter[str] = Counter()
         self._graders = [_Grader(self.config) for _ in range(self.workers)]
@@ -122,7 +123,9 @@ class GraderPool:
         if source is None or not source.strip():
             done.set_result(Verdict(Status.NO_CODE, total=len(problem.tests)))
             return done
-        find_toolchain(problem.language, self.config.compiler, self.config.standard)
+        if problem.language not in self._languages:
+            find_toolchain(problem.language, self.config.compiler, self.config.standard)
+            self._languages.add(problem.language)
         key = (source, problem)
         with self._lock:
             if key in self._cache:
@@ -136,6 +139,11 @@ class GraderPool:
             self._pending[key] = done
         self._jobs.put((key, done))
         return done
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The grader processes that run now."""
+        return [pid for grader in self._graders if (pid := grader.process_id) is not None]
 
     def summary(self) -> str:
         """One line for people: tier, graders, toolchain."""
@@ -162,7 +170,7 @@ class GraderPool:
         }
 
     def close(self, *, cancel: bool = False) -> None:
-        """End all graders. Waits for the submitted programs, or with `cancel` drops them (their futures are cancelled)."""
+        """End all graders. Waits for the submitted programs, or with `cancel` drops them and cancels their futures."""
         if self._closed:
             return
         self._closed = True
@@ -192,6 +200,7 @@ class GraderPool:
     # ------------------------------------------------------------------ one thread per grader
 
     def _serve(self, grader: _Grader) -> None:
+        grader.start()
         while (job := self._jobs.get()) is not None:
             key, future = job
             if future.set_running_or_notify_cancel():
@@ -231,9 +240,10 @@ class GraderPool:
         """Grade a known program, so that a broken compiler ends here and not as thousands of zero rewards."""
         verdict = self.submit(_SELF_TEST_SOURCE, _SELF_TEST).result()
         if not verdict.accepted:
-            raise GraderError(f"the grader's trial program was judged {verdict.status}: {verdict.diagnostics.strip()[:300]}")
+            why = verdict.diagnostics.strip()[:300]
+            raise GraderError(f"the grader's trial program was judged {verdict.status}: {why}")
         if self._header and verdict.header != "used":
-            raise GraderError("the compiler refuses its own precompiled header; remove the cache folder of tinylora-coder")
+            raise GraderError(f"the compiler refuses its own precompiled header; remove {cache_root()} and try again")
         self.counts.clear()
         self._cache.clear()
 
@@ -247,6 +257,16 @@ class _Grader:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._lock = threading.Lock()
+
+    @property
+    def process_id(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        """Start the process before there is work. A failure shows when there is."""
+        with suppress(OSError):
+            self._running()
 
     def grade(self, source: str, problem: Problem) -> Verdict | str:
         """A verdict, or what was wrong with the grader."""

@@ -1,7 +1,8 @@
-"""The small C program that runs an untrusted program under limits (`runner.c`): building it, calling it, reading its results.
+"""The small C program that runs an untrusted program under limits (`runner.c`): building it, reading its results.
 
-It exists because the alternative, one bubblewrap per test, costs several milliseconds a test where this costs a fraction of one
-(`python scripts/bench.py grader` measures it). It is compiled once, by the compiler that grading needs anyway.
+It exists because the alternative, one bubblewrap per test, costs several milliseconds a test where this costs a
+fraction of one (`python scripts/bench.py grader` measures it). It is compiled once, by the compiler that grading needs
+anyway.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Limits:
 class Run:
     """How one run ended.
 
-    `how`: "exit" and "signal" carry the code; "cpu" and "idle" are time-outs; "starved" means that other work left the program
-    no CPU time; "unstarted" carries the errno of exec.
+    `how`: "exit" and "signal" carry the code; "cpu" and "idle" are time-outs; "starved" means that other work left the
+    program no CPU time; "unstarted" carries the errno of exec.
     """
 
     test: int

@@ -4,14 +4,15 @@
     tier B  landlock (files) + seccomp + rlimits, where bubblewrap cannot make namespaces (many containers)
     tier C  seccomp where the kernel has it, and rlimits: files of the host are readable. Refused unless asked for
 
-In tiers A and B a program reads the system's libraries and itself, writes its standard output, and starts no process. It finds no
-other file, no network, no /proc and no device. Compilers additionally see the compiler's own folders and one scratch folder.
+In tiers A and B a program reads the system's libraries and itself, writes its standard output, and starts no process.
+It finds no other file, no network, no /proc and no device. Compilers additionally see the compiler's own folders and
+one scratch folder.
 
-Not promised by any tier: protection from bugs in the kernel (a shared kernel is the only wall; use a virtual machine against
-people who mean it), from timing or cache side channels, or from a slow-down of other programs by use of memory bandwidth and
-of the page cache. No cgroup is used: limits hold per process, which is a total because a running program is one process; the
-few processes of one compilation may each use the limit. Tier B does not hide names and sizes of files (`stat` works), nor the list of
-processes' numbers.
+Not promised by any tier: protection from bugs in the kernel (a shared kernel is the only wall; use a virtual machine
+against people who mean it), from timing or cache side channels, or from a slow-down of other programs by use of memory
+bandwidth and of the page cache. No cgroup is used: limits hold per process, which is a total because a running program
+is one process; the few processes of one compilation may each use the limit. Tier B does not hide names and sizes of
+files (`stat` works), nor the list of processes' numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,15 @@ TIERS = {
     "C": "rlimits and seccomp only",
 }
 _LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib32", "/lib64")
-_COMPILERS = (*_LIBRARIES, "/usr/bin", "/bin", "/usr/libexec", "/usr/include", "/usr/local/include")
+_COMPILERS = (
+    *_LIBRARIES,
+    "/usr/bin",
+    "/bin",
+    "/usr/libexec",
+    "/usr/include",
+    "/usr/local/include",
+    "/etc/alternatives",
+)
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 _PROBE_LIMITS = Limits(cpu_s=2.0, memory_bytes=256 << 20, file_bytes=1 << 20, wall_s=20.0)
 
@@ -171,4 +180,5 @@ def choose_sandbox(*, unsafe: bool = False, tier: str | None = None) -> tuple[Sa
         return Sandbox("C", runner), reason
     if tier == "C":
         reason = "C was asked for"
-    raise GraderError(f"no safe sandbox for untrusted programs ({reason}); fix that, or accept the risk with --unsafe-grader")
+    advice = "fix that, or accept the risk with --unsafe-grader"
+    raise GraderError(f"no safe sandbox for untrusted programs ({reason}); {advice}")

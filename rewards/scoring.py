@@ -6,8 +6,8 @@
     perfect-bonus  0.5 * passed / total, and 0.5 more if all tests pass
 
 Beware of what a reward for compiling alone invites: with the default credit of 0.5, `int main(){}` earns half of the
-full reward on every problem, as much as an honest attempt that fails all tests and *more* than one with a typo. A policy
-whose problems are too hard for it drifts towards such programs. Lower `compile_credit` (0.1, or 0) once most
+full reward on every problem, as much as an honest attempt that fails all tests and *more* than one with a typo. A
+policy whose problems are too hard for it drifts towards such programs. Lower `compile_credit` (0.1, or 0) once most
 completions compile; within a group whose programs all compile, the credit cancels out of the advantage.
 """
 

@@ -1,9 +1,9 @@
 """Where the grader keeps files: a cache folder on disk, and scratch folders on tmpfs that are gone after use.
 
-    cache_root()    $XDG_CACHE_HOME/tinylora-coder or ~/.cache/tinylora-coder: the runner, precompiled headers
-    scratch_root()  /dev/shm/tinylora-coder-<uid>, or the temporary folder where /dev/shm is missing, full or noexec
-    ScratchFolder   a locked folder in there; the lock is released by the kernel, however its owner ended, so that
-                    `sweep` can tell a dead owner's folder from a living one's
+cache_root()    $XDG_CACHE_HOME/tinylora-coder or ~/.cache/tinylora-coder: the runner, precompiled headers
+scratch_root()  /dev/shm/tinylora-coder-<uid>, or the temporary folder where /dev/shm is missing, full or noexec
+ScratchFolder   a locked folder in there; the lock is released by the kernel, however its owner ended, so that
+                `sweep` can tell a dead owner's folder from a living one's
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _private(folder: Path) -> Path:
 
 
 def cache_root() -> Path:
-    """The folder for things that are costly to make again. Falls back to the temporary folder where home is read-only."""
+    """The folder for things that are costly to make again; in the temporary folder where home is read-only."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     try:
         return _private(Path(home) / _NAME)
@@ -49,7 +49,8 @@ def scratch_root() -> Path:
             info = os.statvfs(base)
         except OSError:
             continue
-        if info.f_bavail * info.f_frsize >= _NEEDED_BYTES and not info.f_flag & os.ST_NOEXEC and os.access(base, os.W_OK):
+        usable = not info.f_flag & os.ST_NOEXEC and os.access(base, os.W_OK | os.X_OK)
+        if usable and info.f_bavail * info.f_frsize >= _NEEDED_BYTES:
             return _private(base / f"{_NAME}-{os.getuid()}")
     raise GraderError("no scratch folder: /dev/shm and TMPDIR both lack 512 MB of space or forbid programs (noexec)")
 

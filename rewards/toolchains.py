@@ -1,7 +1,7 @@
 """One entry per language: how to compile a source, how to run the result, what the sandbox must show of the host.
 
-A command is a tuple of arguments; `{source}` and `{program}` stand for paths, `{flags}` for the flags that a pool adds (precompiled header, linker).
-A new language is a new entry in `_entries`. Nothing here runs a compiler but `linker_flags`, which asks for the linker's path.
+A command is a tuple of arguments; `{source}` and `{program}` stand for paths, `{flags}` for those of the precompiled
+header. A new language is a new entry in `_entries`. Nothing here runs anything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,16 @@ def _need(binary: str, language: str, advice: str) -> str:
     path = shutil.which(binary)
     if path is None:
         raise GraderError(f"{binary} is missing, which grading {language} needs: {advice}")
-    return os.path.realpath(path)
+    return path
+
+
+def _own_folders(binary: str) -> tuple[str, ...]:
+    """What the sandbox must show of a compiler that is not under /usr: its prefix, where it looks like one."""
+    folder = Path(binary).parent
+    if folder in (Path("/usr/bin"), Path("/bin")):
+        return ()
+    is_prefix = (folder.parent / "lib" / "gcc").is_dir() or (folder.parent / "lib" / "clang").is_dir()
+    return (str(folder.parent if is_prefix else folder),)
 
 
 def linker_flags() -> tuple[str, ...]:
@@ -61,22 +70,31 @@ def _cpp(compiler: str, standard: str) -> Toolchain:
     package = "g++" if compiler == "g++" else "clang"
     binary = _need(compiler, "C++", f"install it (Debian, Ubuntu: apt-get install {package})")
     errors = "-fmax-errors=3" if compiler == "g++" else "-ferror-limit=3"
+    flags = ("-O2", f"-std={standard}", "-w", errors, "{flags}", *linker_flags())
     return Toolchain(
         name=f"{compiler} -O2 -std={standard}",
         source_name="main.cpp",
-        compile=(binary, "-O2", f"-std={standard}", "-w", errors, "{flags}", *linker_flags(), "{source}", "-o", "{program}"),
+        compile=(binary, *flags, "{source}", "-o", "{program}"),
         run=("{program}",),
+        folders=_own_folders(binary),
         header=compiler == "g++",  # clang takes a precompiled header only when it is forced upon every program
     )
 
 
 def _c(compiler: str, standard: str) -> Toolchain:
     binary = _need("gcc", "C", "install it (Debian, Ubuntu: apt-get install gcc)")
-    command = (binary, "-O2", "-std=gnu17", "-w", "-fmax-errors=3", *linker_flags(), "{source}", "-o", "{program}", "-lm")
-    return Toolchain(name="gcc -O2 -std=gnu17", source_name="main.c", compile=command, run=("{program}",))
+    flags = ("-O2", "-std=gnu17", "-w", "-fmax-errors=3", *linker_flags())
+    command = (binary, *flags, "{source}", "-o", "{program}", "-lm")
+    return Toolchain("gcc -O2 -std=gnu17", "main.c", command, run=("{program}",), folders=_own_folders(binary))
 
 
-_PYTHON_COMPILE = "import py_compile, sys; py_compile.compile(sys.argv[1], sys.argv[2], 'main.py', doraise=True)"
+_PYTHON_COMPILE = """
+import py_compile, sys
+try:
+    py_compile.compile(sys.argv[1], sys.argv[2], "main.py", doraise=True)
+except py_compile.PyCompileError as error:
+    sys.exit(error.msg)
+"""
 
 
 def _python(compiler: str, standard: str) -> Toolchain:
@@ -96,7 +114,7 @@ def _python(compiler: str, standard: str) -> Toolchain:
 
 def _q(compiler: str, standard: str) -> Toolchain:
     advice = "install kdb+ with its licence, put q on the PATH and set QHOME"
-    binary = _need("q", "Q", advice)
+    binary = os.path.realpath(_need("q", "Q", advice))
     home = os.path.realpath(os.environ.get("QHOME") or os.path.join(os.path.expanduser("~"), "q"))
     if not os.path.isfile(os.path.join(home, "q.k")):
         raise GraderError(f"q.k is missing from {home}, which grading Q needs: {advice}")

@@ -1,8 +1,8 @@
 """A grader process: reads programs from its standard input, writes verdicts to its standard output.
 
-The pool starts it as `python -I -S -c BOOT`, so that neither the trainer's main module nor any site package is imported. Messages are
-pickles behind an 8-byte length: first a `JudgeConfig`, then `(source, problem)` pairs, each answered by a `Verdict` or by a
-text that says what was wrong with the grader.
+The pool starts it as `python -I -S -c BOOT`, so that neither the trainer's main module nor any site package is
+imported. Messages are pickles behind an 8-byte length: first a `JudgeConfig`, then `(source, problem)` pairs, each
+answered by a `Verdict` or by a text that says what was wrong with the grader.
 
 It ends when its input ends or when the trainer dies (the kernel then sends SIGTERM), and removes its files.
 """
@@ -68,7 +68,7 @@ def main(parent: int) -> None:
     _prepare(parent)
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     with ExitStack() as stack:
-        folder = stack.enter_context(ScratchFolder(PREFIX))
+        folder = stack.enter_context(ScratchFolder(f"{PREFIX}-{os.getpid()}"))
         try:
             config: JudgeConfig = receive(requests)
             judge = Judge(config, folder)

@@ -1,8 +1,7 @@
-"""Benchmarks, one command each; every one prints a table and writes the same JSON form (see `pipeline/benchmark.py`)."""
-
-import repo_root  # noqa: F401
+"""Benchmarks, one command each; all print a table and writes the same JSON form (see `pipeline/benchmark.py`)."""
 
 import click
+import repo_root  # noqa: F401
 
 
 @click.group(help=__doc__)
@@ -11,8 +10,12 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--programs", type=click.IntRange(min=8), default=96, show_default=True, help="How many different programs.")
-@click.option("--out", type=click.Path(dir_okay=False), default="bench.json", show_default=True, help="Where the JSON goes.")
+@click.option(
+    "--programs", type=click.IntRange(min=8), default=96, show_default=True, help="How many different programs."
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False), default="bench.json", show_default=True, help="Where the JSON goes."
+)
 def grader(programs: int, out: str) -> None:
     """The grader pool beside the naive way, beside the compiler alone, and its cost per test."""
     from pipeline.bench_grader import measure

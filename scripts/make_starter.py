@@ -6,13 +6,14 @@ On one H200 it takes a minute or two; on two CPU cores many hours with the defau
 from pathlib import Path
 
 import click
-import repo_root  # noqa: F401
+from repo_root import ROOT
 
 from data.starter.authors import CAREFUL_SHARE
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/starter/model"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "data/starter/model",
+              show_default="data/starter/model")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 @click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu.")
 @click.option("--examples", type=click.IntRange(1000), default=150_000, show_default=True, help="Corpus size.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -30,7 +31,8 @@ def sample(folder: Path, asked: Sequence[Problem], device: torch.device) -> list
     """One completion for every problem, at temperature 1."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.to(device).eval()
     torch.manual_seed(0)
     texts: list[str] = []
     for start in tqdm(range(0, len(asked), BATCH), desc="sample", unit="batch"):

@@ -97,8 +97,8 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.backend_tokenizer.token_to_id(END_OF_TURN),
+        pad_token_id=tokenizer.backend_tokenizer.token_to_id(PADDING),
     )
     return Qwen2ForCausalLM(config)
 
@@ -144,7 +144,7 @@ def train(
     model: Qwen2ForCausalLM, examples: list[tuple[list[int], int]], recipe: Recipe, device: torch.device
 ) -> float:
     """Train in place (bf16 autocast on a GPU, float32 on a CPU). Returns the mean loss of the last 2 % of steps."""
-    model.to(device).train()
+    torch.nn.Module.to(model, device).train()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
@@ -188,7 +188,7 @@ def save(
 ) -> None:
     """Write the model in bfloat16, its tokenizer and `recipe.json`; the folder appears whole or not at all."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    model.to("cpu", torch.bfloat16).eval()
+    torch.nn.Module.to(model, "cpu", torch.bfloat16).eval()
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

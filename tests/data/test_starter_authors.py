@@ -80,7 +80,7 @@ def test_authors_keep_their_quality_in_all_families(pool: GraderPool) -> None:
 
 
 def check_authors(pool: GraderPool, families, rounds: int) -> None:
-    """Careful programs pass all tests; faulty ones fail at least nine times in ten, by compile errors only if meant to."""
+    """Careful programs pass; faulty ones fail at least nine times in ten, by compile errors only if meant to."""
     rng = Random(21)
     jobs = []
     for author in AUTHORS:

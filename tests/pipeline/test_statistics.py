@@ -31,7 +31,7 @@ def test_bootstrap_interval_covers_the_mean_about_95_times_in_100() -> None:
     random = np.random.default_rng(0)
     covered = 0
     for trial in range(200):
-        low, high = mean_interval(random.binomial(4, 0.4, size=150) / 4, seed=trial)
+        low, high = mean_interval((random.binomial(4, 0.4, size=150) / 4).tolist(), seed=trial)
         covered += low <= 0.4 <= high
     assert 0.90 <= covered / 200 <= 0.99
 

@@ -5,11 +5,12 @@ The split is by whole families: RL trains on problems of the train families, eva
 
 from __future__ import annotations
 
-from data.starter.families import arithmetic, geometry, lists, sequences, simulation, strings
+from data.starter.families import arithmetic, geometry, integers, lists, sequences, simulation, strings
 from data.starter.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     *arithmetic.FAMILIES,
+    *integers.FAMILIES,
     *sequences.FAMILIES,
     *lists.FAMILIES,
     *strings.FAMILIES,

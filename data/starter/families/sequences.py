@@ -290,76 +290,6 @@ def _reach_cases(rng: Random, p: Params) -> list[tuple[list[int]]]:
             somewhere(12, far), crossing(25, rng.randint(2, 9), 9), crossing(35, 34, 50), somewhere(16, far)]
 
 
-def _draw_kth(rng: Random) -> Params:
-    k = rng.randint(1, 4)
-    word = ("", "second ", "third ", "fourth ")[k - 1]
-    big = rng.random() < 0.5
-    place, wrong = (f"n - {k}", str(k - 1)) if big else (str(k - 1), f"n - {k}")
-    off = f"n - {k + 1}" if big else str(k)
-    return {"k": k, "word": word + ("largest" if big else "smallest"), "place": place, "wrong": wrong, "off": off,
-            "a": rng.randint(2, 60), "b": rng.randint(0, 90)}
-
-
-kth_value = Family(
-    name="kth_value",
-    stories=(
-        "Sort the $things (equal ones are all kept) and take the $word. Print $a times it plus $b.",
-        "$who needs the $word of the $things, multiplied by $a and increased by $b.",
-        "Find the $word number of the list; repeated numbers count separately. Multiply it by $a, add $b.",
-        "The score is $a * v + $b, where v is the $word of the $things.",
-    ),
-    result="the result",
-    layout=Array(ARRAY_BOUNDS, least=5),
-    draw=_draw_kth,
-    cases=lambda rng, p: array_cases(rng, least=5, special=[[3, 3, 3, 9, 9, 9, 10], [5, 4, 3, 2, 1, 0, -1]]),
-    solve=lambda p, a: p["a"] * sorted(a)[p["k"] - 1 if "smallest" in p["word"] else -p["k"]] + p["b"],
-    sketch="""
-array a[n];
-sort a, {{n ~edge n - 1}};
-out a[{{$place ~off $off ~swap $wrong}}] * $a + {{$b ~init $b + 1}};
-""",
-)
-
-
-def _draw_pairs(rng: Random) -> Params:
-    kind = rng.choice(("sum", "difference"))
-    return {"kind": kind, "op": "+" if kind == "sum" else "-"} | {"m": rng.randint(3, 30), "c": rng.randint(2, 30)}
-
-
-def _solve_pairs(p: Params, a: list[int]) -> int:
-    sign = 1 if p["op"] == "+" else -1
-    return p["c"] * sum((a[i] + sign * a[j]) % p["m"] == 0 for i in range(len(a)) for j in range(i))
-
-
-pair_count = Family(
-    name="pair_count",
-    stories=(
-        "Count the pairs of positions i < j for which the $kind of the numbers is divisible by $m. "
-        "Each pair gives $c points.",
-        "$who earns $c coins for every pair of $things whose $kind is a multiple of $m.",
-        "Two $things match when their $kind is divisible by $m. Print $c times the number of matching pairs.",
-        "How many pairs have a $kind divisible by $m? Multiply the count by $c.",
-    ),
-    result="the total",
-    layout=ANY,
-    draw=_draw_pairs,
-    cases=lambda rng, p: array_cases(
-        rng, small=30, special=[[p["m"] * x for x in range(5)], [10**11 + p["m"] * (x // 2) for x in range(20)]]
-    ),
-    solve=_solve_pairs,
-    sketch="""
-array a[n];
-num cnt = {{0 ~init 1}};
-for i {{0 ~edge 1}} n {
-    for (int j = {{i + 1 ~off i}}; j < n; j++) {
-        if ((a[i] {{$op ~swap *}} a[j]) % $m == 0) cnt++;
-    }
-}
-out cnt * $c;
-""",
-)
-
-
 def _solve_streak(p: Params, a: list[int]) -> int:
     best = current = 0
     for x in a:
@@ -416,5 +346,5 @@ def _streak_cases(rng: Random, p: Params) -> list[tuple[list[int]]]:
 
 FAMILIES = (
     conditional_sum, conditional_count, extreme, spread_of_values, weighted_sum, neighbour_gap, best_segment, reach,
-    kth_value, pair_count, longest_streak,
+    longest_streak,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 // reads another process's memory with process_vm_readv
 #include <cerrno>
 #include <cstdio>
+#include <initializer_list>
 #include <sys/uio.h>
 #include <unistd.h>
 int main() {

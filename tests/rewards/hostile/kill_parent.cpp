@@ -2,6 +2,7 @@
 // signals its parent, the first process, everybody, and another thread group
 #include <csignal>
 #include <cstdio>
+#include <initializer_list>
 #include <sys/syscall.h>
 #include <unistd.h>
 int main() {

@@ -1,6 +1,7 @@
 // expect: RUNTIME_ERROR
 // lowers its parent's limits
 #include <cstdio>
+#include <initializer_list>
 #include <sys/resource.h>
 #include <unistd.h>
 int main() {

@@ -1,6 +1,7 @@
 // expect: RUNTIME_ERROR
 // attaches to its parent as a debugger
 #include <cstdio>
+#include <initializer_list>
 #include <sys/ptrace.h>
 #include <unistd.h>
 int main() {

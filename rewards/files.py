@@ -1,0 +1,84 @@
+"""Reads what people have on disk: solutions as JSON lines, and a folder of tests as contest packages keep them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rewards.problem import Checker, Problem, ProblemError, Test
+from rewards.toolchains import LANGUAGES
+
+SUFFIXES = {".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".c": "c", ".py": "python", ".q": "q"}
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A program and the problem it is for; `index` counts the solutions of a file from 0."""
+
+    index: int
+    problem: Problem
+    source: str
+
+
+def read_solutions(path: str | Path, problems: Mapping[str, Problem]) -> list[Solution]:
+    """Lines `{"problem_id": ..., "source": ...}`, with an optional `language`. Blank lines do not count.
+
+    Raises `ProblemError`, which names file and line.
+    """
+    path = Path(path)
+    solutions: list[Solution] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ProblemError(f"{where}: not valid JSON ({error.msg})") from None
+            if not isinstance(record, dict) or not isinstance(record.get("source"), str):
+                raise ProblemError(f"{where}: a solution needs the text field 'source'")
+            identifier = str(record.get("problem_id", ""))
+            if identifier not in problems:
+                raise ProblemError(f"{where}: no problem has the id {identifier!r} given as 'problem_id'")
+            problem = problems[identifier]
+            language = record.get("language") or problem.language
+            if language not in LANGUAGES:
+                raise ProblemError(f"{where}: language {language!r} is unknown; use one of {', '.join(LANGUAGES)}")
+            solutions.append(Solution(len(solutions), replace(problem, language=language), record["source"]))
+    if not solutions:
+        raise ProblemError(f"{path}: the file holds no solution")
+    return solutions
+
+
+def read_test_folder(
+    folder: str | Path, *, time_limit: float, memory_limit: int, checker: Checker, identifier: str = "problem"
+) -> Problem:
+    """A problem from `*.in` and `*.ans` files of the same names, in any depth, in order of their paths.
+
+    Raises `ProblemError` when there is none or an answer is missing.
+    """
+    folder = Path(folder)
+    tests = []
+    for path in sorted(folder.rglob("*.in")):
+        answer = path.with_suffix(".ans")
+        if not answer.is_file():
+            raise ProblemError(f"{path} has no answer: {answer.name} is missing")
+        tests.append(Test(_text(path), _text(answer)))
+    if not tests:
+        raise ProblemError(f"{folder} holds no tests: put pairs of files NAME.in and NAME.ans there")
+    return Problem(identifier, "", tuple(tests), time_limit, memory_limit, checker)
+
+
+def read_source(path: str | Path) -> tuple[str, str]:
+    """Source and language of a program file. Raises `ProblemError` for an unknown file name ending."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ProblemError(f"{path}: the language of '{path.suffix}' files is unknown; known are {', '.join(SUFFIXES)}")
+    return path.read_text(encoding="utf-8", errors="replace"), SUFFIXES[path.suffix]
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "surrogateescape")

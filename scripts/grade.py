@@ -1,0 +1,53 @@
+"""Grade programs in the sandbox.
+
+Either solutions of problems, as JSON lines:
+
+    python scripts/grade.py PROBLEMS.jsonl SOLUTIONS.jsonl --out VERDICTS.jsonl
+
+or program files on a folder of tests (NAME.in, NAME.ans):
+
+    python scripts/grade.py --tests DIR FILE.cpp ... --time-limit 2
+"""
+
+import click
+import repo_root  # noqa: F401
+
+
+@click.command(help=__doc__.replace("    python", "\b\n    python"))  # \b: click keeps the line as it is
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--tests", "folder", type=click.Path(exists=True, file_okay=False), help="Folder of *.in and *.ans files."
+)
+@click.option("--out", type=click.Path(dir_okay=False), help="Where the verdicts go, one JSON line each.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="CPU seconds per test.")
+@click.option("--memory-limit", type=click.IntRange(min=1), help="Megabytes.")
+@click.option("--checker", help="A comparison (tokens, exact, caseless, float, unordered) or a C++ checker file.")
+@click.option("--tolerance", type=float, default=1e-6, show_default=True, help="For the comparison 'float'.")
+@click.option("--compiler", type=click.Choice(["g++", "clang++"]), default="g++", show_default=True)
+@click.option("--standard", default="c++17", show_default=True, help="C++ standard.")
+@click.option("--workers", type=click.IntRange(min=1), help="Grader processes.  [default: one per CPU]")
+@click.option("--unsafe-grader", is_flag=True, help="Run even where no sandbox can be had (tier C).")
+def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, compiler, standard, workers, unsafe_grader):
+    from pipeline.grade import grade_folder, grade_lines, make_checker, print_verdicts
+    from rewards.errors import GraderError
+    from rewards.pool import GraderPool
+
+    if folder is None and len(files) != 2:
+        raise click.UsageError("give PROBLEMS.jsonl and SOLUTIONS.jsonl, or --tests DIR and program files")
+    if folder is None and out is None:
+        raise click.UsageError("give --out VERDICTS.jsonl")
+    overrides = {"time_limit": time_limit, "memory_limit": memory_limit and memory_limit * 1_000_000}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        if checker is not None:
+            overrides["checker"] = make_checker(checker, tolerance)
+        solutions = grade_lines(*files, overrides) if folder is None else grade_folder(folder, files, overrides)
+        with GraderPool(workers, unsafe=unsafe_grader, compiler=compiler, standard=standard) as pool:
+            print_verdicts(pool, solutions, out, names=files if folder else ())
+    except (GraderError, ValueError) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    grade()

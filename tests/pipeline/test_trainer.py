@@ -1,0 +1,107 @@
+"""The training step: cutting a batch changes nothing about its gradient, and rows without an advantage cost nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters import TinyLoRAConfig, inject
+from pipeline.config import LOSS_TYPES, RunConfig, resolved
+from rewards.problem import Problem, Test
+
+pytestmark = pytest.mark.integration
+ROWS, PROMPT, COMPLETION = 8, 12, 20
+
+
+class NoGrading:
+    """Stands in for the graders: these tests never generate."""
+
+
+@pytest.fixture(scope="module")
+def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipeline.rollout.transformers_engine import TransformersEngine
+    from pipeline.run_folder import RunFolder
+    from pipeline.trainer import TinyLoRATrainer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8)).v, std=0.1)
+    config = resolved(RunConfig(prompts_per_step=2, num_generations=4, steps=2), starter=True, gpu=False)
+    problems = [Problem(str(i), f"Print {i}.", (Test("", str(i)),)) for i in range(4)]
+    folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
+    trainer = TinyLoRATrainer(model, tokenizer, engine, NoGrading(), problems, config, folder, lambda record: None)  # type: ignore[arg-type]
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """A scored batch as TRL hands it over, with ragged rows and two groups, one of them without any advantage."""
+    g = torch.Generator().manual_seed(0)
+    prompts = torch.randint(2, PROMPT + 1, (ROWS,), generator=g)
+    completions = torch.randint(1, COMPLETION + 1, (ROWS,), generator=g)
+    completion_mask = (torch.arange(COMPLETION) < completions.unsqueeze(1)).long()
+    old = -torch.rand(ROWS, COMPLETION, generator=g) * 8
+    return {
+        "prompt_ids": torch.randint(5, 250, (ROWS, PROMPT), generator=g),
+        "prompt_mask": (torch.arange(PROMPT) >= PROMPT - prompts.unsqueeze(1)).long(),
+        "completion_ids": torch.randint(5, 250, (ROWS, COMPLETION), generator=g),
+        "completion_mask": completion_mask,
+        "advantages": torch.tensor([1.0, -0.5, 0.3, -0.8, 0.0, 0.0, 0.0, 0.0]),
+        "num_items_in_batch": completion_mask.sum(),
+        "old_per_token_logps": old,
+        "sampling_per_token_logps": old,
+        "ref_per_token_logps": -torch.rand(ROWS, COMPLETION, generator=g) * 8,
+        "importance_sampling_ratio": torch.rand(ROWS, COMPLETION, generator=g) + 0.5,
+    }
+
+
+def gradient(trainer, parts) -> torch.Tensor:
+    trainer.bank.v.grad = None
+    for part, weight in parts:
+        (trainer.compute_loss(trainer.model, part) * weight).backward()
+    return trainer.bank.v.grad.clone()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: float) -> None:
+    trainer.loss_type, trainer.loss_beta, trainer.beta = loss_type, beta, beta
+    trainer.model.train()
+    whole = gradient(trainer, [(batch(), 1.0)])
+    trainer.run_config = replace(trainer.run_config, micro_batch_tokens=45)
+    parts = trainer._micro_batches(batch())
+    assert len(parts) >= 2
+    assert sum(len(part["advantages"]) for part, _ in parts) == (ROWS if beta else 4)
+    torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)
+    assert whole.abs().sum() > 0
+    trainer.beta = trainer.loss_beta = 0.0
+
+
+def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
+    assert trainer._micro_batches(batch() | {"advantages": torch.zeros(ROWS)}) == []
+    assert trainer.record.values["rows_trained"] == 0
+
+
+def test_a_changed_trl_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import GRPOTrainer
+
+    from pipeline.trainer import _check_trl
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, batch: None)
+    with pytest.raises(RuntimeError, match="_compute_loss changed"):
+        _check_trl()
+
+
+def test_rows_of_a_run_extend_without_changing(trainer) -> None:
+    from pipeline.trainer import training_rows
+
+    short = training_rows(trainer.problems, replace(trainer.run_config, steps=3))["problem"]
+    long = training_rows(trainer.problems, replace(trainer.run_config, steps=9))["problem"]
+    assert list(long)[: len(short)] == list(short) and len(long) == 18
+    assert sorted(list(long)[:4]) == [0, 1, 2, 3]

