@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RULES = ("normal", "cuda-full", "cuda-diag", "cuda-diag-scaled")
 
 
 class AdapterError(ValueError):
@@ -18,6 +19,7 @@ class TinyLoRAConfig:
 
     u: scalars per group. rank: singular pairs kept per module. groups: how many vectors `v` the modules share, in
     contiguous groups of near-equal size by depth. targets: names of the replaced modules. seed: draws every `P`.
+    projections: the rule that draws them, `normal` or one of an imported checkpoint (`adapters/seeds.py`).
     """
 
     u: int = 32
@@ -25,6 +27,7 @@ class TinyLoRAConfig:
     groups: int = 1
     targets: tuple[str, ...] = PROJECTIONS
     seed: int = 0
+    projections: str = "normal"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
@@ -32,6 +35,8 @@ class TinyLoRAConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise AdapterError(f"{name} must be an integer of at least 1, not {value!r}")
+        if self.projections not in RULES:
+            raise AdapterError(f"projections must be one of {', '.join(RULES)}, not {self.projections!r}")
         if not self.targets:
             raise AdapterError("targets is empty: name at least one projection, such as q_proj")
 

@@ -157,7 +157,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinylora-coder"
 
 
-def cached_factors(linears: Mapping[str, nn.Module], rank: int) -> tuple[dict[str, Factors], str, Path]:
+def with_lapack_signs(linears: Mapping[str, nn.Module], factors: dict[str, Factors]) -> dict[str, Factors]:
+    """The same factors with the signs that a full `torch.linalg.svd` in float32 on the CPU gives: minutes for 3B.
+
+    Needed only to read checkpoints trained on such factors with projections that mix singular pairs.
+    """
+    signed = {}
+    for name, factor in factors.items():
+        weight = dense_weight(linears[name]).float().cpu()
+        left = torch.linalg.svd(weight, full_matrices=False).U[:, : len(factor.right)]
+        signs = (left * factor.left).sum(dim=0).sign()
+        signed[name] = Factors(factor.left * signs, (factor.right.mT * signs).mT.contiguous())
+    return signed
+
+
+def cached_factors(
+    linears: Mapping[str, nn.Module], rank: int, lapack_signs: bool = False
+) -> tuple[dict[str, Factors], str, Path]:
     """Factors from the disk cache, computed and stored on the first use.
 
     Returns the factors, the base model's fingerprint and the cache file (tensors `<name>.left`, `<name>.right`).
@@ -165,10 +181,12 @@ def cached_factors(linears: Mapping[str, nn.Module], rank: int) -> tuple[dict[st
     from safetensors.torch import load_file, save_file
 
     base = fingerprint((name, dense_weight(linear)) for name, linear in linears.items())
-    key = hashlib.blake2b(json.dumps([base, rank, list(linears)]).encode(), digest_size=16).hexdigest()
+    identity = json.dumps([base, rank, list(linears), *(["lapack"] * lapack_signs)])
+    key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     path = cache_folder() / f"factors-{key}.safetensors"
     if not path.is_file():
         factors = compute_factors(linears, rank)
+        factors = with_lapack_signs(linears, factors) if lapack_signs else factors
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         tensors = {f"{n}.{part}": getattr(f, part) for n, f in factors.items() for part in ("left", "right")}

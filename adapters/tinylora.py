@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors, is_quantized
-from adapters.merge import delta_weight, mixing, projection
+from adapters.merge import delta_weight, mixing
+from adapters.seeds import projection_of
 
 
 class TinyLoRA(nn.Module):
@@ -119,7 +120,8 @@ def inject(model: nn.Module, config: TinyLoRAConfig) -> TinyLoRA:
     linears = target_linears(model, config.targets)
     if config.groups > len(linears):
         raise AdapterError(f"{config.groups} groups for {len(linears)} modules; use at most {len(linears)}")
-    factors, base_fingerprint, factors_file = cached_factors(linears, config.rank)
+    lapack_signs = config.projections == "cuda-full"
+    factors, base_fingerprint, factors_file = cached_factors(linears, config.rank, lapack_signs)
     bank = TinyLoRA(config, list(linears), base_fingerprint, factors_file)
     bank.to(next(iter(linears.values())).weight.device)
     model.requires_grad_(False)
@@ -128,7 +130,7 @@ def inject(model: nn.Module, config: TinyLoRAConfig) -> TinyLoRA:
         layer = TinyLoRALinear(
             linear,
             factors[name],
-            projection(config.u, config.rank, config.seed, name),
+            projection_of(config, index, name),
             bank,
             config.group_of(index, len(linears)),
         )

@@ -17,6 +17,9 @@ from typing import Any
 
 import yaml
 
+from data.difficulty import WindowError, parse_windows
+
+TASK_NAMES = ("code", "countdown", "gsm8k", "q")
 LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo")
 REPORTERS = ("none", "tensorboard", "wandb", "trackio")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -25,11 +28,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": LOSS_TYPES,
     "report_to": REPORTERS,
     "rounding": ("stochastic", "nearest"),
-    "reward": ("tiered", "pass-rate", "binary", "perfect-bonus"),
+    "lr_schedule": ("constant", "linear", "cosine"),
+    "task": TASK_NAMES,
+    "reward": ("tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"),
 }
 POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "lr", "prompts_per_step", "num_iterations")
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
 POSITIVE += ("grader_workers",)
+NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
+NOT_NEGATIVE += ("stop_kl", "stop_entropy")
 
 STARTER = "starter"
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
@@ -50,10 +57,17 @@ class RunConfig:
     u: int = 32
     rank: int = 2
     groups: int = 1
-    # the problems
-    dataset: str | None = None  # a JSON-lines file or "starter"
+    projections: str = "normal"  # the rule that draws P; others are those of imported checkpoints
+    # the task and its problems
+    task: str = "code"
+    template: str | None = None  # a name in pipeline/prompts.py or a text file
+    system_prompt: str | None = None
+    dataset: str | None = None  # files, SOURCE:location, "starter" or "generated"; several are separated by commas
+    dataset_weights: str | None = None  # how often each of them is drawn from, separated by commas
     eval_dataset: str | None = None
+    difficulty: str | None = None  # windows, see data/difficulty.py
     max_samples: int | None = None
+    shuffle_seed: int | None = None
     max_prompt_length: int | None = None
     # rollouts
     vllm: bool = False
@@ -66,11 +80,13 @@ class RunConfig:
     # rewards
     reward: str = "tiered"
     compile_credit: float = 0.5
+    advantage_scale: str | None = None  # "codeforces=0.5,codeforces/B=1.1"
     grader_workers: int | None = None
     unsafe_grader: bool = False
     # GRPO
     steps: int | None = None
     lr: float | None = None
+    lr_schedule: str = "linear"
     num_iterations: int = 1
     epsilon: float = 0.2
     epsilon_high: float | None = None
@@ -81,6 +97,9 @@ class RunConfig:
     seed: int = 0
     eval_every: int = 0
     eval_problems: int | None = None
+    eval_temperature: float = 1.0  # held-out sampling; 0 is greedy
+    stop_kl: float = 1.0  # nats per token from the base, above which a run has collapsed; 0 never stops
+    stop_entropy: float = 0.002  # nats per token, below which a run has collapsed; 0 never stops
     output_dir: str | None = None
     report_to: str = "none"
 
@@ -99,12 +118,41 @@ class RunConfig:
             raise ConfigError(
                 f"--num-generations must be at least 2 to compare completions, not {self.num_generations}"
             )
-        for name in ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit"):
+        for name in NOT_NEGATIVE:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"--{name.replace('_', '-')} must not be negative, not {value}")
+        scales, weights = parse_scales(self.advantage_scale), self.weights
+        if any(not (value >= 0 and math.isfinite(value)) for value in scales.values()):
+            raise ConfigError(f"--advantage-scale must hold numbers from 0 on, not {self.advantage_scale!r}")
+        if weights is not None and len(weights) != len(self.datasets):
+            raise ConfigError(f"--dataset-weights has {len(weights)} numbers for {len(self.datasets)} data sets")
+        if weights is not None and not all(weight > 0 and math.isfinite(weight) for weight in weights):
+            raise ConfigError(f"--dataset-weights must be greater than 0, not {self.dataset_weights!r}")
+        if self.difficulty is not None:
+            try:
+                parse_windows(self.difficulty)
+            except WindowError as error:
+                raise ConfigError(f"--difficulty: {error}") from None
         if self.compile_credit >= 1:
             raise ConfigError(f"--compile-credit must be below 1, the reward of a solution, not {self.compile_credit}")
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that `dataset` names."""
+        return [part.strip() for part in (self.dataset or "").split(",") if part.strip()]
+
+    @property
+    def weights(self) -> list[float] | None:
+        """`dataset_weights` as numbers."""
+        if self.dataset_weights is None:
+            return None
+        try:
+            return [float(part) for part in self.dataset_weights.split(",")]
+        except ValueError:
+            raise ConfigError(
+                f"--dataset-weights must be numbers separated by commas, such as 2,1, not {self.dataset_weights!r}"
+            ) from None
 
     @property
     def batch_size(self) -> int:
@@ -126,13 +174,12 @@ class RunConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     STARTER: {
-        "dataset": STARTER,
         "max_prompt_length": 384,
         "max_completion_length": 224,
         "prompts_per_step": 16,
-        "num_generations": 8,
+        "num_generations": 16,
         "steps": 30,
-        "lr": 0.01,
+        "lr": 0.02,
         "eval_problems": 1024,
     },
     "model": {
@@ -156,8 +203,34 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     }
     config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
     if config.dataset is None:
-        raise ConfigError("--dataset is missing: give a JSON-lines file of problems, or 'starter' for generated ones")
+        default = "generated" if config.task == "countdown" else STARTER if starter and config.task == "code" else None
+        config = replace(config, dataset=default)
+    if config.dataset is None:
+        raise ConfigError(f"--dataset is missing: {DATASET_ADVICE[config.task]}")
     return config
+
+
+DATASET_ADVICE = {
+    "code": "give a JSON-lines file of problems, or 'starter' for generated ones",
+    "gsm8k": "give openai/gsm8k, or a folder, parquet or JSON-lines file of its rows",
+    "q": "give a folder of problems in Q, or what scripts/prepare_data.py made of them",
+    "countdown": "give 'generated', or a file of rows with nums and target",
+}
+
+
+def parse_scales(text: str | None) -> dict[str, float]:
+    """'codeforces=0.5,codeforces/B=1.1' → factors by source, or by source and difficulty. Raises `ConfigError`."""
+    scales = {}
+    for part in (text or "").split(","):
+        name, equals, value = part.strip().rpartition("=")
+        try:
+            if part.strip():
+                scales[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if part.strip() and not (equals and name.strip()):
+            raise ConfigError(f"--advantage-scale: {part.strip()!r} is not of the form SOURCE=NUMBER")
+    return scales
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

@@ -27,6 +27,9 @@ CPU_ONLY = {
     "TORCH_COMPILE_DISABLE": "1",  # else the first generation compiles two samplers for half a minute
     "GOMP_SPINCOUNT": "0",  # idle OpenMP threads yield their core to the graders
 }
+GPU_ONLY = {
+    "UNSLOTH_ALLOW_CPU": "1",  # its one effect beside CUDA: Unsloth leaves TRL's trainers as they are
+}
 
 
 @cache
@@ -39,7 +42,7 @@ def has_gpu() -> bool:
 
 def prepare_environment(model: str | None = None) -> None:
     """Set defaults for the libraries. A `model` that is a local folder needs no hub, so the hub is kept offline."""
-    defaults = ALWAYS | ({} if has_gpu() else CPU_ONLY)
+    defaults = ALWAYS | (GPU_ONLY if has_gpu() else CPU_ONLY)
     if model is not None and Path(model).is_dir():
         defaults = defaults | {"HF_HUB_OFFLINE": "1"}
     for name, value in defaults.items():

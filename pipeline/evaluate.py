@@ -1,4 +1,7 @@
-"""Evaluation: sample n completions a problem, grade them as they finish, estimate pass@k with an interval."""
+"""Evaluation: sample n completions a problem, grade them as they finish, estimate pass@k with an interval.
+
+One policy at a time; `pipeline/evaluation.py` compares two.
+"""
 
 from __future__ import annotations
 
@@ -7,80 +10,114 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config import RunConfig
 from pipeline.grading import StreamingGrader, verdict_metrics
-from pipeline.prompts import code_messages
 from pipeline.rollout import Completion, RolloutEngine, Sampling
+from pipeline.run_folder import verdict_fields
 from pipeline.statistics import mean_interval, pass_at_k
+from pipeline.tasks import CODE, Scores, Task, means
 from rewards.problem import Problem
-from rewards.scoring import score
 from rewards.verdict import Status, Verdict
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Graded completions: `verdicts_P_S[p][s]` is the verdict of sample s of problem p; texts alike."""
+    """Graded completions: `verdicts_P_S[p][s]` is the verdict of sample s of problem p; texts and tokens alike.
+
+    `max_tokens` is the length at which completions were cut.
+    """
 
     problems: Sequence[Problem]
     verdicts_P_S: list[list[Verdict]]
     texts_P_S: list[list[str]]
+    tokens_P_S: list[list[int]]
+    max_tokens: int
     seconds: float
-    tokens: int
+    task: Task = CODE
 
-    def pass_at(self, k: int) -> dict[str, float | int]:
-        """{pass_at_k, n, low, high}: the mean over problems, n completions graded, a 95 % bootstrap interval.
+    def counts(self) -> list[tuple[int, int]]:
+        """(accepted, graded) completions of each problem. What the grader failed on counts for neither."""
+        graded = ([v for v in verdicts if v.status is not Status.NO_VERDICT] for verdicts in self.verdicts_P_S)
+        return [(sum(v.accepted for v in row), len(row)) for row in graded]
 
-        Completions without a verdict (a fault of the grader) are left out; so are problems with fewer than k others.
-        """
-        values, n = [], 0
-        for verdicts in self.verdicts_P_S:
-            graded = [v for v in verdicts if v.status is not Status.NO_VERDICT]
-            n += len(graded)
-            if len(graded) >= k:
-                values.append(pass_at_k(len(graded), sum(v.status is Status.ACCEPTED for v in graded), k))
-        if not values:
-            raise ValueError(f"pass@{k}: no problem has {k} graded completions")
-        low, high = mean_interval(values)
-        return {f"pass_at_{k}": sum(values) / len(values), "n": n, "low": low, "high": high}
-
-    def summary(self, ks: Sequence[int], reward: str, compile_credit: float) -> dict[str, Any]:
-        """The content of `eval.json`."""
+    def summary(self, ks: Sequence[int], config: RunConfig) -> dict[str, Any]:
+        """A policy's part of `eval.json`. Raises `ValueError` where no problem has the largest k graded completions."""
         verdicts = [v for row in self.verdicts_P_S for v in row]
-        scores = [s for v in verdicts if (s := score(v, reward, compile_credit)) is not None]
+        tokens = [n for row in self.tokens_P_S for n in row]
+        scores = self._scores(config)
+        totals = [total for total in self.task.totals(scores) if total is not None]
         metrics = verdict_metrics(verdicts)
+        counts = self.counts()
+        tests = [v.passed / v.total for v in verdicts if v.total and v.status is not Status.NO_VERDICT]
         return {
-            **{f"pass@{k}": self.pass_at(k) for k in ks},
+            **{f"pass@{k}": pass_at(counts, k) for k in ks},
             "problems": len(self.problems),
             "samples_per_problem": len(self.verdicts_P_S[0]),
             "compile_rate": metrics["compile_rate"],
-            "mean_reward": sum(scores) / max(1, len(scores)),
+            "mean_reward": sum(totals) / max(1, len(totals)),
+            "rewards": means(scores),
+            "tests_passed": sum(tests) / max(1, len(tests)),
             "verdicts": metrics["verdicts"],
+            "truncated": sum(n >= self.max_tokens for n in tokens) / max(1, len(tokens)),
+            "mean_tokens": sum(tokens) / max(1, len(tokens)),
+            "by_source": self._by([problem.source for problem in self.problems]),
+            "by_difficulty": self._by([problem.difficulty for problem in self.problems]),
             "seconds": round(self.seconds, 1),
-            "tokens_per_second": round(self.tokens / self.seconds),
+            "tokens_per_second": round(sum(tokens) / self.seconds),
         }
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def _by(self, labels: Sequence[str]) -> dict[str, Any]:
+        """pass@1 of the problems of each label; {} where nothing is labelled."""
+        groups: dict[str, list[tuple[int, int]]] = {}
+        for label, count in zip(labels, self.counts(), strict=True):
+            if count[1]:
+                groups.setdefault(label or "unknown", []).append(count)
+        if set(groups) <= {"unknown"}:
+            return {}
+        return {label: pass_at(groups[label], 1) | {"problems": len(groups[label])} for label in sorted(groups)}
+
+    def _scores(self, config: RunConfig) -> Scores:
+        texts = [text for row in self.texts_P_S for text in row]
+        problems = [problem for problem, row in zip(self.problems, self.texts_P_S, strict=True) for _ in row]
+        return self.task.scores(problems, texts, [v for row in self.verdicts_P_S for v in row], config)
+
+    def rows(self, config: RunConfig) -> Iterator[dict[str, Any]]:
         """One record a completion, for `rollouts/`."""
-        for problem, verdicts, texts in zip(self.problems, self.verdicts_P_S, self.texts_P_S, strict=True):
-            for sample, (verdict, text) in enumerate(zip(verdicts, texts, strict=True)):
-                yield {
-                    "problem": problem.id,
-                    "sample": sample,
-                    "completion": text,
-                    "verdict": verdict.status.name,
-                    "passed": verdict.passed,
-                    "total": verdict.total,
-                }
+        rewards = iter(self.task.totals(self._scores(config)))
+        columns = (self.problems, self.verdicts_P_S, self.texts_P_S, self.tokens_P_S)
+        for problem, verdicts, texts, tokens in zip(*columns, strict=True):
+            for sample, (verdict, text, length) in enumerate(zip(verdicts, texts, tokens, strict=True)):
+                row = {"problem": problem.id, "sample": sample, "completion": text, "tokens": length}
+                yield row | verdict_fields(verdict) | {"reward": next(rewards)}
 
 
-def prompt_ids(tokenizer: Any, problems: Sequence[Problem]) -> list[list[int]]:
+def pass_at(counts: Sequence[tuple[int, int]], k: int) -> dict[str, float | int]:
+    """{pass_at_k, n, low, high} from (accepted, graded) of each problem: the mean over problems, n completions graded,
+    a 95 % bootstrap interval. Problems with fewer than k graded completions are left out."""
+    values = pass_values(counts, k)
+    known = [value for value in values if value is not None]
+    if not known:
+        raise ValueError(f"pass@{k}: no problem has {k} graded completions")
+    low, high = mean_interval(known)
+    return {f"pass_at_{k}": sum(known) / len(known), "n": sum(n for _, n in counts), "low": low, "high": high}
+
+
+def pass_values(counts: Sequence[tuple[int, int]], k: int) -> list[float | None]:
+    """The unbiased pass@k of each problem, None where fewer than k completions were graded."""
+    return [pass_at_k(graded, accepted, k) if graded >= k else None for accepted, graded in counts]
+
+
+def prompt_ids(tokenizer: Any, problems: Sequence[Problem], task: Task = CODE) -> list[list[int]]:
     """Token ids of every problem's rendered chat prompt, ready for a completion."""
-    messages = [code_messages(problem) for problem in problems]
+    messages = [task.prompt.messages(problem) for problem in problems]
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
-def fitting_problems(tokenizer: Any, problems: Sequence[Problem], limit: int) -> tuple[list[Problem], int]:
+def fitting_problems(
+    tokenizer: Any, problems: Sequence[Problem], limit: int, task: Task = CODE
+) -> tuple[list[Problem], int]:
     """The problems whose prompts fit into `limit` tokens, never truncated, and how many were dropped."""
-    lengths = [len(ids) for ids in prompt_ids(tokenizer, problems)]
+    lengths = [len(ids) for ids in prompt_ids(tokenizer, problems, task)]
     kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
     return kept, len(problems) - len(kept)
 
@@ -99,7 +136,7 @@ def evaluate(
     `on_graded` is called once per verdict, from this thread or a grader's.
     """
     start = time.perf_counter()
-    prompts = [ids for ids in prompt_ids(tokenizer, problems) for _ in range(samples)]
+    prompts = [ids for ids in prompt_ids(tokenizer, problems, grader.task) for _ in range(samples)]
     rows = [problem for problem in problems for _ in range(samples)]
     texts = [""] * len(rows)
     grader.begin(rows, on_graded)
@@ -110,10 +147,13 @@ def evaluate(
 
     completions = engine.generate(prompts, sampling, submit)
     verdicts = grader.collect()
+    lengths = [len(completion.token_ids) for completion in completions]
     return Evaluation(
         problems=problems,
         verdicts_P_S=[verdicts[i : i + samples] for i in range(0, len(rows), samples)],
         texts_P_S=[texts[i : i + samples] for i in range(0, len(rows), samples)],
+        tokens_P_S=[lengths[i : i + samples] for i in range(0, len(rows), samples)],
+        max_tokens=sampling.max_tokens,
         seconds=time.perf_counter() - start,
-        tokens=sum(len(completion.token_ids) for completion in completions),
+        task=grader.task,
     )

@@ -1,21 +1,27 @@
-"""`eval.py` from its settings to `eval.json`: one policy, or a checkpoint beside its base on the same prompts and
-seeds."""
+"""`eval.py` from its settings to `eval.json`: one policy, or two on the same prompts and seeds, compared.
+
+The model is loaded once for both where their adapters have the same shape.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
+from pipeline.comparison import compare_counts, power_lines, stored_counts
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.environment import prepare_environment
 from pipeline.models import ModelChoice, architecture
-from pipeline.policy import load_policy, start_graders
+from pipeline.policy import Policy, load_policy
 from pipeline.problem_sets import held_out_problems
-from pipeline.run_folder import RUNS, write_json
+from pipeline.run_folder import RUNS, write_json, write_json_lines
+from pipeline.tasks import start_graders, task_of
 from pipeline.train import EVALUATION_SEED, prepare, versions
+
+ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections")
 
 
 def newest_run() -> Path | None:
@@ -33,6 +39,37 @@ def parse_ks(text: str) -> list[int]:
     if ks[0] < 1:
         raise ConfigError(f"--pass-at must be at least 1, not {ks[0]}")
     return ks
+
+
+def samples_for(ks: Sequence[int], wanted: int | None, greedy: bool) -> int:
+    """Completions per problem. Raises `ConfigError` where they are too few for the largest k, or many but all alike."""
+    samples = max(ks) if wanted is None else wanted
+    if samples < max(ks):
+        raise ConfigError(f"--num-samples {samples} is less than the {max(ks)} that --pass-at needs")
+    if greedy and samples > 1:
+        raise ConfigError(f"--greedy: {samples} completions of a problem would be one and the same; use --pass-at 1")
+    return samples
+
+
+def policies(checkpoints: Sequence[Path], baseline: bool, compare: bool) -> list[tuple[str, Path | None]]:
+    """The policies to evaluate, with their names in `eval.json`. Raises `ConfigError` for too few or too many."""
+    for path in checkpoints:
+        if not path.is_dir():
+            raise ConfigError(f"checkpoint {path}: no such folder; give a run's folder or a checkpoint-N in it")
+    if len(checkpoints) == 2 and not baseline:
+        return [("a", checkpoints[0]), ("b", checkpoints[1])]
+    if len(checkpoints) > 1 or (compare and not (checkpoints and baseline)):
+        raise ConfigError("--compare needs two checkpoints (or two eval.json files), or one and --baseline")
+    chosen: list[tuple[str, Path | None]] = [("baseline", None)] if baseline else []
+    return chosen + [("checkpoint", path) for path in checkpoints]
+
+
+def power_report(gain: float, rate: float, checkpoints: Sequence[Path]) -> list[str]:
+    """The lines of `--power`, from a stored evaluation where one is given."""
+    counts = None
+    for path in checkpoints:
+        counts = list(stored_counts(path / "eval.json" if path.is_dir() else path)[1].values())
+    return power_lines(gain, rate, counts)
 
 
 def checkpoint_settings(checkpoint: Path) -> RunConfig:
@@ -57,11 +94,17 @@ def check_base(checkpoint: Path, trained_on: RunConfig, choice: ModelChoice) -> 
 
 
 def evaluate_policies(
-    config: RunConfig, checkpoint: Path | None, baseline: bool, ks: Sequence[int], samples: int, out: Path
+    config: RunConfig,
+    policies: Sequence[tuple[str, Path | None]],
+    ks: Sequence[int],
+    samples: int,
+    out: Path,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate the checkpoint, the base, or both; returns and writes the content of `eval.json`.
+    """Evaluate each policy on the same prompts with the same seed; returns and writes the content of `eval.json`.
 
-    config: as for training, its model being the base. checkpoint: a run's folder or a `checkpoint-N` in it, or None.
+    config: as for training, its model being the base. policies: a name and a checkpoint's folder, None for the base;
+    two of them are compared. Every completion goes to `<out>-<name>.jsonl`.
     """
     from pipeline.evaluate import evaluate, fitting_problems
     from pipeline.grading import StreamingGrader
@@ -69,60 +112,137 @@ def evaluate_policies(
     from pipeline.rollout import Sampling
 
     choice, config = prepare(config)
-    if checkpoint is not None:
-        check_base(checkpoint, checkpoint_settings(checkpoint), choice)
+    for _, checkpoint in policies:
+        if checkpoint is not None:
+            check_base(checkpoint, checkpoint_settings(checkpoint), choice)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
+    problems = held_out_problems(config)  # first: a data set may come from the hub
     prepare_environment(choice.location)
-    problems = held_out_problems(config)
+    assert config.max_prompt_length is not None and config.max_completion_length is not None
+    sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED + seed)
+    results: dict[str, Any] = {}
+    counts: dict[str, list[tuple[int, int]]] = {}
+    loaded: Loaded | None = None
     with start_graders(config) as pool:
-        policy = load_policy(choice, config)
-        assert config.max_prompt_length is not None and config.max_completion_length is not None
-        problems, dropped = fitting_problems(policy.tokenizer, problems, config.max_prompt_length)
-        sampling = Sampling(config.max_completion_length, config.temperature, EVALUATION_SEED + config.seed)
-        grader = StreamingGrader(pool)
-        results: dict[str, Any] = {}
-        for name, wanted in (("baseline", baseline), ("checkpoint", checkpoint is not None)):
-            if not wanted:
-                continue
-            if name == "checkpoint":
-                from adapters import load_checkpoint
-
-                load_checkpoint(checkpoint, policy.model)  # type: ignore[arg-type]
-            policy.engine.refresh(policy.model.tinylora.v)
+        grader = StreamingGrader(pool, task_of(config))
+        for name, checkpoint in policies:
+            loaded = policy_of(checkpoint, choice, config, loaded)
+            policy = loaded.policy
+            problems, dropped = fitting_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
             bar = EvaluationBar(len(problems) * samples, name)
             result = evaluate(policy.engine, policy.tokenizer, grader, problems, samples, sampling, bar.graded)
             bar.close()
-            results[name] = result.summary(ks, config.reward, config.compile_credit)
-        policy.close()
-    record = {
+            results[name] = result.summary(ks, config)
+            results[name]["dropped_prompts"] = dropped
+            counts[name] = result.counts()
+            write_json_lines(out.with_name(f"{out.stem}-{name}.jsonl"), result.rows(config))
+        assert loaded is not None
+        loaded.policy.close()
+    record: dict[str, Any] = {
         "model": choice.name,
-        "checkpoint": str(checkpoint) if checkpoint else None,
-        "dataset": config.dataset,
-        "dropped_prompts": dropped,
-        "temperature": config.temperature,
-        "engine": policy.engine.name,
+        "policies": {name: str(checkpoint) if checkpoint else None for name, checkpoint in policies},
+        "dataset": config.eval_dataset or config.dataset,
+        "temperature": config.eval_temperature,
+        "seed": seed,
+        "engine": loaded.policy.engine.name,
         **results,
-        "versions": versions(),
     }
+    if len(policies) == 2:
+        ids = [problem.id for problem in problems]
+        (first, one), (second, two) = counts.items()
+        labels = tuple("the base model" if c is None else str(c) for _, c in policies)
+        a, b = dict(zip(ids, one, strict=True)), dict(zip(ids, two, strict=True))
+        record["comparison"] = compare_counts(labels, a, b, ks)  # type: ignore[arg-type]
+    record["per_problem"] = {"ids": [problem.id for problem in problems], "counts": counts}
+    record["versions"] = versions()
     write_json(out, record)
     return record
 
 
-def lines(record: dict[str, Any]) -> list[str]:
-    """The result for people: one line a policy and k."""
-    text = []
-    for name in ("baseline", "checkpoint"):
-        for key, value in record.get(name, {}).items():
-            if key.startswith("pass@"):
-                k = key.removeprefix("pass@")
-                interval = f"95 % interval [{value['low']:.3f}, {value['high']:.3f}]"
-                counted = f"{value['n']} completions of {record[name]['problems']} problems"
-                text.append(f"{name:12}{key:8}{value[f'pass_at_{k}']:.3f}  {interval}, {counted}")
-        if name in record:
-            text.append(
-                f"{name:12}compile rate {record[name]['compile_rate']:.3f}, reward {record[name]['mean_reward']:.3f}"
+@dataclass
+class Loaded:
+    """A policy in memory and the adapter's settings with which its modules were made."""
+
+    policy: Policy
+    adapter: tuple[Any, ...]
+
+
+def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, loaded: Loaded | None) -> Loaded:
+    """The policy of a checkpoint, or the base, refreshed into the engine. The model is loaded again only for an adapter
+    of another shape."""
+    import torch
+
+    from adapters import load_checkpoint
+
+    settings = config if checkpoint is None else adapter_settings(config, checkpoint)
+    adapter = tuple(getattr(settings, name) for name in ADAPTER_SETTINGS)
+    if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
+        if loaded is not None:
+            loaded.policy.close()
+        loaded = Loaded(load_policy(choice, settings), adapter)
+    policy = loaded.policy
+    if checkpoint is None:
+        torch.nn.init.zeros_(policy.model.tinylora.v)
+    else:
+        load_checkpoint(checkpoint, policy.model)
+    policy.engine.refresh(policy.model.tinylora.v)
+    return loaded
+
+
+def adapter_settings(config: RunConfig, checkpoint: Path) -> RunConfig:
+    """`config` with the adapter of the run that the checkpoint belongs to."""
+    stored = checkpoint_settings(checkpoint)
+    return replace(config, **{name: getattr(stored, name) for name in ADAPTER_SETTINGS})
+
+
+def compare_files(a: Path, b: Path, ks: Sequence[int]) -> dict[str, Any]:
+    """Compare two stored evaluations. Raises `ConfigError` where they were not sampled alike."""
+    (name_a, counts_a, record_a), (name_b, counts_b, record_b) = stored_counts(a), stored_counts(b)
+    for setting in ("dataset", "temperature"):
+        if record_a.get(setting) != record_b.get(setting):
+            raise ConfigError(
+                f"--compare: {a} has {setting} {record_a.get(setting)}, {b} has {record_b.get(setting)}; "
+                f"evaluate both alike"
             )
-    return text
+    return compare_counts((name_a, name_b), counts_a, counts_b, ks)
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """The result for people: a block a policy, then the comparison and its conclusion."""
+    text = []
+    for name in record["policies"]:
+        result = record[name]
+        for key, value in result.items():
+            if key.startswith("pass@"):
+                interval = f"95 % interval [{value['low']:.3f}, {value['high']:.3f}]"
+                counted = f"{value['n']} completions of {result['problems']} problems"
+                text.append(f"{name:12}{key:8}{value['pass_at_' + key[5:]]:.3f}  {interval}, {counted}")
+        text.append(
+            f"{name:12}compile rate {result['compile_rate']:.3f}, tests passed {result['tests_passed']:.3f}, reward "
+            f"{result['mean_reward']:.3f}, cut at the limit {result['truncated']:.3f}"
+        )
+        total = max(1, sum(result["verdicts"].values()))
+        shares = sorted(result["verdicts"].items(), key=lambda item: -item[1])
+        text.append(f"{name:12}" + ", ".join(f"{v.lower().replace('_', ' ')} {n / total:.1%}" for v, n in shares))
+        for kind in ("by_source", "by_difficulty"):
+            for label, value in result[kind].items():
+                interval = f"[{value['low']:.3f}, {value['high']:.3f}], {value['problems']} problems"
+                text.append(f"{name:12}{kind[3:]} {label:22}{value['pass_at_1']:.3f}  {interval}")
+    return text + comparison_lines(record.get("comparison"))
+
+
+def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
+    """The difference for every k, then the conclusion."""
+    if comparison is None:
+        return []
+    text = []
+    for key, c in comparison.items():
+        if key.startswith("pass@"):
+            text.append(
+                f"{'difference':12}{key:8}{c['difference']:+.3f}  95 % interval [{c['low']:+.3f}, {c['high']:+.3f}], "
+                f"p = {c['p_value']:.2g} ({c['method']}); better on {c['only_b']} problems, worse on {c['only_a']}"
+            )
+    return [*text, comparison["conclusion"]]
 
 
 def settings_for(checkpoint: Path | None, options: dict[str, Any]) -> RunConfig:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewards.extraction import extract_source
+from pipeline.tasks import CODE, Task
 from rewards.pool import GraderPool
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
@@ -36,7 +36,8 @@ class GradingTimes:
 class StreamingGrader:
     """Grades one batch of completions at a time: `begin`, `submit` each row in any order, `collect` all verdicts."""
 
-    pool: GraderPool
+    pool: GraderPool | None  # None for a task that runs no programs
+    task: Task = CODE
     times: GradingTimes = field(default_factory=GradingTimes)
 
     def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
@@ -48,8 +49,7 @@ class StreamingGrader:
 
     def submit(self, row: int, completion: str) -> None:
         self._first = self._first or time.perf_counter()
-        problem = self._problems[row]
-        future = self.pool.submit(extract_source(completion, problem.language), problem)
+        future = self.task.grade(self.pool, completion, self._problems[row])
         self._futures[row] = future
         if (on_graded := self._on_graded) is not None:
             future.add_done_callback(lambda done: on_graded(done.result()))

@@ -99,5 +99,5 @@ def token_budget_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
 def kl_k3(log_ratio: Tensor, mask: Tensor) -> float:
     """Mean per token of exp(d) − d − 1 with d = log q − log p on tokens drawn from p: an unbiased, non-negative
     estimate of KL(p ‖ q) (Schulman, "Approximating KL Divergence", 2020). Tokens without a value (NaN) are left out."""
-    values = (log_ratio.exp() - log_ratio - 1)[mask.bool() & ~log_ratio.isnan()]
+    values = (torch.expm1(log_ratio) - log_ratio)[mask.bool() & ~log_ratio.isnan()]
     return float(values.mean()) if values.numel() else 0.0

@@ -11,10 +11,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import DEFAULT_MODEL, STARTER, ConfigError, RunConfig
 from pipeline.environment import has_gpu
+
+if TYPE_CHECKING:
+    from adapters.config import TinyLoRAConfig
 
 STARTER_FOLDER = Path(__file__).resolve().parents[1] / "data" / "starter" / "model"
 
@@ -129,6 +132,13 @@ def compute_dtype() -> str:
     return "bfloat16" if has_gpu() else "float32"
 
 
+def adapter_config(config: RunConfig) -> TinyLoRAConfig:
+    """The adapter's part of a run's settings."""
+    from adapters.config import TinyLoRAConfig
+
+    return TinyLoRAConfig(config.u, config.rank, config.groups, seed=config.seed, projections=config.projections)
+
+
 def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
     """The policy and its tokenizer: loaded by Unsloth, frozen, every target projection replaced by a TinyLoRA
     module."""
@@ -136,7 +146,7 @@ def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
     import torch
     from unsloth import FastLanguageModel
 
-    from adapters import TinyLoRAConfig, inject
+    from adapters import inject
 
     with quiet_libraries():
         model, tokenizer = FastLanguageModel.from_pretrained(
@@ -146,7 +156,7 @@ def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
             max_seq_length=config.max_length,
             use_exact_model_name=True,  # else hub names are remapped to pre-quantised mirrors
         )
-    inject(model, TinyLoRAConfig(u=config.u, rank=config.rank, groups=config.groups, seed=config.seed))
+    inject(model, adapter_config(config))
     return model, tokenizer
 
 

@@ -1,53 +1,76 @@
-"""The problems of a run: training and held-out sets, from a JSON-lines file or the starter's generator."""
+"""The problems of a run: training and held-out sets, from files, published data sets, or generators."""
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+from data.difficulty import parse_windows
+from data.overlap import fingerprint
 from data.problems import read_problems
 from pipeline.config import STARTER, ConfigError, RunConfig
+from pipeline.tasks import TASKS, Task
 from rewards.problem import Problem
 
 HELD_OUT_SHARE = 0.1
-STARTER_TRAIN_PROBLEMS = 2000
+GENERATED = "generated"
+GENERATED_TRAIN_PROBLEMS = 2000
 HELD_OUT_SEED = 1_000_003  # the held-out problems do not depend on the run's seed: runs stay comparable
 
 
 @dataclass(frozen=True)
 class ProblemSets:
-    """`train` and `held_out` share no problem; for the starter they share no family either."""
+    """`train` and `held_out` share no problem; for the starter they share no family either.
+
+    `origin` tells which of the run's data sets (0 for the first) a training problem, by its id, comes from.
+    """
 
     train: list[Problem]
     held_out: list[Problem]
+    origin: dict[str, int] = field(default_factory=dict)
 
 
 def load_problem_sets(config: RunConfig) -> ProblemSets:
-    """Read or generate both sets. A file without `eval_dataset` gives up a tenth of its problems for the held-out set.
+    """Read or generate both sets. A data set without `eval_dataset` gives up a tenth of its problems for the held-out
+    set.
 
     Raises `DatasetError` for a bad file and `ConfigError` for one too small to split.
     """
     assert config.eval_problems is not None and config.dataset is not None
-    if config.dataset == STARTER:
-        from data.starter.generator import problems
-
-        train = problems("train", config.max_samples or STARTER_TRAIN_PROBLEMS, config.seed)
-        held_out = problems("held_out", config.eval_problems, HELD_OUT_SEED)
-        return ProblemSets(train, held_out)
-    train = _gradable(read_problems(config.dataset), config.dataset)
+    task = TASKS[config.task]
+    seed = config.seed if config.shuffle_seed is None else config.shuffle_seed
+    count = len(config.datasets)
+    shares = config.weights or [1.0] * count
+    parts = [_training_and_held_out(name, config, task, seed) for name in config.datasets]
+    held_out = [problem for _, part in parts for problem in part]
     if config.eval_dataset is not None:
-        held_out = _gradable(read_problems(config.eval_dataset), config.eval_dataset)
-        ids = {problem.id for problem in held_out}
-        train = [problem for problem in train if problem.id not in ids]
-    else:
-        random.Random(HELD_OUT_SEED).shuffle(train)
-        count = max(1, round(len(train) * HELD_OUT_SHARE))
-        held_out, train = train[:count], train[count:]
-    if not train:
-        raise ConfigError(
-            f"--dataset {config.dataset}: no problem is left for training; give more, or an --eval-dataset"
-        )
-    return ProblemSets(train[: config.max_samples], held_out[: config.eval_problems])
+        held_out = [p for name in config.eval_dataset.split(",") for p in read_dataset(name.strip(), task)]
+    elif count > 1:
+        random.Random(HELD_OUT_SEED).shuffle(held_out)
+    known = {fingerprint(problem) for problem in held_out}
+    train: list[Problem] = []
+    origin: dict[str, int] = {}
+    for index, (problems, _) in enumerate(parts):
+        limit = None
+        if config.max_samples is not None:
+            limit = config.max_samples if count == 1 else math.ceil(config.max_samples * shares[index] / sum(shares))
+        kept = _within(config, [problem for problem in problems if fingerprint(problem) not in known])[:limit]
+        for problem in kept:
+            if problem.id in origin:  # of another data set
+                problem = replace(problem, id=f"{index}:{problem.id}")
+            origin[problem.id] = index
+            train.append(problem)
+        if not kept:
+            name = config.datasets[index]
+            raise ConfigError(f"--dataset {name}: no problem is left for training; give more, or an --eval-dataset")
+    return ProblemSets(train, held_out[: config.eval_problems], origin)
 
 
 def held_out_problems(config: RunConfig) -> list[Problem]:
@@ -55,8 +78,115 @@ def held_out_problems(config: RunConfig) -> list[Problem]:
     return load_problem_sets(config).held_out
 
 
-def _gradable(problems: list[Problem], path: str) -> list[Problem]:
-    kept = [problem for problem in problems if problem.tests]
+def training_order(
+    problems: list[Problem], config: RunConfig, rows: int, origin: Mapping[str, int] | None = None
+) -> list[int]:
+    """Indices of the problems of so many rows; every pass over the problems is shuffled anew by the run's seed.
+
+    With `config.dataset_weights`, the data set of each row is drawn first, and each data set has passes of its own;
+    `origin` maps a problem's id to its data set. More rows continue the same order.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.weights is None or origin is None:
+        return list(islice(_passes(list(range(len(problems))), generator), rows))
+    members = [[i for i, p in enumerate(problems) if origin[p.id] == k] for k in range(len(config.weights))]
+    weights = torch.tensor([w if found else 0.0 for w, found in zip(config.weights, members, strict=True)])
+    streams = [_passes(m, torch.Generator().manual_seed(config.seed + 1 + k)) for k, m in enumerate(members)]
+    return [next(streams[int(torch.multinomial(weights, 1, generator=generator))]) for _ in range(rows)]
+
+
+def _passes(indices: list[int], generator: Any) -> Iterator[int]:
+    """The indices over and over, each pass in another order."""
+    import torch
+
+    while indices:
+        yield from (indices[i] for i in torch.randperm(len(indices), generator=generator).tolist())
+
+
+def advantage_scale(problem: Problem, scales: Mapping[str, float]) -> float:
+    """The factor of a problem's advantages: of its source and difficulty label, else of its source, else 1."""
+    for label in problem.difficulty.split():
+        if f"{problem.source}/{label}" in scales:
+            return scales[f"{problem.source}/{label}"]
+    return scales.get(problem.source, 1.0)
+
+
+def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
+    assert config.eval_problems is not None
+    if name in (STARTER, GENERATED):
+        wanted = config.max_samples or GENERATED_TRAIN_PROBLEMS
+        return _generated(name, task, wanted, config.eval_problems, seed)
+    problems = read_dataset(name, task)
+    if config.eval_dataset is not None:
+        random.Random(seed).shuffle(problems)
+        return problems, []
+    random.Random(HELD_OUT_SEED).shuffle(problems)
+    count = max(1, round(len(problems) * HELD_OUT_SHARE))
+    held_out, train = problems[:count], problems[count:]
+    if config.shuffle_seed is not None:
+        random.Random(seed).shuffle(train)
+    return train, held_out
+
+
+def _generated(name: str, task: Task, train: int, held_out: int, seed: int) -> tuple[list[Problem], list[Problem]]:
+    if name == STARTER and task.name == "code":
+        from data.starter.generator import problems
+
+        return problems("train", train, seed), problems("held_out", held_out, HELD_OUT_SEED)
+    if name == GENERATED and task.name == "countdown":
+        from data.sources.countdown import generate
+
+        return generate("train", train, seed), generate("held_out", held_out, HELD_OUT_SEED)
+    wanted = "code" if name == STARTER else "countdown"
+    raise ConfigError(f"--dataset {name} is for --task {wanted}, not for {task.name}")
+
+
+def _within(config: RunConfig, problems: list[Problem]) -> list[Problem]:
+    if config.difficulty is None:
+        return problems
+    keeps = parse_windows(config.difficulty)
+    return [problem for problem in problems if keeps(problem.difficulty)]
+
+
+def read_dataset(name: str, task: Task) -> list[Problem]:
+    """The problems of a prepared JSON-lines file, of `SOURCE:location`, or of a place that holds the task's own data
+    set.
+
+    Says on stderr how many records could not be used, and why. Raises `ConfigError` where none can.
+    """
+    from data.sources import SOURCES, find_source, is_prepared, load
+
+    prefix, colon, location = name.partition(":")
+    path = Path(name)
+    if colon and prefix.replace("-", "_") in SOURCES:
+        source, place = find_source(prefix), location or None
+    elif path.name.endswith(".jsonl") and (not task.source or not path.is_file() or is_prepared(path)):
+        return _gradable(read_problems(path), name, task)
+    elif task.source:
+        source, place = find_source(task.source), name
+    else:
+        raise ConfigError(
+            f"--dataset {name}: give a JSON-lines file that scripts/prepare_data.py made, or SOURCE:location with one "
+            f"of {', '.join(SOURCES)}"
+        )
+    problems: dict[str, Problem] = {}
+    reasons: Counter[str] = Counter()
+    for _, loaded in load(source, place):
+        if isinstance(loaded, Exception):
+            reasons[str(loaded)] += 1
+        else:
+            problems.setdefault(loaded.problem.id, loaded.problem)
+    if reasons:
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+        print(f"{name}: {sum(reasons.values())} records are of no use ({why})", file=sys.stderr)
+    return _gradable(list(problems.values()), name, task)
+
+
+def _gradable(problems: list[Problem], name: str, task: Task) -> list[Problem]:
+    kept = [problem for problem in problems if task.gradable(problem)]
     if not kept:
-        raise ConfigError(f"dataset {path}: no problem has tests, so nothing could be graded")
+        lacking = "has tests" if task.runs_programs else "has an answer"
+        raise ConfigError(f"dataset {name}: no problem {lacking}, so nothing could be graded for the task {task.name}")
     return kept

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError
+from rewards.verdict import Verdict
 
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
+MESSAGE_CHARACTERS = 600  # of a compiler's or a test's message, kept with a rollout
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,12 +35,30 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSON-lines file; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """What a rollout's record keeps of its verdict: `tests` has one letter a test (A accepted, W wrong answer, T time,
+    M memory, O output limit, R runtime error), `message` the compiler's words or the first failed test's."""
+    fields: dict[str, Any] = {"verdict": verdict.status.name, "passed": verdict.passed, "total": verdict.total}
+    if verdict.tests:
+        fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
+    message = verdict.diagnostics or next((test.detail for test in verdict.tests if test.detail), "")
+    return fields | ({"message": message[:MESSAGE_CHARACTERS]} if message and not verdict.accepted else {})
 
 
 class RunFolder:
@@ -84,8 +104,7 @@ class RunFolder:
             write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def write_rollouts(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(self.path / "rollouts" / f"{name}.jsonl", text)
+        write_json_lines(self.path / "rollouts" / f"{name}.jsonl", rows)
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         write_json(self.path / name, record)

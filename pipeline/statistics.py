@@ -1,10 +1,22 @@
-"""Estimates with their uncertainty: unbiased pass@k and bootstrap intervals. The unit of resampling is the problem."""
+"""Estimates with their uncertainty: unbiased pass@k, bootstrap intervals, paired comparisons, and sample sizes.
+
+Pure functions of numbers. The unit of resampling is always the problem: completions of one problem are not independent.
+Two policies are compared on the same problems, so the problem's difficulty cancels out of the difference.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.05  # of false alarms; intervals hold 1 − LEVEL
+POWER = 0.8
+RESAMPLES = 2000
+COMPARISON_RESAMPLES = 10_000  # a p-value near the level needs a finer grid than an interval's ends
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -21,26 +33,137 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def wilson_interval(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927)."""
+    """95 % interval of a proportion (Wilson 1927). Raises `ValueError` for n = 0."""
+    if n < 1:
+        raise ValueError("an interval of a proportion needs at least one observation")
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5 / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not push the ends past p
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of one value a problem; Wilson's where all values are equal."""
-    from scipy.stats import bootstrap
+    """95 % percentile bootstrap interval of the mean of one value a problem, each in [0, 1].
 
+    Wilson's where all values are equal: resampling cannot see the uncertainty of a sample without variation.
+    """
     data = np.asarray(values, dtype=float)
     if data.size < 2 or np.all(data == data[0]):
         return wilson_interval(float(data.sum()), data.size)
+    low, high, _ = _bootstrap_of_mean(data, RESAMPLES, seed)
+    return low, high
+
+
+def _bootstrap_of_mean(data: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float, NDArray]:
+    """Ends of the 95 % percentile interval of the mean, and the means of all resamples."""
+    from scipy.stats import bootstrap
+
     result = bootstrap(
         (data,),
         np.mean,
+        confidence_level=1 - LEVEL,
         method="percentile",
-        n_resamples=2000,
-        batch=200,
+        n_resamples=resamples,
+        batch=max(1, 400_000 // data.size),
         rng=np.random.default_rng(seed),
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high), result.bootstrap_distribution
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A on the same problems. `only_a` and `only_b` count problems that one of them solved more often."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    method: str
+    problems: int
+    only_a: int
+    only_b: int
+
+    @property
+    def proven(self) -> bool:
+        """Whether the difference is more than chance at the 5 % level."""
+        return self.p_value < LEVEL
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided exact p-value of McNemar's test (1947): problems on which the two disagree fall to either with 1/2."""
+    from scipy.stats import binomtest
+
+    discordant = only_a + only_b
+    return 1.0 if discordant == 0 else float(binomtest(only_a, discordant, 0.5).pvalue)
+
+
+def compare(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Comparison:
+    """Compare two policies by one value a problem (pass@k), in the same order of problems.
+
+    The interval of mean(b) − mean(a) is the paired percentile bootstrap over problems. Where every value is 0 or 1 (one
+    completion a problem), the p-value is McNemar's, exact; else twice the smaller share of resamples on one side of no
+    difference. Raises `ValueError` unless both have the same, non-zero number of problems.
+    """
+    if len(a) != len(b) or not a:
+        raise ValueError(f"a paired comparison needs the same problems on both sides, not {len(a)} and {len(b)}")
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    differences = second - first
+    only_a, only_b = int((differences < 0).sum()), int((differences > 0).sum())
+    single = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
+    difference = float(differences.mean())
+    if differences.size < 2 or np.all(differences == differences[0]):
+        low = high = difference
+        p_value = mcnemar(only_a, only_b)  # all alike: a sign test is all that is left
+        method = "exact McNemar"
+    else:
+        low, high, means = _bootstrap_of_mean(differences, COMPARISON_RESAMPLES, seed)
+        if single:
+            p_value, method = mcnemar(only_a, only_b), "exact McNemar"
+        else:
+            below, above = (means <= 0).sum(), (means >= 0).sum()
+            p_value = min(1.0, 2 * (min(below, above) + 1) / (means.size + 1))
+            method = "paired bootstrap"
+    return Comparison(difference, low, high, float(p_value), method, differences.size, only_a, only_b)
+
+
+def _quantile(probability: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.ppf(probability))
+
+
+def problems_needed(gain: float, deviation: float, *, power: float = POWER) -> int:
+    """Problems with which a gain of the mean is found with the given power at the 5 % level, two-sided.
+
+    deviation: standard deviation over problems of the paired difference. ((z_{1−α/2} + z_power) · σ / gain)², the
+    normal approximation. Raises `ValueError` unless gain and deviation are positive.
+    """
+    if not (gain > 0 and deviation > 0):
+        raise ValueError(f"a gain of {gain} with deviation {deviation} needs no sample size")
+    return max(2, math.ceil(((_quantile(1 - LEVEL / 2) + _quantile(power)) * deviation / gain) ** 2))
+
+
+def detectable_gain(problems: int, deviation: float, *, power: float = POWER) -> float:
+    """The smallest gain that so many problems show with the given power: the inverse of `problems_needed`."""
+    return (_quantile(1 - LEVEL / 2) + _quantile(power)) * deviation / math.sqrt(problems)
+
+
+def within_variance(counts: Sequence[tuple[int, int]]) -> float:
+    """Mean over problems of p (1 − p), from (correct, completions) of each problem: the noise of one completion.
+
+    c (n − c) / (n (n − 1)) is unbiased for it. With one completion a problem it cannot be estimated: then every problem
+    is taken to be as uncertain as the mean rate, which is the worst case.
+    """
+    repeated = [c * (n - c) / (n * (n - 1)) for c, n in counts if n > 1]
+    if repeated:
+        return float(np.mean(repeated))
+    rate = sum(c for c, _ in counts) / max(1, sum(n for _, n in counts))
+    return rate * (1 - rate)
+
+
+def paired_deviation(within: float, samples: int) -> float:
+    """Standard deviation over problems of the difference of two pass rates, `samples` completions a side and problem.
+
+    within: as from `within_variance`. The gain itself is taken to be alike on all problems.
+    """
+    return math.sqrt(2 * within / samples)

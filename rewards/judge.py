@@ -17,11 +17,12 @@ import signal
 import struct
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rewards.compare import matches
 from rewards.errors import GraderFault
+from rewards.header import FULL, LEAN, identifiers, lean_names
 from rewards.problem import Problem
 from rewards.runner import MESSAGES, Limits, Run
 from rewards.sandbox import Sandbox
@@ -44,7 +45,7 @@ _HEADER_LINE = re.compile(r"^(\.+ |! |x | main\.cpp$)")  # what -H adds to the m
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """Everything a grader process must know. `header_folder` holds the precompiled header, if there is one."""
+    """Everything a grader process must know. `header_folder` holds the precompiled headers, if there are any."""
 
     sandbox: Sandbox
     compiler: str
@@ -65,6 +66,8 @@ class Judge:
     def __init__(self, config: JudgeConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
+        self._headers = Path(config.header_folder) if config.header_folder else None
+        self._lean_names = lean_names(self._headers) if self._headers else None
         self._toolchains: dict[str, Toolchain] = {}
         self._inputs: OrderedDict[tuple[str, ...], Path] = OrderedDict()
         self._checkers: OrderedDict[str, Path] = OrderedDict()
@@ -81,6 +84,7 @@ class Judge:
     def _grade(self, source: str, problem: Problem, toolchain: Toolchain, job: Path) -> Verdict:
         total = len(problem.tests)
         compiled, messages, header = self._compile(source, toolchain, job)
+        messages = messages.encode()[:DIAGNOSTICS_BYTES].decode(errors="replace")
         if compiled is None:
             return Verdict(Status.COMPILE_ERROR, total=total, diagnostics=messages, header=header)
         if compiled.how != "exit" or compiled.code != 0:
@@ -117,28 +121,41 @@ class Judge:
         return self._toolchains[language]
 
     def _compile(self, source: str, toolchain: Toolchain, job: Path) -> tuple[Run | None, str, str]:
-        """How the compiler ended (None: the source was not worth a start), its messages, what became of the header."""
-        config = self.config
+        """How the compiler ended (None: it made no program), its messages, what became of the precompiled header.
+
+        The lean header goes first where it can serve; what it cannot compile, the full one decides.
+        """
         (job / toolchain.source_name).write_bytes(source.encode("utf-8", "replace"))
-        flags, readable = (), toolchain.folders
-        if toolchain.header and config.header_folder:
-            flags, readable = ("-H", "-I", config.header_folder), (*readable, config.header_folder)
+        if not toolchain.header or not self._headers or not _INCLUDES_HEADER.search(source):
+            run, messages = self._call_compiler(toolchain, job, ())
+            return run, messages, ""
+        spent = 0.0
+        if self._lean_names is not None and self._lean_names.isdisjoint(identifiers(source)):
+            run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / LEAN)))
+            if run is not None and run.how == "exit" and run.code == 0:
+                return run, *_split_messages(messages)
+            spent = run.cpu_s if run else 0.0
+        run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / FULL)))
+        return run and replace(run, cpu_s=run.cpu_s + spent), *_split_messages(messages)
+
+    def _call_compiler(self, toolchain: Toolchain, job: Path, flags: tuple[str, ...]) -> tuple[Run | None, str]:
+        config = self.config
         names = {"{source}": toolchain.source_name, "{program}": toolchain.program_name}
         command: list[str] = []
         for word in toolchain.compile:
             command += flags if word == "{flags}" else [names.get(word, word)]
         wall_s = max(60.0, 10 * config.compile_cpu_s)  # idle or not: the compiler waits for its parts
         limits = Limits(config.compile_cpu_s, config.compile_memory, config.compile_file, wall_s=wall_s, idle_s=wall_s)
+        readable = (*toolchain.folders, *((config.header_folder,) if flags else ()))
         run = config.sandbox.compile(command, job, limits, readable)
-        messages, header = _read_messages(job / MESSAGES, source if flags else "")
-        messages = messages.replace(f"{job}/", "")
+        messages = _head(job / MESSAGES, 64 * DIAGNOSTICS_BYTES).decode(errors="replace").replace(f"{job}/", "")
         if run.how in ("starved", "idle", "unstarted"):
             raise GraderFault(f"the compiler did not finish ({run.how}, code {run.code}): the machine is too busy")
         if _KILLED.search(messages) or (run.code and _free_bytes(job) < config.compile_file):
             raise GraderFault(f"the machine ran out of memory or space while compiling: {messages[:200]}")
         if run.how == "exit" and run.code == 0 and not (job / toolchain.program_name).is_file():
-            return None, "the compiler made no program\n" + messages, header
-        return run, messages, header
+            return None, "the compiler made no program\n" + messages
+        return run, messages
 
     # ------------------------------------------------------------------ running
 
@@ -207,9 +224,7 @@ class Judge:
             return Status.TIME_LIMIT, f"waited for {run.wall_s:.1f} s without computing"
         if run.how == "cpu" or run.cpu_s > limits.cpu_s or (run.how == "signal" and run.code == signal.SIGXCPU):
             return Status.TIME_LIMIT, f"more than {limits.cpu_s:.2f} s of CPU time"
-        output = outputs / f"{run.test}.out"
-        size = output.stat().st_size
-        if size >= limits.file_bytes or (run.how == "signal" and run.code == signal.SIGXFSZ):
+        if run.how == "output" or (run.how == "signal" and run.code == signal.SIGXFSZ):
             return Status.OUTPUT_LIMIT, f"more than {limits.file_bytes} bytes of output"
         if run.memory_bytes > problem.memory_limit:
             return Status.MEMORY_LIMIT, f"{run.memory_bytes} bytes of memory, the limit is {problem.memory_limit}"
@@ -217,8 +232,9 @@ class Judge:
             return self._abnormal_end(run, problem, outputs)
         if problem.checker.type == "program":
             return Status.ACCEPTED, ""  # so far: the checker has the last word
-        expected = problem.tests[run.test].output
-        if matches(problem.checker.type, output.read_bytes(), _encode(expected), problem.checker.tolerance):
+        output = (outputs / f"{run.test}.out").read_bytes()
+        expected = _encode(problem.tests[run.test].output)
+        if matches(problem.checker.type, output, expected, problem.checker.tolerance):
             return Status.ACCEPTED, ""
         return Status.WRONG_ANSWER, f"wrong answer on test {run.test + 1}"
 
@@ -326,16 +342,13 @@ def _head(path: Path, length: int) -> bytes:
         return b""
 
 
-def _read_messages(path: Path, source: str) -> tuple[str, str]:
-    """The compiler's messages, shortened, and what became of the precompiled header (`-H` lists every file it read)."""
-    text = _head(path, 64 * DIAGNOSTICS_BYTES).decode(errors="replace")
-    header = ""
-    if _INCLUDES_HEADER.search(source):
-        header = "used" if any(line.startswith("! ") for line in text.splitlines()[:200]) else "rejected"
+def _split_messages(text: str) -> tuple[str, str]:
+    """The compiler's own messages, and what became of the precompiled header: `-H` lists every file it read."""
+    used = any(line.startswith("! ") for line in text.splitlines()[:200])
     lines = []
     for line in text.splitlines():
         if line.startswith("Multiple include guards may be useful for:"):
             break
         if not _HEADER_LINE.match(line):
             lines.append(line)
-    return "\n".join(lines).encode()[:DIAGNOSTICS_BYTES].decode(errors="replace"), header
+    return "\n".join(lines), "used" if used else "rejected"

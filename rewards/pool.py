@@ -25,7 +25,8 @@ from select import POLLHUP, POLLIN, poll
 from typing import Any, BinaryIO, cast
 
 from rewards.errors import GraderError
-from rewards.header import HeaderLease
+from rewards.header import PREFIX as HEADER_PREFIX
+from rewards.header import lease_headers
 from rewards.judge import JudgeConfig
 from rewards.problem import Problem, Test
 from rewards.sandbox import TIERS, choose_sandbox
@@ -78,8 +79,9 @@ class GraderPool:
             raise GraderError(f"a pool of {workers} graders grades nothing; ask for at least 1")
         toolchain = find_toolchain("cpp", compiler, standard)
         sandbox, self._tier_reason = choose_sandbox(unsafe=unsafe, tier=tier)
+        self._header = lease_headers(toolchain) if toolchain.header else None
         sweep(PREFIX)
-        self._header = HeaderLease(toolchain) if toolchain.header else None
+        sweep(HEADER_PREFIX)
         folder = str(self._header.folder) if self._header else ""
         self.config = JudgeConfig(sandbox, compiler, standard, header_folder=folder, **limits)
         self._toolchain = toolchain

@@ -66,8 +66,13 @@ class Problem:
     checker: Checker = field(default_factory=Checker)
     language: str = "cpp"
     source: str = ""  # the data set or family it comes from
-    difficulty: str = ""
+    difficulty: str = ""  # one or more labels, such as "B 1200" (see data/difficulty.py)
     answer: str = ""  # for tasks whose answer is not a program
+    numbers: tuple[int, ...] = ()  # of a Countdown problem, whose target is the answer
+    solution: str = ""  # a right program, or the worked answer: what supervised training imitates
+    preamble: str = ""  # code that a completion may continue: a signature up to its brace
+    tests_are_code: bool = False  # a test's input is code to be put behind the program (see rewards/harness.py)
+    license: str = ""  # of the statement and tests, with whom to credit
 
     @property
     def samples(self) -> tuple[Test, ...]:
@@ -135,7 +140,18 @@ def problem_from_record(record: Any) -> Problem:
         source=_take(record, "source", str, default=""),
         difficulty=str(record.get("difficulty") or record.get("difficulty_hint") or ""),
         answer=_take(record, "answer", str, default=""),
+        numbers=_numbers_from_record(_take(record, "numbers", (list, tuple), default=[])),
+        solution=_take(record, "solution", str, default=""),
+        preamble=_take(record, "preamble", str, default=""),
+        tests_are_code=_take(record, "tests_are_code", bool, default=False),
+        license=_take(record, "license", str, default=""),
     )
+
+
+def _numbers_from_record(values: list[Any]) -> tuple[int, ...]:
+    if any(not isinstance(value, int) or isinstance(value, bool) for value in values):
+        raise ProblemError("field 'numbers' must hold integers only")
+    return tuple(values)
 
 
 def _checker_from_record(record: Mapping[str, Any]) -> Checker:

@@ -2,8 +2,8 @@
  *
  * rewards/runner.py compiles this file once and builds its command line; it explains every option. In short:
  *
- *     runner out=FD in=FD tests=0,3 cpu=MS wall=MS idle=MS as=BYTES fsize=BYTES stop=N filter=run|compile [ro=PATH...]
- *            [rw=PATH...] -- PROGRAM ARGS...
+ *     runner out=FD in=FD proc=FD tests=0,3 cpu=MS wall=MS idle=MS as=BYTES fsize=BYTES stop=N filter=run|compile
+ *            [ro=PATH...] [rw=PATH...] -- PROGRAM ARGS...
  *
  * For each test the input is `<n>.in` of the folder `in`, the output goes to `<n>.out` of the folder `out`; an argument
  * that ends in "@.suffix" gets the test's number there. Without `tests=` the program runs once, with no input, and both its
@@ -11,11 +11,12 @@
  *
  *     <test> <how it ended> <exit code, signal or errno> <CPU microseconds> <peak resident kilobytes> <wall microseconds>
  *
- * The two folders arrive as file descriptors that are closed when the program starts, so that nothing in the sandbox
+ * The folders arrive as file descriptors that are closed when the program starts, so that nothing in the sandbox
  * is writable by name. The seccomp filter is written by hand, not made by libseccomp, because it must contain the
  * process's own number (a program may signal itself and nobody else), and this keeps it free of a run-time library.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -42,12 +43,13 @@
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 #define MAX_PATHS 32
 #define MAX_ARGS 64
+#define KEPT_ERRORS 4096
 #define TICK_MS 100        /* how often a quiet program is looked at */
 #define PROGRESS_NS 1000000 /* less CPU time than this within `idle` milliseconds is idleness */
 
 /* The options, all plain numbers. */
 static long long cpu_ms = 2000, wall_ms = 30000, idle_ms = 3000, as_bytes = 0, fsize_bytes = 1 << 24, stop_after = 2;
-static int in_dir = -1, out_dir = -1, run_filter = 1, with_seccomp = 1;
+static int in_dir = -1, out_dir = -1, proc_dir = -1, run_filter = 1, with_seccomp = 1;
 static const char *tests = NULL, *read_paths[MAX_PATHS], *write_paths[MAX_PATHS];
 static int n_read = 0, n_write = 0;
 static FILE *results;
@@ -218,7 +220,7 @@ static int drop_capabilities(void) {
 static void child(char **argv, int input, int output, int errors) {
     signal(SIGPIPE, SIG_DFL);
     signal(SIGXFSZ, SIG_DFL);
-    if (setsid() < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)) goto failed;
+    if (setpgid(0, 0) || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)) goto failed;
     if (dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(errors, 2) < 0) goto failed;
     /* A program's exact limit is kept by `watch`; a compiler's processes have this one each. */
     rlim_t seconds = (rlim_t)((cpu_ms + 999) / 1000 + (run_filter ? 1 : 0));
@@ -253,21 +255,52 @@ static long long nanoseconds(clockid_t clock) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* Reads a file of /proc; returns its length, or -1. */
+static ssize_t read_proc(const char *path, char *text, size_t size) {
+    int fd = openat(proc_dir, path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, size - 1);
+    if (fd >= 0) close(fd);
+    if (length >= 0) text[length] = 0;
+    return length;
+}
+
+/* Whether a thread of the program wants the CPU, or waits for the disk: then it is not idle, however little it gets.
+ * The program's number in the host's /proc, of which `proc_dir` is a part, is told by the kernel's notes on the pidfd. */
+static int wants_cpu(int pidfd) {
+    char path[300], text[1024], *at;
+    snprintf(path, sizeof path, "self/fdinfo/%d", pidfd);
+    if (proc_dir < 0 || read_proc(path, text, sizeof text) < 0 || !(at = strstr(text, "Pid:"))) return 0;
+    int pid = atoi(at + 4), found = 0;
+    snprintf(path, sizeof path, "%d/task", pid);
+    int fd = openat(proc_dir, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *threads = fd < 0 ? NULL : fdopendir(fd);
+    for (struct dirent *entry; threads && (entry = readdir(threads));) {
+        snprintf(path, sizeof path, "%d/task/%s/stat", pid, entry->d_name);
+        if (entry->d_name[0] != '.' && read_proc(path, text, sizeof text) > 0 && (at = strrchr(text, ')')))
+            found |= at[1] && (at[2] == 'R' || at[2] == 'D'); /* the state follows the name in parentheses */
+    }
+    if (threads) closedir(threads);
+    return found;
+}
+
 /* Waits for the program. NULL: it ended by itself; otherwise the reason why it was killed. */
 static const char *watch(pid_t pid, int pidfd) {
     const clockid_t cpu_clock = (~pid << 3) | 2; /* CPU time of the whole process, all its threads */
     const long long began = nanoseconds(CLOCK_MONOTONIC);
     long long mark_cpu = 0, mark_wall = began;
+    int looks = 0, looks_wanting = 0;
     for (;;) {
         long long now = nanoseconds(CLOCK_MONOTONIC), cpu = nanoseconds(cpu_clock);
         if (cpu < 0) cpu = mark_cpu; /* ended between two looks */
-        if (cpu - mark_cpu >= PROGRESS_NS) mark_cpu = cpu, mark_wall = now;
+        const int wanting = looks && wants_cpu(pidfd); /* the first look comes before anything has happened */
+        looks++, looks_wanting += wanting;
+        if (cpu - mark_cpu >= PROGRESS_NS || wanting) mark_cpu = cpu, mark_wall = now;
         const char *reason = NULL;
         long long left_ns = cpu_ms * 1000000 - cpu;
         if (left_ns <= 0) reason = "cpu";
         else if (now - mark_wall >= idle_ms * 1000000) reason = "idle";
-        /* Out of wall time: waiting on purpose when little CPU time was used, otherwise starved by other work. */
-        else if (now - began >= wall_ms * 1000000) reason = cpu < (now - began) / 10 ? "idle" : "starved";
+        /* Out of wall time: starved by other work when it mostly wanted the CPU, otherwise waiting on purpose. */
+        else if (now - began >= wall_ms * 1000000) reason = 2 * looks_wanting > looks ? "starved" : "idle";
         struct pollfd wait_for = {pidfd, POLLIN, 0};
         if (reason) {
             if (poll(&wait_for, 1, 0) == 1) return NULL;
@@ -310,9 +343,6 @@ static int run(int test, char **argv) {
     pid_t pid = start(argv, input, output, errors);
     if (pid < 0) die("vfork");
     close(input);
-    if (errors != output) close(errors);
-    close(output);
-
     const char *reason = NULL;
     if (!child_error) {
         int pidfd = (int)syscall(434, pid, 0); /* pidfd_open */
@@ -329,9 +359,20 @@ static int run(int test, char **argv) {
     long long cpu = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000LL + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
     int code = child_error;
     const char *how = reason;
+    struct stat written;
+    if (fstat(output, &written)) die("fstat");
+    const int flooded = test >= 0 && written.st_size >= fsize_bytes;
     if (child_error) how = "unstarted";
     else if (!how && WIFSIGNALED(status)) how = "signal", code = WTERMSIG(status);
     else if (!how) how = "exit", code = WEXITSTATUS(status);
+    if (flooded && !child_error) { /* said at once, to give the memory back before the next test */
+        how = "output";
+        if (ftruncate(output, 0)) die("ftruncate");
+    }
+    if (errors != output && !fstat(errors, &written) && written.st_size > KEPT_ERRORS && ftruncate(errors, KEPT_ERRORS))
+        die("ftruncate");
+    if (errors != output) close(errors);
+    close(output);
     fprintf(results, "%d %s %d %lld %ld %lld\n", test, how, code, cpu, usage.ru_maxrss, wall);
     if (test >= 0 && (strcmp(how, "exit") || code)) {
         snprintf(name, sizeof name, "%d.errors", test);
@@ -390,6 +431,7 @@ static char **parse(char **argument) {
         if ((value = value_of(*argument, "tests"))) tests = value;
         else if ((value = value_of(*argument, "in"))) in_dir = atoi(value);
         else if ((value = value_of(*argument, "out"))) out_dir = atoi(value);
+        else if ((value = value_of(*argument, "proc"))) proc_dir = atoi(value);
         else if ((value = value_of(*argument, "filter"))) run_filter = !strcmp(value, "run"), with_seccomp = strcmp(value, "none") != 0;
         else if ((value = value_of(*argument, "ro")) && n_read < MAX_PATHS) read_paths[n_read++] = value;
         else if ((value = value_of(*argument, "rw")) && n_write < MAX_PATHS) write_paths[n_write++] = value;
@@ -420,7 +462,9 @@ int main(int argc, char **argv) {
     if (argv[1] && !strcmp(argv[1], "abi")) return printf("%ld\n", landlock_abi()) < 0;
     char **command = parse(argv + 1);
     if (out_dir < 0) errno = EBADF, die("out");
-    if (fcntl(out_dir, F_SETFD, FD_CLOEXEC) || (in_dir >= 0 && fcntl(in_dir, F_SETFD, FD_CLOEXEC))) die("fcntl");
+    const int folders[] = {out_dir, in_dir, proc_dir}; /* the program must not inherit them */
+    for (size_t i = 0; i < COUNT(folders); i++)
+        if (folders[i] >= 0 && fcntl(folders[i], F_SETFD, FD_CLOEXEC)) die("fcntl");
     syscall(436, 3, ~0U, 4); /* close_range with CLOEXEC: whatever else was left open, on kernels that have it */
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (with_seccomp) build_filter();

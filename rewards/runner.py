@@ -45,8 +45,8 @@ class Limits:
 class Run:
     """How one run ended.
 
-    `how`: "exit" and "signal" carry the code; "cpu" and "idle" are time-outs; "starved" means that other work left the
-    program no CPU time; "unstarted" carries the errno of exec.
+    `how`: "exit" and "signal" carry the code; "cpu" and "idle" are time-outs; "output" is too much output; "starved"
+    means that other work left the program no CPU time; "unstarted" carries the errno of exec.
     """
 
     test: int

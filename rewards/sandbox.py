@@ -54,6 +54,7 @@ class Sandbox:
 
     tier: str
     runner: str  # path of the compiled runner
+    bubblewrap: str = ""  # path of bwrap, for tier A
 
     def compile(self, command: Sequence[str], folder: Path, limits: Limits, readable: Sequence[str] = ()) -> Run:
         """Run a compiler once, in `folder`, which it may write; its messages go to `folder/messages`."""
@@ -93,11 +94,9 @@ class Sandbox:
         writable: Sequence[str],
         environment: dict[str, str],
     ) -> list[Run]:
-        descriptors = [os.open(outputs, os.O_RDONLY | os.O_DIRECTORY)]
-        options.append(f"out={descriptors[0]}")
-        if inputs is not None:
-            descriptors.append(os.open(inputs, os.O_RDONLY | os.O_DIRECTORY))
-            options.append(f"in={descriptors[1]}")
+        folders = {"out": outputs, "in": inputs, "proc": Path("/proc")}
+        opened = {name: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for name, path in folders.items() if path}
+        options += [f"{name}={descriptor}" for name, descriptor in opened.items()]
         if self.tier == "B":
             options += [f"ro={path}" for path in readable if os.path.exists(path)]
             options += [f"rw={path}" for path in writable]
@@ -113,7 +112,7 @@ class Sandbox:
                     stderr=trouble,
                     env=environment,
                     cwd=writable[0] if writable else "/",
-                    pass_fds=descriptors,
+                    pass_fds=tuple(opened.values()),
                 )
                 process.wait()
         except OSError as error:
@@ -121,7 +120,7 @@ class Sandbox:
                 raise
             raise GraderFault(f"the sandbox did not start: {error}") from error
         finally:
-            for descriptor in descriptors:
+            for descriptor in opened.values():
                 os.close(descriptor)
         try:
             return read_results(outputs)
@@ -130,7 +129,7 @@ class Sandbox:
             raise GraderFault(f"{fault} (status {process.returncode}) {said}") from None
 
     def _bubblewrap(self, readable: Sequence[str], writable: Sequence[str], environment: dict[str, str]) -> list[str]:
-        arguments = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
+        arguments = [self.bubblewrap, "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv"]
         for name, value in environment.items():
             arguments += ["--setenv", name, value]
         for path in (self.runner, *readable):
@@ -163,10 +162,11 @@ def choose_sandbox(*, unsafe: bool = False, tier: str | None = None) -> tuple[Sa
     for name in ("A", "B"):
         if tier not in (None, name):
             continue
-        if name == "A" and shutil.which("bwrap") is None:
+        bubblewrap = shutil.which("bwrap") or ""
+        if name == "A" and not bubblewrap:
             rejected.append("A: bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)")
             continue
-        sandbox = Sandbox(name, runner)
+        sandbox = Sandbox(name, runner, bubblewrap)
         try:
             allowed = sandbox.probe()
         except GraderFault as fault:

@@ -1,9 +1,10 @@
 """From a verdict to a reward in [0, 1].
 
-    tiered         0 for no code, no compilation or no tests; else credit + (1 - credit) * passed / total
-    pass-rate      passed / total
-    binary         1 if all tests pass, else 0
-    perfect-bonus  0.5 * passed / total, and 0.5 more if all tests pass
+    tiered          0 for no code, no compilation or no tests; else credit + (1 - credit) * passed / total
+    pass-rate       passed / total
+    binary          1 if all tests pass, else 0
+    compile-or-all  the compile credit for a program that compiles, 1 if all tests pass; nothing between
+    perfect-bonus   0.5 * passed / total, and 0.5 more if all tests pass
 
 Beware of what a reward for compiling alone invites: with the default credit of 0.5, `int main(){}` earns half of the
 full reward on every problem, as much as an honest attempt that fails all tests and *more* than one with a typo. A
@@ -16,7 +17,7 @@ from __future__ import annotations
 from rewards.errors import GraderError
 from rewards.verdict import Status, Verdict
 
-SCHEMES = ("tiered", "pass-rate", "binary", "perfect-bonus")
+SCHEMES = ("tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all")
 COMPILE_CREDIT = 0.5
 PERFECT_BONUS = 0.5
 
@@ -39,6 +40,8 @@ def score(verdict: Verdict, scheme: str = "tiered", compile_credit: float = COMP
     rate = verdict.passed / verdict.total
     if scheme == "tiered":
         return 1.0 if verdict.accepted else compile_credit + (1 - compile_credit) * rate
+    if scheme == "compile-or-all":
+        return 1.0 if verdict.accepted else compile_credit
     if scheme == "binary":
         return float(verdict.accepted)
     if scheme == "perfect-bonus":

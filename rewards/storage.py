@@ -18,7 +18,7 @@ from pathlib import Path
 from rewards.errors import GraderError
 
 _NAME = "tinylora-coder"
-_NEEDED_BYTES = 512 * 1024 * 1024  # a precompiled header and the outputs of a few programs
+_NEEDED_BYTES = 640 * 1024 * 1024  # the precompiled headers and the outputs of a few programs
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -52,7 +52,7 @@ def scratch_root() -> Path:
         usable = not info.f_flag & os.ST_NOEXEC and os.access(base, os.W_OK | os.X_OK)
         if usable and info.f_bavail * info.f_frsize >= _NEEDED_BYTES:
             return _private(base / f"{_NAME}-{os.getuid()}")
-    raise GraderError("no scratch folder: /dev/shm and TMPDIR both lack 512 MB of space or forbid programs (noexec)")
+    raise GraderError("no scratch folder: /dev/shm and TMPDIR both lack 640 MB of space or forbid programs (noexec)")
 
 
 class ScratchFolder:

@@ -15,10 +15,12 @@ import pickle
 import signal
 import struct
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from rewards.errors import GraderError, GraderFault
+from rewards.header import HeaderLease
 from rewards.judge import Judge, JudgeConfig
 from rewards.storage import ScratchFolder
 
@@ -57,11 +59,15 @@ def _prepare(parent: int) -> None:
     if os.getppid() != parent:
         raise SystemExit(0)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # when memory runs out, lose a grader and not the trainer
-    except OSError:
-        pass  # not essential, and forbidden in some containers
+    # A session of its own may have a share of the CPU of its own, whatever the niceness of its members: set that, too.
+    _tell_kernel("/proc/self/autogroup", str(NICENESS))
+    _tell_kernel("/proc/self/oom_score_adj", "1000")  # when memory runs out, lose a grader and not the trainer
+
+
+def _tell_kernel(path: str, value: str) -> None:
+    """Not essential; some kernels lack the file and some containers forbid it."""
+    with suppress(OSError), open(path, "w") as file:
+        file.write(value)
 
 
 def main(parent: int) -> None:
@@ -71,6 +77,8 @@ def main(parent: int) -> None:
         folder = stack.enter_context(ScratchFolder(f"{PREFIX}-{os.getpid()}"))
         try:
             config: JudgeConfig = receive(requests)
+            if config.header_folder:  # so that the last process removes it, also when the trainer was killed
+                stack.enter_context(HeaderLease(Path(config.header_folder)))
             judge = Judge(config, folder)
             while True:
                 source, problem = receive(requests)

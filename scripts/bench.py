@@ -1,4 +1,4 @@
-"""Benchmarks, one command each; all print a table and writes the same JSON form (see `pipeline/benchmark.py`)."""
+"""Benchmarks, one command each; all print a table and write the same JSON form (see `pipeline/benchmark.py`)."""
 
 import click
 import repo_root  # noqa: F401

@@ -13,7 +13,7 @@ import click
 import repo_root  # noqa: F401
 
 
-@click.command(help=__doc__.replace("    python", "\b\n    python"))  # \b: click keeps the line as it is
+@click.command(help=str(__doc__).replace("    python", "\b\n    python"))  # \b: click keeps the line as it is
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--tests", "folder", type=click.Path(exists=True, file_okay=False), help="Folder of *.in and *.ans files."
@@ -41,7 +41,7 @@ def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, comp
     try:
         if checker is not None:
             overrides["checker"] = make_checker(checker, tolerance)
-        solutions = grade_lines(*files, overrides) if folder is None else grade_folder(folder, files, overrides)
+        solutions = grade_lines(files[0], files[1], overrides) if folder is None else grade_folder(folder, files, overrides)
         with GraderPool(workers, unsafe=unsafe_grader, compiler=compiler, standard=standard) as pool:
             print_verdicts(pool, solutions, out, names=files if folder else ())
     except (GraderError, ValueError) as error:

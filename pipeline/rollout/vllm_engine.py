@@ -76,10 +76,12 @@ class VLLMEngine:
     def refresh(self, v: Tensor) -> RefreshReport:
         """Merge `v` (groups, u) into the served weights in place and forget cached prefixes."""
         start = time.perf_counter()
-        _, kept = self._rpc("tinylora_refresh", v.detach().float().cpu().tolist())
+        vector = v.detach().float().cpu().tolist()
+        self._rpc("tinylora_refresh", vector)
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
-        return RefreshReport(time.perf_counter() - start, kept)
+        seconds = time.perf_counter() - start
+        return RefreshReport(seconds, self._rpc("tinylora_kept_share", vector))
 
     def digest(self) -> str:
         """Digest of all bits of the adapted weights now being served."""

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from adapters.config import TinyLoRAConfig
 from adapters.factors import fingerprint
-from adapters.merge import Rounding, delta_weight, kept_share, merge_weight, mixing, projection, salt_of
+from adapters.merge import Rounding, delta_weight, kept_share, merge_weight, mixing, salt_of
+from adapters.seeds import projection_of
 
 FUSED = {  # module: (vLLM's fused module, position among its parts)
     "q_proj": ("qkv_proj", 0),
@@ -26,7 +27,7 @@ FUSED = {  # module: (vLLM's fused module, position among its parts)
     "gate_proj": ("gate_up_proj", 0),
     "up_proj": ("gate_up_proj", 1),
 }
-MEASURED_MODULES = 48  # the surviving share is measured on at most about this many modules
+MEASURED_MODULES = 16  # the surviving share is measured on at most about this many modules
 
 
 def keep_cpu_weights_in_place() -> None:
@@ -46,24 +47,36 @@ if not torch.cuda.is_available():
 
 @dataclass
 class Slot:
-    """One adapted matrix inside the engine: a view of vLLM's parameter and what its merge needs."""
+    """One adapted matrix inside the engine: a view of vLLM's parameter and what its merge needs.
+
+    The pristine base is kept as a dense copy, or as packed NF4 with its state: then it is what a 4-bit trainer computes with.
+    """
 
     name: str
     weight: Tensor  # (out, in), a row slice of a fused parameter
-    base: Tensor  # (out, in), pristine
+    dense: Tensor | None
+    packed: tuple[Tensor, Any] | None
     left: Tensor
     right: Tensor
     projections: Tensor
     group: int
     salt: int
 
+    def base(self) -> Tensor:
+        """The pristine matrix (out, in) in the served dtype."""
+        if self.dense is not None:
+            return self.dense
+        from bitsandbytes.functional import dequantize_4bit
 
-def requantized(weight: Tensor) -> Tensor:
-    """`weight` after NF4 with double quantisation and back: the matrix that a 4-bit trainer computes with."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+        assert self.packed is not None
+        return dequantize_4bit(*self.packed).reshape(self.weight.shape)
 
-    packed, state = quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
-    return dequantize_4bit(packed, state).reshape(weight.shape)
+
+def quantized(weight: Tensor) -> tuple[Tensor, Any]:
+    """NF4 with double quantisation, by the call with which a 4-bit trainer quantises on loading."""
+    from bitsandbytes.functional import quantize_4bit
+
+    return quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
 
 
 class TinyLoRAWorker:
@@ -90,36 +103,54 @@ class TinyLoRAWorker:
                 Slot(
                     name=name,
                     weight=weight,
-                    base=requantized(weight) if quant == "nf4" else weight.clone(),
+                    dense=None if quant == "nf4" else weight.clone(),
+                    packed=quantized(weight) if quant == "nf4" else None,
                     left=left.to(weight.device),
                     right=right.to(weight.device),
-                    projections=projection(adapter.u, adapter.rank, adapter.seed, name).to(weight.device),
+                    projections=projection_of(adapter, index, name).to(weight.device),
                     group=adapter.group_of(index, len(names)),
                     salt=salt_of(name),
                 )
             )
-        for slot in self.tinylora_slots:
-            slot.weight.copy_(slot.base)
-        return fingerprint((slot.name, slot.base) for slot in self.tinylora_slots)
+        slots = self.tinylora_slots
+        for slot in slots:
+            slot.weight.copy_(slot.base())
+        device = slots[0].weight.device
+        self.tinylora_projections = torch.stack([slot.projections for slot in slots])
+        self.tinylora_groups = torch.tensor([slot.group for slot in slots], device=device)
+        self.tinylora_fused = fused_refresh(slots, rounding) if slots[0].weight.dtype == torch.bfloat16 else None
+        return fingerprint((slot.name, slot.base()) for slot in slots)
+
+    def _tinylora_mixings(self, v: list[list[float]]) -> Tensor:
+        """R of every module (modules, r, r)."""
+        vectors = torch.tensor(v, dtype=torch.float32, device=self.tinylora_groups.device)
+        return mixing(vectors[self.tinylora_groups], self.tinylora_projections)
 
     @torch.inference_mode()
-    def tinylora_refresh(self, v: list[list[float]]) -> tuple[float, float]:
-        """Write round(W + ΔW(v)) everywhere; returns seconds and the surviving share (1.0 at v = 0)."""
+    def tinylora_refresh(self, v: list[list[float]]) -> float:
+        """Write round(W + ΔW(v)) everywhere; returns seconds."""
         start = time.perf_counter()
-        slots = self.tinylora_slots
-        vectors = torch.tensor(v, dtype=torch.float32, device=slots[0].weight.device)
-        every = -(-len(slots) // MEASURED_MODULES)
-        survived = wanted = 0.0
-        for index, slot in enumerate(slots):
-            delta = delta_weight(slot.left, mixing(vectors[slot.group], slot.projections), slot.right)
-            merged = merge_weight(slot.base, delta, self.tinylora_rounding, slot.salt)
-            slot.weight.copy_(merged)
-            if index % every == 0:
-                numerator, denominator = kept_share(slot.base, merged, delta)
-                survived, wanted = survived + numerator, wanted + denominator
-        if vectors.is_cuda:
+        mixings = self._tinylora_mixings(v)
+        if self.tinylora_fused is not None:
+            self.tinylora_fused(mixings)
+        else:
+            for slot, r in zip(self.tinylora_slots, mixings, strict=True):
+                delta = delta_weight(slot.left, r, slot.right)
+                slot.weight.copy_(merge_weight(slot.base(), delta, self.tinylora_rounding, slot.salt))
+        if mixings.is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - start, survived / wanted if wanted else 1.0
+        return time.perf_counter() - start
+
+    @torch.inference_mode()
+    def tinylora_kept_share(self, v: list[list[float]]) -> float:
+        """Share of ΔW(v) that is in the served weights, over a sample of the modules (1.0 at v = 0)."""
+        every = -(-len(self.tinylora_slots) // MEASURED_MODULES)
+        survived = wanted = 0.0
+        mixings = self._tinylora_mixings(v)
+        for slot, r in list(zip(self.tinylora_slots, mixings, strict=True))[::every]:
+            numerator, denominator = kept_share(slot.base(), slot.weight, delta_weight(slot.left, r, slot.right))
+            survived, wanted = survived + numerator, wanted + denominator
+        return survived / wanted if wanted else 1.0
 
     def tinylora_seed(self, seed: int) -> None:
         """Fix the worker's random numbers for the next generation."""
@@ -133,6 +164,24 @@ class TinyLoRAWorker:
         for slot in self.tinylora_slots:
             digest.update(slot.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def fused_refresh(slots: list[Slot], rounding: Rounding) -> Any:
+    """One Triton launch for all modules on a GPU, None on a CPU."""
+    if not slots[0].weight.is_cuda:
+        return None
+    from adapters.refresh_kernel import FusedRefresh, packed_base
+
+    packed = slots[0].packed
+    return FusedRefresh(
+        targets=[slot.weight for slot in slots],
+        bases=[packed_base(*slot.packed) if slot.packed else slot.dense for slot in slots],  # type: ignore[misc]
+        lefts=[slot.left.contiguous() for slot in slots],
+        rights=[slot.right.contiguous() for slot in slots],
+        salts=[slot.salt for slot in slots],
+        stochastic=rounding == "stochastic",
+        code=packed[1].code if packed else None,
+    )
 
 
 def _served_weight(model: torch.nn.Module, name: str) -> Tensor:

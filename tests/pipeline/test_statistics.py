@@ -1,15 +1,26 @@
-"""pass@k and its intervals."""
+"""pass@k, its intervals, paired comparisons and sample sizes, against enumeration and simulation."""
 
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.statistics import mean_interval, pass_at_k, wilson_interval
+from pipeline.statistics import (
+    compare,
+    detectable_gain,
+    mcnemar,
+    mean_interval,
+    paired_deviation,
+    pass_at_k,
+    problems_needed,
+    wilson_interval,
+    within_variance,
+)
 
 
 @given(st.data())
@@ -27,13 +38,18 @@ def test_pass_at_k_refuses_what_is_undefined(n: int, correct: int, k: int) -> No
         pass_at_k(n, correct, k)
 
 
-def test_bootstrap_interval_covers_the_mean_about_95_times_in_100() -> None:
+@pytest.mark.parametrize(
+    "trials, low, high", [(150, 0.89, 0.99), pytest.param(1000, 0.93, 0.97, marks=pytest.mark.integration)]
+)
+def test_intervals_cover_the_mean_in_95_of_100_samples(trials: int, low: float, high: float) -> None:
+    """Evaluations of 100 problems of very different difficulty, 4 completions each."""
     random = np.random.default_rng(0)
     covered = 0
-    for trial in range(200):
-        low, high = mean_interval((random.binomial(4, 0.4, size=150) / 4).tolist(), seed=trial)
-        covered += low <= 0.4 <= high
-    assert 0.90 <= covered / 200 <= 0.99
+    for trial in range(trials):
+        rates = random.beta(0.6, 0.9, size=100)  # mean 0.4
+        ends = mean_interval((random.binomial(4, rates) / 4).tolist(), seed=trial)
+        covered += ends[0] <= 0.4 <= ends[1]
+    assert low <= covered / trials <= high
 
 
 def test_constant_data_has_a_wilson_interval() -> None:
@@ -41,3 +57,66 @@ def test_constant_data_has_a_wilson_interval() -> None:
     low, high = mean_interval([1.0] * 50)
     assert 0.9 < low < high == pytest.approx(1.0)
     assert wilson_interval(3, 165) == pytest.approx((0.0062, 0.0521), abs=5e-4)
+    for n in range(1, 40):
+        assert wilson_interval(0, n)[0] == 0 and wilson_interval(n, n)[1] == 1
+    with pytest.raises(ValueError):
+        wilson_interval(0, 0)
+
+
+@given(st.integers(0, 25), st.integers(0, 25))
+def test_mcnemar_equals_the_binomial_sum(only_a: int, only_b: int) -> None:
+    n = only_a + only_b
+    terms = [comb(n, i) / 2**n for i in range(n + 1)]
+    assert mcnemar(only_a, only_b) == pytest.approx(min(1.0, sum(t for t in terms if t <= terms[only_a] * (1 + 1e-9))))
+
+
+def test_six_of_165_against_three_proves_nothing() -> None:
+    """The best case for a doubling from 3 to 6 of 165 problems: all three solved before are solved again."""
+    before, after = [1.0] * 3 + [0.0] * 162, [1.0] * 6 + [0.0] * 159
+    result = compare(before, after)
+    assert result.p_value == pytest.approx(0.25) and not result.proven and result.method == "exact McNemar"
+    assert (result.only_a, result.only_b, result.problems) == (0, 3, 165)
+    assert result.difference == pytest.approx(3 / 165) and result.low <= result.difference <= result.high
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_equal_policies_are_rarely_told_apart_and_unequal_ones_mostly(samples: int) -> None:
+    random = np.random.default_rng(samples)
+    alarms = found = 0
+    for trial in range(30):
+        rates = random.beta(0.6, 0.9, size=100)
+        a, b, better = (
+            random.binomial(samples, r) / samples for r in (rates, rates, np.minimum(1, rates + 0.3))
+        )
+        alarms += compare(a.tolist(), b.tolist(), seed=trial).proven
+        found += compare(a.tolist(), better.tolist(), seed=trial).proven
+    assert alarms <= 5 and found >= 24
+
+
+def test_a_comparison_needs_the_same_problems() -> None:
+    for a, b in (([], []), ([1.0], [1.0, 0.0])):
+        with pytest.raises(ValueError, match="same problems"):
+            compare(a, b)
+    same = compare([0.0, 1.0, 0.5], [0.0, 1.0, 0.5])
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_the_promised_power_is_what_a_simulation_finds() -> None:
+    random = np.random.default_rng(0)
+    within = 0.3 * 0.7
+    problems = problems_needed(0.15, paired_deviation(within, 2))
+    assert detectable_gain(problems, paired_deviation(within, 2)) == pytest.approx(0.15, abs=0.002)
+    draws = random.binomial(2, 0.3, size=(4000, problems)), random.binomial(2, 0.45, size=(4000, problems))
+    differences = (draws[1] - draws[0]) / 2
+    z = differences.mean(axis=1) / (differences.std(axis=1, ddof=1) / problems**0.5)
+    assert 0.74 <= (z > 1.96).mean() <= 0.86
+    with pytest.raises(ValueError):
+        problems_needed(0, 0.5)
+
+
+def test_noise_of_one_completion_is_estimated_without_bias() -> None:
+    random = np.random.default_rng(0)
+    rates = random.beta(0.6, 0.9, size=20_000)
+    counts = [(int(c), 4) for c in random.binomial(4, rates)]
+    assert within_variance(counts) == pytest.approx(float(np.mean(rates * (1 - rates))), abs=0.005)
+    assert within_variance([(1, 1), (0, 1), (0, 1), (0, 1)]) == pytest.approx(0.25 * 0.75)

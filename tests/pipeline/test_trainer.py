@@ -83,6 +83,43 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
     trainer.beta = trainer.loss_beta = 0.0
 
 
+def test_one_pass_on_policy_gives_the_gradient_of_two(trainer) -> None:
+    """Leaving out the pass for the old log-probabilities changes nothing: they are the new ones, detached."""
+    from pipeline.logprobs import kl_k3
+    from pipeline.trainer import RATIO_CAP
+
+    trainer.loss_type, trainer.beta = "dapo", 0.0
+    one = batch()
+    with torch.no_grad():
+        ids = torch.cat([one["prompt_ids"], one["completion_ids"]], dim=1)
+        mask = torch.cat([one["prompt_mask"], one["completion_mask"]], dim=1)
+        old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, COMPLETION)
+    one["sampling_per_token_logps"] = old + 0.5 * torch.randn(old.shape, generator=torch.Generator().manual_seed(1))
+    ratio = (old - one["sampling_per_token_logps"]).exp().clamp(max=RATIO_CAP)
+    two_passes = gradient(trainer, [(one | {"old_per_token_logps": old, "importance_sampling_ratio": ratio}, 1.0)])
+    del one["old_per_token_logps"], one["importance_sampling_ratio"]
+    trainer._mismatches = []
+    torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), two_passes, rtol=1e-5, atol=1e-8)
+    (mismatch,) = trainer._mismatches
+    assert kl_k3(mismatch, torch.ones_like(mismatch)) > 0.01
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_completion_drawn_twice_is_computed_once(trainer, loss_type: str) -> None:
+    trainer.loss_type, trainer.loss_beta, trainer.beta = loss_type, 0.0, 0.0
+    doubled = batch()
+    for name in doubled:
+        if doubled[name].dim():
+            doubled[name][2] = doubled[name][0]  # the same prompt, completion, advantage and log-probabilities
+            doubled[name][1] = doubled[name][0]
+    doubled["num_items_in_batch"] = doubled["completion_mask"].sum()
+    whole = gradient(trainer, [(doubled, 1.0)])
+    trainer.run_config = replace(trainer.run_config, micro_batch_tokens=1000)
+    parts = trainer._micro_batches(doubled)
+    assert [len(part["advantages"]) for part, _ in parts] == [2]  # the triple and the other row with an advantage
+    torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)
+
+
 def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
     assert trainer._micro_batches(batch() | {"advantages": torch.zeros(ROWS)}) == []
     assert trainer.record.values["rows_trained"] == 0

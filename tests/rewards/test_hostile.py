@@ -43,13 +43,11 @@ def wrong_verdicts(results: dict[str, tuple[list[str], Verdict]]) -> dict[str, s
     }
 
 
-def own_files() -> set[str]:
-    """Jobs that are still on tmpfs, in folders of graders that this process started."""
-    pids = {child.pid for child in psutil.Process().children()}
-    folders = [
-        path for path in scratch_root().glob("grader-*") if any(path.name.startswith(f"grader-{p}-") for p in pids)
-    ]
-    return {str(path) for folder in folders for path in folder.glob("job-*")}
+def own_files(pool: GraderPool) -> list[Path]:
+    """Everything that the pool's graders keep on tmpfs."""
+    folders = [folder for pid in pool.process_ids for folder in scratch_root().glob(f"grader-{pid}-*")]
+    assert len(folders) == len(pool.process_ids)
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
 def test_corpus_is_large_enough() -> None:
@@ -61,7 +59,6 @@ def test_corpus() -> None:
     me = psutil.Process()
     with GraderPool(2, quiet=True, cache_size=0, compile_cpu_s=1.0, idle_s=0.3, tier="A") as pool:
         graders = {child.pid for child in me.children()}
-        shared_memory = psutil.disk_usage(str(scratch_root())).used
         for _ in range(ROUNDS):
             results = grade_corpus(pool)
             assert not wrong_verdicts(results)
@@ -72,8 +69,8 @@ def test_corpus() -> None:
             time.sleep(0.2)  # the kernel takes a namespace down after its last process
             left = {child.pid for child in me.children(recursive=True)} - graders
             assert not left, f"processes left behind: {left}"
-            assert not own_files()
-            assert psutil.disk_usage(str(scratch_root())).used - shared_memory < 1_000_000
+            kept = own_files(pool)  # the inputs of the problem, for the next program
+            assert {path.suffix for path in kept} <= {".in"} and sum(path.stat().st_size for path in kept) < 10_000
         assert pool.counts["no_verdict"] == 0
 
 

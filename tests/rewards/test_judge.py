@@ -189,3 +189,27 @@ def test_clang_and_another_standard() -> None:
 def test_unknown_toolchains(arguments: tuple[str, ...], word: str) -> None:
     with pytest.raises(GraderError, match=word):
         find_toolchain(*arguments)
+
+
+HEADER = "#include <bits/stdc++.h>\nusing namespace std;\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "int main() { mutex m; lock_guard<mutex> guard(m); long a, b; cin >> a >> b; cout << a + b; }",
+        'int main() { long a, b; cin >> a >> b; cout << (std::filesystem::path("x").empty() ? 0 : a + b); }',
+        "int main() { long a, b; cin >> a >> b; cout << a + b + sizeof(pmr::vector<int>) / 1000; }",
+        "int lines, depth, path; int main() { long a, b; cin >> a >> b; cout << a + b; }",
+    ],
+)
+def test_the_lean_header_takes_no_name_away(pool: GraderPool, body: str) -> None:
+    verdict = grade(pool, HEADER + body)
+    assert verdict.accepted and verdict.header == "used", verdict.diagnostics
+
+
+@pytest.mark.parametrize("name", ["lock", "future"])
+def test_the_lean_header_adds_no_freedom(pool: GraderPool, name: str) -> None:
+    """A program that clashes with a name of the full header is refused, as the plain compiler refuses it."""
+    source = f"int {name};\nint main() {{ long a, b; cin >> a >> b; {name} = a + b; cout << {name}; }}"
+    assert grade(pool, HEADER + source).status is Status.COMPILE_ERROR

@@ -1,6 +1,6 @@
 #include <iostream>
-int main() { // forgets December 25
+int main() { // forgets October
     std::string month, day;
     std::cin >> month >> day;
-    std::cout << (month == "OCT" && day == "31" ? "yup" : "nope") << "\n";
+    std::cout << (month == "DEC" && day == "25" ? "yup" : "nope") << "\n";
 }

@@ -1,0 +1,45 @@
+"""When to stop a run early: the policy has collapsed. Never judged by the training reward, which a collapse can raise.
+
+A collapse shows as numbers that are no numbers, as a policy far from its base (KL), or as one that says the same
+whatever it is asked (entropy). One bad step is noise; `PATIENCE` in a row are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+PATIENCE = 3
+VITAL = ("loss", "grad_norm", "v_norm")
+
+
+class CollapseWatch:
+    """Reads one record of metrics a step. kl_limit and entropy_floor in nats per token, 0 switches either off.
+
+    `earlier` are the records of a resumed run, so that a pause does not reset the patience.
+    """
+
+    def __init__(self, kl_limit: float, entropy_floor: float, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.kl_limit = kl_limit
+        self.entropy_floor = entropy_floor
+        self.far = self.stale = 0
+        for record in earlier:
+            self.check(record)
+
+    def check(self, record: Mapping[str, Any]) -> str | None:
+        """Why the run should stop after this step, or None."""
+        for name in VITAL:
+            value = record.get(name)
+            if value is not None and not math.isfinite(value):
+                return f"{name} is {value} at step {record['step']}"
+        kl, entropy = record.get("kl_base"), record.get("entropy")
+        if kl is not None:
+            self.far = self.far + 1 if self.kl_limit and not kl <= self.kl_limit else 0
+        if entropy is not None:
+            self.stale = self.stale + 1 if entropy < self.entropy_floor else 0
+        if self.far >= PATIENCE:
+            return f"the KL to the base was above {self.kl_limit:g} for {PATIENCE} steps (now {kl:.3g})"
+        if self.stale >= PATIENCE:
+            return f"the entropy was below {self.entropy_floor:g} for {PATIENCE} steps (now {entropy:.3g})"
+        return None

@@ -1,0 +1,1 @@
+"""The report: runs as one HTML page that needs no network, and as pictures."""

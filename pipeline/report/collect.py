@@ -1,0 +1,151 @@
+"""What a report shows of a run, read from its folder: curves with intervals, evaluations, rollouts, problems, settings.
+
+Only reads. A run that is still going, was killed, or was trained elsewhere gives what it has; what is missing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import ConfigError, RunConfig, load_config
+from pipeline.run_folder import read_json, read_json_lines
+from rewards.problem import Problem
+
+CURVES = ("reward", "pass_rate", "compile_rate", "kl_base", "mismatch", "kept_share", "entropy", "grad_norm", "v_norm")
+CURVES += ("delta_norm", "mean_length", "truncated", "zero_variance_groups", "grading_hidden", "tokens_per_second")
+PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")
+SHOWN_TESTS = 4  # of a problem
+SHOWN_CHARACTERS = 400  # of a test's input or output
+FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message", "reward")
+FIELDS += ("advantage", "tokens")
+
+
+def run_data(folder: Path, limit: int) -> dict[str, Any]:
+    """Everything the page needs of one run, JSON-ready; at most `limit` rollouts, spread evenly over the files.
+
+    Raises `ConfigError` for a folder that holds no run.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} holds no run (no config.yaml)")
+    metrics = read_json_lines(folder / "metrics.jsonl")
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
+    rollouts, left_out = _rollouts(folder / "rollouts", limit)
+    problems, note = _problems(folder, {row["problem"] for row in rollouts})
+    return {
+        "name": folder.resolve().name,
+        "config": yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        "summary": _finite(summary),
+        "grader": read_json(folder / "grader.json") if (folder / "grader.json").is_file() else {},
+        "steps": [record["step"] for record in metrics],
+        "curves": {name: _finite([record.get(name) for record in metrics]) for name in CURVES},
+        "seconds": {name: _finite([record.get("seconds", {}).get(name) for record in metrics]) for name in PHASES},
+        "step_seconds": _finite([record.get("seconds", {}).get("step") for record in metrics]),
+        "verdicts": _verdicts(metrics),
+        "v": _finite([record.get("v", []) for record in metrics]),
+        "intervals": _step_intervals(rollouts),
+        "evaluations": [_evaluation(record) for record in read_json_lines(folder / "evaluations.jsonl")],
+        "rollouts": {name: [row.get(name) for row in rollouts] for name in ("set", *FIELDS)},
+        "left_out": left_out,
+        "problems": problems,
+        "note": note,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The value with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
+    one = record["pass@1"]
+    return {
+        "step": record["step"],
+        "value": one["pass_at_1"],
+        "low": one["low"],
+        "high": one["high"],
+        "n": one["n"],
+        "verdicts": record.get("verdicts", {}),
+    }
+
+
+def _verdicts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[int | None]]:
+    """Counts of each verdict by step, None where a step made no rollouts."""
+    names = sorted({name for record in metrics for name in record.get("verdicts", {})})
+    counts = [record.get("verdicts") for record in metrics]
+    return {name: [None if count is None else count.get(name, 0) for count in counts] for name in names}
+
+
+def _step_intervals(rollouts: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """95 % interval of each step's pass rate from the spread between its problems: {step: [low, high]}."""
+    solved: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for row in rollouts:
+        if row["set"] == "train" and row["verdict"] != "NO_VERDICT":
+            solved[row["step"]][row["problem"]].append(row["verdict"] == "ACCEPTED")
+    intervals = {}
+    for step, problems in solved.items():
+        rates = [sum(values) / len(values) for values in problems.values()]
+        mean, count = sum(rates) / len(rates), len(rates)
+        if count > 1:
+            half = 1.96 * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (count - 1) / count)
+            intervals[str(step)] = [max(0.0, mean - half), min(1.0, mean + half)]
+    return intervals
+
+
+def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Rollouts of training steps and held-out evaluations, oldest first, and how many were left out."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        kind, _, number = path.stem.rpartition("-")
+        if not number.isdigit():
+            continue
+        for row in read_json_lines(path):
+            rows.append(_finite(row) | {"set": "train" if kind == "step" else "held-out", "step": int(number)})
+    rows.sort(key=lambda row: (row["step"], row["set"]))
+    if len(rows) <= limit:
+        return rows, 0
+    kept = [rows[index * len(rows) // limit] for index in range(limit)]
+    return kept, len(rows) - limit
+
+
+def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
+    """Prompts and first tests of the problems of the rollouts; a sentence where the data set cannot be read again."""
+    from data.problems import DatasetError
+    from pipeline.problem_sets import load_problem_sets
+    from pipeline.tasks import task_of
+
+    config: RunConfig = load_config(folder / "config.yaml")
+    if not wanted:
+        return {}, ""
+    try:
+        sets = load_problem_sets(config)
+        task = task_of(config)
+    except (DatasetError, ConfigError, OSError) as error:
+        return {}, f"Prompts and tests are missing: {error}"
+    found = {problem.id: problem for problem in (*sets.train, *sets.held_out) if problem.id in wanted}
+    return {name: _problem(problem, task.prompt.messages(problem)) for name, problem in found.items()}, ""
+
+
+def _problem(problem: Problem, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    return {
+        "source": problem.source,
+        "difficulty": problem.difficulty,
+        "prompt": "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages),
+        "tests": [[_cut(test.input), _cut(test.output)] for test in problem.tests[:SHOWN_TESTS]],
+        "time_limit": problem.time_limit,
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
