@@ -107,7 +107,7 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
         within = max((rate * (1 - rate) + risen * (1 - risen)) / 2, 1e-6)
     text = [
         f"to see pass@1 rise by {gain:g} from {rate:.2f} with power {POWER:.0%} at the {LEVEL:.0%} level, paired on "
-        f"the same problems:"
+        f"the same problems, if it rises alike on all of them:"
     ]
     for samples in POWER_SAMPLES:
         problems = problems_needed(gain, paired_deviation(within, samples))

@@ -106,6 +106,7 @@ def evaluate_policies(
     config: as for training, its model being the base. policies: a name and a checkpoint's folder, None for the base;
     two of them are compared. Every completion goes to `<out>-<name>.jsonl`.
     """
+    from adapters import read_checkpoint
     from pipeline.evaluate import evaluate, fitting_problems
     from pipeline.grading import StreamingGrader
     from pipeline.progress import EvaluationBar
@@ -115,6 +116,7 @@ def evaluate_policies(
     for _, checkpoint in policies:
         if checkpoint is not None:
             check_base(checkpoint, checkpoint_settings(checkpoint), choice)
+            read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     problems = held_out_problems(config)  # first: a data set may come from the hub
     prepare_environment(choice.location)

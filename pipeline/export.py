@@ -146,15 +146,16 @@ def model_card(form: str, choice: ModelChoice, config: RunConfig, checkpoint: Pa
 
 def push(folder: Path, repository: str) -> str:
     """Upload an exported folder to the Hugging Face hub; returns its address. Raises `ConfigError` where that fails."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    import httpx
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-    os.environ.pop("HF_HUB_OFFLINE", None)
+    constants.HF_HUB_OFFLINE = False  # set for loading a local model; an upload is what was asked for
     api = HfApi()
     try:
         api.create_repo(repository, exist_ok=True)
         api.upload_folder(folder_path=str(folder), repo_id=repository)
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.RequestError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"--push-to-hub {repository}: {reason}; it is in {folder}; log in with `hf auth login` and try again"

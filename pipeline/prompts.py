@@ -59,8 +59,8 @@ PROMPTS = {
     ),
     "countdown": Prompt(
         "Using the numbers $numbers, make an equation that equals $target. Use each number exactly once, with +, -, *, "
-        "/ and parentheses.\nThink between <think> and </think>, then give the equation between <answer> and </answer> on "
-        "the next line, for example <answer>(1 + 2) * 3 = 9</answer>.",
+        "/ and parentheses.\nThink between <think> and </think>, then give the equation between <answer> and </answer> "
+        "on the next line, for example <answer>(1 + 2) * 3 = 9</answer>.",
         "You reason first and answer then.",
     ),
     "gsm8k": Prompt(

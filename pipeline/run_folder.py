@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +60,22 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
         fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
     message = verdict.diagnostics or next((test.detail for test in verdict.tests if test.detail), "")
     return fields | ({"message": message[:MESSAGE_CHARACTERS]} if message and not verdict.accepted else {})
+
+
+def checkpoint_fault(folder: Path) -> str | None:
+    """What is wrong with a trainer's checkpoint, or None. Archives are read through, so that a flipped bit shows."""
+    from adapters import AdapterError, read_checkpoint
+
+    try:
+        read_checkpoint(folder)
+        read_json(folder / "trainer_state.json")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            with zipfile.ZipFile(folder / name) as archive:
+                if archive.testzip() is not None:
+                    return f"{name} is damaged"
+    except (AdapterError, OSError, ValueError, zipfile.BadZipFile) as error:
+        return " ".join(str(error).split())[:160]
+    return None
 
 
 class RunFolder:
@@ -120,6 +137,19 @@ class RunFolder:
         """(step, folder) of the whole checkpoints, oldest first."""
         found = ((CHECKPOINT.fullmatch(path.name), path) for path in self.path.glob("checkpoint-*"))
         return sorted((int(match.group(1)), path) for match, path in found if match)
+
+    def whole_checkpoint(self) -> tuple[int, Path | None]:
+        """(step, folder) of the last checkpoint that can be read, (0, None) in a run without any; says what it passes
+        over. Raises `ConfigError` where there are checkpoints and all are damaged."""
+        checkpoints = self.checkpoints()
+        for step, path in reversed(checkpoints):
+            fault = checkpoint_fault(path)
+            if fault is None:
+                return step, path
+            print(f"{path} is damaged ({fault}); going back to the one before it", flush=True)
+        if checkpoints:
+            raise ConfigError(f"--resume: every checkpoint in {self.path} is damaged; start a new run")
+        return 0, None
 
     def publish_checkpoint(self, step: int) -> None:
         """Rename a whole checkpoint to its place and drop the ones that it replaces."""

@@ -111,8 +111,7 @@ def _run(
         flush=True,
     )
     grader = StreamingGrader(pool, task)
-    checkpoints = folder.checkpoints() if resume else []
-    done, checkpoint = checkpoints[-1] if checkpoints else (0, None)
+    done, checkpoint = folder.whole_checkpoint() if resume else (0, None)
     for name in ("metrics", "evaluations"):
         folder.truncate(name, done)
     before = next((r for r in read_json_lines(folder.path / "evaluations.jsonl") if r["step"] == 0), None)

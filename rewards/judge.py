@@ -291,10 +291,8 @@ class Judge:
                 raise GraderFault(f"the checker of problem {problem.id} failed ({run.how} {run.code}) {said}".strip())
             if run.code:
                 said = _head(reports / f"{run.test}.errors", DETAIL_BYTES).decode(errors="replace").strip()
-                old = judged[run.test]
-                judged[run.test] = TestVerdict(
-                    Status.WRONG_ANSWER, old.cpu_s, old.memory_bytes, f"wrong answer on test {run.test + 1}: {said}"
-                )
+                old, detail = judged[run.test], f"wrong answer on test {run.test + 1} {said}".rstrip()
+                judged[run.test] = TestVerdict(Status.WRONG_ANSWER, old.cpu_s, old.memory_bytes, detail)
         return judged
 
     def _checker(self, source: str) -> Path:

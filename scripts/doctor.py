@@ -38,7 +38,8 @@ def show(checks: list[Any]) -> None:
     for name in ("check", "status", "found", "what to do"):
         table.add_column(name, overflow="fold")
     for check in checks:
-        table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", escape(check.found), escape(check.advice))
+        status = f"[{colours[check.status]}]{check.status}[/]"
+        table.add_row(check.name, status, escape(check.found), escape(check.advice))
     Console(width=None if sys.stdout.isatty() else 130).print(table)
 
 

@@ -41,7 +41,9 @@ def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, comp
     try:
         if checker is not None:
             overrides["checker"] = make_checker(checker, tolerance)
-        solutions = grade_lines(files[0], files[1], overrides) if folder is None else grade_folder(folder, files, overrides)
+        solutions = (
+            grade_lines(files[0], files[1], overrides) if folder is None else grade_folder(folder, files, overrides)
+        )
         with GraderPool(workers, unsafe=unsafe_grader, compiler=compiler, standard=standard) as pool:
             print_verdicts(pool, solutions, out, names=files if folder else ())
     except (GraderError, ValueError) as error:

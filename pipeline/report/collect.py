@@ -17,13 +17,28 @@ from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.run_folder import read_json, read_json_lines
 from rewards.problem import Problem
 
-CURVES = ("reward", "pass_rate", "compile_rate", "kl_base", "mismatch", "kept_share", "entropy", "grad_norm", "v_norm")
-CURVES += ("delta_norm", "mean_length", "truncated", "zero_variance_groups", "grading_hidden", "tokens_per_second")
+CURVES = (
+    "reward",
+    "pass_rate",
+    "compile_rate",
+    "kl_base",
+    "mismatch",
+    "kept_share",
+    "entropy",
+    "grad_norm",
+    "v_norm",
+    "delta_norm",
+    "mean_length",
+    "truncated",
+    "zero_variance_groups",
+    "grading_hidden",
+    "tokens_per_second",
+)
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")
 SHOWN_TESTS = 4  # of a problem
 SHOWN_CHARACTERS = 400  # of a test's input or output
-FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message", "reward")
-FIELDS += ("advantage", "tokens")
+FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message")  # of a rollout
+SCORES = ("reward", "advantage", "tokens")
 
 
 def run_data(folder: Path, limit: int) -> dict[str, Any]:
@@ -50,7 +65,7 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "v": _finite([record.get("v", []) for record in metrics]),
         "intervals": _step_intervals(rollouts),
         "evaluations": [_evaluation(record) for record in read_json_lines(folder / "evaluations.jsonl")],
-        "rollouts": {name: [row.get(name) for row in rollouts] for name in ("set", *FIELDS)},
+        "rollouts": {name: [row.get(name) for row in rollouts] for name in ("set", *FIELDS, *SCORES)},
         "left_out": left_out,
         "problems": problems,
         "note": note,

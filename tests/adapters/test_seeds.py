@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -134,9 +135,11 @@ def test_broken_and_foreign_files_get_one_sentence(tmp_path: Path, capsys: pytes
         path.write_bytes(data[:size])
         with pytest.raises(AdapterError, match="damaged"):
             read_seed_checkpoint(path)
-    path.write_text("not a checkpoint at all")
-    with pytest.raises(AdapterError, match="damaged"):
-        read_seed_checkpoint(path)
+    noise = random.Random(0)
+    for junk in (b"not a checkpoint at all", *(noise.randbytes(300) for _ in range(50))):
+        path.write_bytes(junk)
+        with pytest.raises(AdapterError, match="damaged"):
+            read_seed_checkpoint(path)
     torch.save({"global_v": Payload()}, path)
     with pytest.raises(AdapterError, match="more than tensors") as error:
         read_seed_checkpoint(path)

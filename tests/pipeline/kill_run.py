@@ -2,9 +2,9 @@
 
 python tests/pipeline/kill_run.py FOLDER --kills 20
 
-The libraries are imported once; every run is a fork of this process, so twenty kills take a few minutes. Each third kill
-waits for a checkpoint to be in the middle of being written. Prints one line a kill and a JSON line at the end; the exit
-code is 1 where anything differs.
+The libraries are imported once; every run is a fork of this process, so twenty kills take a few minutes. Each third
+kill waits for a checkpoint to be in the middle of being written. Prints one line a kill and a JSON line at the end; the
+exit code is 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 TIMES = ("seconds", "tokens_per_second", "grading_hidden")  # differ from run to run
-STEPS = 10
+STEPS = 6
 
 
 def settings(folder: Path) -> dict:
@@ -64,17 +66,22 @@ def fork_run(folder: Path) -> int:
         os._exit(code)
 
 
-def wait(child: int, seconds: float, until: Path | None = None) -> bool:
-    """Wait until the child ends (True), the time is over or, once past it, `until` exists (False)."""
+def writing(folder: Path) -> bool:
+    """Whether a checkpoint of the run is half written."""
+    return any(folder.glob(".partial/checkpoint-*"))
+
+
+def wait(child: int, seconds: float, until: Callable[[], bool] = lambda: True) -> bool:
+    """Wait until the child ends (True), or until the time is over and `until` holds (False)."""
     deadline = time.monotonic() + seconds
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             if status:
-                raise SystemExit(f"a run ended with status {status}: {(Path.cwd() / 'output.txt')}")
+                raise SystemExit(f"a run ended with status {status}; see output.txt in the folder")
             return True
         late = time.monotonic() >= deadline
-        if late and (until is None or until.exists() or time.monotonic() > deadline + 60):
+        if late and (until() or time.monotonic() > deadline + 60):
             return False
         time.sleep(0.0005 if late else 0.005)
 
@@ -111,7 +118,11 @@ def main() -> int:
 
     prepare_environment(str(STARTER_FOLDER))
     import_libraries()
-    import pipeline.trainer  # noqa: F401
+    import pipeline.collapse
+    import pipeline.plots
+    import pipeline.progress
+    import pipeline.train
+    import pipeline.trainer  # noqa: F401 - all that a run imports, once
 
     whole = options.folder / "whole"
     start = time.monotonic()
@@ -133,18 +144,18 @@ def main() -> int:
                 finished = wait(child, 3600)
                 break
             delay = numbers.uniform(0, total - stepping + 2 * stepping / STEPS)
-            finished = wait(child, delay, cut / ".partial" if kills % 3 == 2 else None)
+            finished = wait(child, delay, partial(writing, cut) if kills % 3 == 2 else lambda: True)
             if not finished:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 kills += 1
                 logged = (cut / "metrics.jsonl").read_text().count("\n") if (cut / "metrics.jsonl").exists() else 0
-                half = " while a checkpoint was being written" if (cut / ".partial").exists() else ""
+                half = " while a checkpoint was being written" if writing(cut) else ""
                 print(f"kill {kills}: after {delay:.2f} s, {logged} steps logged{half}", flush=True)
         found = state(cut)
         differences += [f"{cut.name}: {name}" for name in expected if found[name] != expected[name]]
-    result = {"kills": kills, "runs": runs, "steps": STEPS, "differences": differences, "seconds": time.monotonic() - start}
-    print(json.dumps(result))
+    result = {"kills": kills, "runs": runs, "steps": STEPS, "differences": differences}
+    print(json.dumps(result | {"seconds": round(time.monotonic() - start)}))
     return bool(differences)
 
 

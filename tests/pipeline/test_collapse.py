@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from adapters import read_checkpoint
 from pipeline.collapse import PATIENCE, CollapseWatch
+from pipeline.models import STARTER_FOLDER
+from pipeline.run_folder import read_json, read_json_lines
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(step: int, **values) -> dict:
@@ -45,3 +54,21 @@ def test_steps_without_rollouts_count_for_nothing() -> None:
     for step in range(9):
         reused = {"step": step, "loss": None, "grad_norm": 0.1, "v_norm": 0.1}
         assert watch.check(reused) is None
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
+def test_a_collapsed_run_stops_and_goes_back_to_its_best_checkpoint(tmp_path: Path) -> None:
+    """An entropy floor that no policy reaches makes any run look collapsed."""
+    folder = tmp_path / "run"
+    options = ["--model", "starter", "--no-vllm", "--steps", "9", "--prompts-per-step", "2", "--num-generations", "2"]
+    options += ["--max-samples", "10", "--eval-problems", "2", "--stop-entropy", "50", "--output-dir", str(folder)]
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the policy has collapsed: the entropy was below 50 for 3 steps" in done.stdout
+    summary = read_json(folder / "summary.json")
+    assert summary["steps"] == PATIENCE and "entropy" in summary["stopped"] and summary["best"]["step"] == 0
+    assert [record["step"] for record in read_json_lines(folder / "metrics.jsonl")] == [1, 2, 3]
+    assert not read_checkpoint(folder).v.any() and not read_checkpoint(folder / "best").v.any()
+    assert summary["after"]["pass_at_1"] == summary["before"]["pass_at_1"]

@@ -90,8 +90,9 @@ def test_two_evaluations_of_one_policy_rarely_differ() -> None:
 
 
 def write_evaluation(path: Path, values: list[int], **changes) -> Path:
-    record = {"dataset": "starter", "temperature": 0.0, "policies": {"checkpoint": "run"}}
-    record["per_problem"] = {"ids": [f"p{i}" for i in range(len(values))], "counts": {"checkpoint": [[v, 1] for v in values]}}
+    record: dict = {"dataset": "starter", "temperature": 0.0, "policies": {"checkpoint": "run"}}
+    counted = {"checkpoint": [[value, 1] for value in values]}
+    record["per_problem"] = {"ids": [f"p{i}" for i in range(len(values))], "counts": counted}
     path.write_text(json.dumps(record | changes))
     return path
 
@@ -138,6 +139,7 @@ def test_people_read_every_number(tmp_path: Path) -> None:
     result = evaluation([[RIGHT, WRONG]] * 8)
     record = {"policies": {"checkpoint": "run"}, "checkpoint": result.summary([1, 2], RunConfig())}
     text = "\n".join(lines(record))
-    for part in ("pass@1  0.500", "pass@2  1.000", "95 % interval", "wrong answer 50.0%", "source even", "difficulty A"):
+    parts = ("pass@1  0.500", "pass@2  1.000", "95 % interval", "wrong answer 50.0%", "source even", "difficulty A")
+    for part in parts:
         assert part in text
     assert pass_at([(1, 2)] * 8, 1)["n"] == 16

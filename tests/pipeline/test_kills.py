@@ -23,7 +23,7 @@ KILLS = os.environ.get("TINYLORA_KILLS", "3")
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter model has not been made (scripts/make_starter.py)"),
+    pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)"),
 ]
 
 

@@ -29,8 +29,8 @@ def write_run(path: Path, steps: int, per_step: int, program_lines: int = 3) -> 
     for name in ("train", "held-out"):
         records = [{"id": f"{name}-{i}", "statement": f"Problem {i} {HOSTILE}", "tests": tests} for i in range(40)]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    sets = {"dataset": str(path / "train.jsonl"), "eval_dataset": str(path / "held-out.jsonl")}
-    config = RunConfig(model="starter", eval_problems=40, **sets)
+    train, held_out = str(path / "train.jsonl"), str(path / "held-out.jsonl")
+    config = RunConfig(model="starter", dataset=train, eval_dataset=held_out, eval_problems=40)
     config.save(folder.path / "config.yaml")
     numbers = random.Random(0)
     for step in range(1, steps + 1):
@@ -148,7 +148,8 @@ def test_twenty_thousand_rollouts_in_a_real_browser(tmp_path: Path) -> None:
 
         set_value = (
             "const node = document.getElementById(arguments[0]); node.value = arguments[1];"
-            "const start = performance.now(); node.dispatchEvent(new Event(node.tagName === 'SELECT' ? 'change' : 'input'));"
+            "const start = performance.now();"
+            "node.dispatchEvent(new Event(node.tagName === 'SELECT' ? 'change' : 'input'));"
             "return performance.now() - start"
         )
         assert browser.run(set_value, "verdict", "COMPILE_ERROR") < 2000

@@ -42,3 +42,47 @@ def test_only_whole_checkpoints_count_and_two_are_kept(tmp_path: Path) -> None:
         folder.publish_checkpoint(step)
     (folder.partial / "checkpoint-11").mkdir(parents=True)  # killed while writing
     assert [step for step, _ in folder.checkpoints()] == [3, 10]
+
+
+def write_checkpoint(folder: RunFolder, step: int, tiny_model) -> Path:
+    """The files of a trainer's checkpoint; archives in the form that torch writes."""
+    import torch
+
+    from adapters import save_checkpoint
+
+    path = folder.path / f"checkpoint-{step}"
+    path.mkdir()
+    save_checkpoint(path, tiny_model, "tiny")
+    (path / "trainer_state.json").write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.arange(100)}, path / name)
+    return path
+
+
+def test_resuming_passes_over_damaged_checkpoints(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from adapters import TinyLoRAConfig, inject
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    inject(model, TinyLoRAConfig())
+    folder = RunFolder.create(str(tmp_path / "run"), "name")
+    assert folder.whole_checkpoint() == (0, None)
+    first, second = (write_checkpoint(folder, step, model) for step in (1, 2))
+    assert folder.whole_checkpoint() == (2, second)
+    for name in ("optimizer.pt", "trainer_state.json", "tinylora.safetensors", "rng_state.pth"):
+        whole = (second / name).read_bytes()
+        flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 255]) + whole[len(whole) // 2 + 1 :]
+        for damaged in (b"", whole[: len(whole) // 2], *([flipped] if name == "optimizer.pt" else [])):
+            (second / name).write_bytes(damaged)
+            assert folder.whole_checkpoint() == (1, first)
+            assert "checkpoint-2 is damaged" in capsys.readouterr().out
+        (second / name).write_bytes(whole)
+    assert folder.whole_checkpoint() == (2, second)
+    for path in (first, second):
+        (path / "optimizer.pt").unlink()
+    with pytest.raises(ConfigError, match="every checkpoint .* is damaged; start a new run"):
+        folder.whole_checkpoint()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.config import ConfigError
 from pipeline.models import STARTER_FOLDER
@@ -15,8 +15,6 @@ from pipeline.sft import WarmUp, starter_examples, training_rows
 from pipeline.tasks import CODE
 from rewards.harness import grade
 from rewards.pool import GraderPool
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -63,17 +61,18 @@ def test_long_examples_are_dropped_and_counted(tiny_model_folder: Path) -> None:
         training_rows(problems, CODE, tokenizer, 3)
 
 
-def run(*arguments: str, cwd: Path) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / arguments[0]), *arguments[1:]]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run(script: str, *arguments: str) -> None:
+    done = CliRunner().invoke(importlib.import_module(script).main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.integration
 @pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter model has not been made")
 @pytest.mark.parametrize("task, method, dataset", [("gsm8k", "full", "rows.jsonl"), ("code", "lora", "starter")])
-def test_the_starter_end_to_end(tmp_path: Path, task: str, method: str, dataset: str) -> None:
+def test_the_starter_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, method: str, dataset: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     import torch
     from safetensors.torch import load_file
 
@@ -81,7 +80,7 @@ def test_the_starter_end_to_end(tmp_path: Path, task: str, method: str, dataset:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--model", "starter", "--task", task, "--dataset", dataset, "--method", method]
     options += ["--steps", "4", "--batch-size", "4", "--max-samples", "30", "--lr", "1e-3", "--output-dir", "warm"]
-    run("sft.py", *options, cwd=tmp_path)
+    run("sft", *options)
     record = json.loads((tmp_path / "warm" / "sft.json").read_text())
     assert record["examples"] == 30 and record["dropped"] == 0 and record["last_loss"] > 0
     before, after = (load_file(folder / "model.safetensors") for folder in (STARTER_FOLDER, tmp_path / "warm"))
@@ -96,5 +95,5 @@ def test_the_starter_end_to_end(tmp_path: Path, task: str, method: str, dataset:
         if dataset != "starter"
         else ["--dataset", "starter", "--max-samples", "8"]
     )
-    run("train.py", "--model", "warm", *data, *small, cwd=tmp_path)
+    run("train", "--model", "warm", *data, *small)
     assert (tmp_path / "run" / "summary.json").is_file()

@@ -69,7 +69,8 @@ def test_wandb_gets_the_rollouts_offline(tmp_path: Path) -> None:
 def test_a_run_reports(tracker: str, tmp_path: Path) -> None:
     pytest.importorskip(tracker, reason=f"{tracker} is not installed")
     options = ["--model", "starter", "--no-vllm", "--steps", "1", "--prompts-per-step", "2", "--num-generations", "2"]
-    options += ["--eval-problems", "2", "--max-samples", "10", "--report-to", tracker, "--output-dir", str(tmp_path / "run")]
+    options += ["--eval-problems", "2", "--max-samples", "10", "--report-to", tracker]
+    options += ["--output-dir", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts/train.py"), *options],
         capture_output=True,
@@ -82,7 +83,8 @@ def test_a_run_reports(tracker: str, tmp_path: Path) -> None:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-        assert {"train/reward", "train/kl_base", "train/v_norm", "train/seconds/generate"} <= set(events.Tags()["scalars"])
+        wanted = {"train/reward", "train/kl_base", "train/v_norm", "train/seconds/generate"}
+        assert wanted <= set(events.Tags()["scalars"])
         assert "rollouts/text_summary" in events.Tags()["tensors"]
     elif tracker == "wandb":
         assert list((tmp_path / "run").glob("wandb/offline-run-*/files/media/table/rollouts*.json"))
