@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from pipeline.benchmark import Row, row
@@ -40,6 +41,7 @@ from rewards.worker import NICENESS
 TESTS = 10
 BATCH = 8
 Task = tuple[str, Problem]
+Batch = list[tuple[int, Task]]
 
 # Each kind: a program with the places $K (constant) and names a..e to be renamed, and the same computation in Python.
 _HEAD = "#include <bits/stdc++.h>\nusing namespace std;\n"
@@ -261,20 +263,25 @@ def _throughput_rows(programs: int) -> list[Row]:
         def lean_command(task: Task) -> list[str]:
             return lean if names.isdisjoint(identifiers(task[0])) else floor
 
+        def naive(batch: Batch) -> list[bool]:
+            return list(threads.map(lambda one: _naive(folder, one[0], one[1]), batch))
+
+        def compile_full(batch: Batch) -> list[bool]:
+            return list(threads.map(lambda one: _floor(folder, one[0], one[1], floor), batch))
+
+        def compile_lean(batch: Batch) -> list[bool]:
+            return list(threads.map(lambda one: _floor(folder, one[0], one[1], lean_command(one[1])), batch))
+
+        def pooled(batch: Batch) -> list[bool]:
+            return [f.result().accepted for f in [pool.submit(*task) for _, task in batch]]
+
+        ways = {"naive": naive, "floor": compile_full, "lean": compile_lean, "pool": pooled}
         for start in range(0, len(tasks), BATCH):
             batch = list(enumerate(tasks[start : start + BATCH], start))
-            ways: dict[str, Callable[[], list[bool]]] = {
-                "naive": lambda b=batch: list(threads.map(lambda one: _naive(folder, one[0], one[1]), b)),
-                "floor": lambda b=batch: list(threads.map(lambda one: _floor(folder, one[0], one[1], floor), b)),
-                "lean": lambda b=batch: list(
-                    threads.map(lambda one: _floor(folder, one[0], one[1], lean_command(one[1])), b)
-                ),
-                "pool": lambda b=batch: [f.result().accepted for f in [pool.submit(*task) for _, task in b]],
-            }
             order = list(ways)
             random.Random(start).shuffle(order)
             for way in order:
-                spent[way].append(_seconds(ways[way]))
+                spent[way].append(_seconds(partial(ways[way], batch)))
             print(f"\r{start + len(batch)}/{len(tasks)} programs", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         workers = pool.workers

@@ -36,9 +36,12 @@ def grade_lines(problems_path: str, solutions_path: str, overrides: Mapping[str,
 def grade_folder(folder: str, files: Sequence[str], overrides: Mapping[str, Any]) -> list[Solution]:
     """Program files, each on all tests of the folder."""
     sources = [read_source(path) for path in files]
-    wanted = {"time_limit": DEFAULT_TIME_LIMIT, "memory_limit": DEFAULT_MEMORY_LIMIT, "checker": Checker()} | dict(
-        overrides
-    )
+    wanted: dict[str, Any] = {
+        "time_limit": DEFAULT_TIME_LIMIT,
+        "memory_limit": DEFAULT_MEMORY_LIMIT,
+        "checker": Checker(),
+        **overrides,
+    }
     problem = read_test_folder(folder, identifier=Path(folder).resolve().name, **wanted)
     return [
         Solution(index, replace(problem, language=language), source) for index, (source, language) in enumerate(sources)

@@ -20,80 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback, Trainer
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from adapters import load_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, parse_scales
 from pipeline.grading import StreamingGrader, verdict_metrics
+from pipeline.grpo import RATIO_CAP, grpo_arguments, training_rows
 from pipeline.logprobs import completion_log_probs, kl_k3, packed_rows, token_budget_batches
-from pipeline.problem_sets import advantage_scale, training_order
+from pipeline.microbatch import micro_batches, without_equal_groups
+from pipeline.problem_sets import advantage_scale
 from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling
 from pipeline.run_folder import RunFolder, verdict_fields
-from pipeline.tasks import Reward, column_lists, task_of
+from pipeline.tasks import Reward, task_of
 from pipeline.trackers import log_rollouts, numbers
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
-# Loss types whose value is a sum over rows divided by a constant of the whole batch need no weight when the batch is
-# cut; those that average over rows are weighted by the share of rows, and bnpo by the share of tokens.
-SUMMED_LOSSES = ("dapo", "cispo")
-RATIO_CAP = 2.0  # truncation of the importance ratio between trainer and engine, per token
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
-
-
-def grpo_arguments(config: RunConfig, output_dir: Path) -> GRPOConfig:
-    """TRL's arguments for one optimizer step per batch of prompts_per_step × num_generations completions."""
-    return GRPOConfig(
-        output_dir=str(output_dir),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=1,
-        steps_per_generation=1,
-        num_generations=config.num_generations,
-        num_iterations=config.num_iterations,
-        max_completion_length=config.max_completion_length,
-        temperature=config.temperature,
-        learning_rate=config.lr,
-        lr_scheduler_type=config.lr_schedule,
-        optim="adamw_torch",
-        weight_decay=0.0,
-        reward_weights=[reward.weight for reward in task_of(config).rewards],
-        loss_type=config.loss_type,
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon_high,
-        beta=0.0,  # set after construction: TRL would load a second model; ours is this one with v switched off
-        vllm_importance_sampling_mode="token_truncate",
-        vllm_importance_sampling_clip_max=RATIO_CAP,
-        bf16=False,  # no autocast: the model has its dtype and v stays float32
-        gradient_checkpointing=torch.cuda.is_available(),
-        shuffle_dataset=False,  # the order of the problems is part of the dataset
-        save_strategy="steps",
-        save_steps=config.num_iterations,
-        logging_steps=1,
-        report_to=config.report_to,
-        disable_tqdm=True,
-        seed=config.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-
-
-def training_rows(problems: list[Problem], config: RunConfig, origin: Mapping[str, int] | None = None) -> Dataset:
-    """One row a prompt for the whole run, in the order of training: every pass over the problems is shuffled anew.
-
-    The columns are the chat prompt, the problem's index, and what the task's rewards need.
-    """
-    assert config.steps is not None and config.prompts_per_step is not None
-    rollout_steps = -(-config.steps // config.num_iterations)
-    wanted = rollout_steps * config.prompts_per_step
-    order = training_order(problems, config, wanted, origin)
-    task = task_of(config)
-    chosen = [problems[i] for i in order]
-    columns = column_lists([task.columns(problem) for problem in chosen])
-    return Dataset.from_dict({"prompt": [task.prompt.messages(p) for p in chosen], "problem": order, **columns})
 
 
 @dataclass
@@ -135,9 +80,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self._on_policy = False
         self._computed: tuple[Tensor, Tensor] | None = None
         self._mismatches: list[Tensor] = []
-        model._hf_peft_config_loaded = (
-            True  # transformers refuses to train a quantised model that has no adapter of its own
-        )
+        model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without its adapters
         super().__init__(
             model=model,
             reward_funcs=[self._reward_function(reward) for reward in self.task.rewards],
@@ -211,6 +154,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self._rollout_rows = inputs
         self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
+        output["advantages"] = without_equal_groups(output["advantages"], self._totals(), self.num_generations)
         if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
             factors = [advantage_scale(self.problems[row["problem"]], self.scales) for row in inputs]
             output["advantages"] = output["advantages"] * output["advantages"].new_tensor(factors)
@@ -236,8 +180,11 @@ class TinyLoRATrainer(GRPOTrainer):
         self._write_rollouts(output)
         return output
 
+    def _totals(self) -> list[float | None]:
+        """The weighted reward of every row of the batch at hand; None where it has none."""
+        return self.task.totals({name: [row[name] for row in self._scores] for name in self._scores[0]})
+
     def _write_rollouts(self, output: dict[str, Any]) -> None:
-        totals = self.task.totals({name: [row[name] for row in self._scores] for name in self._scores[0]})
         texts = list(self._logs["completion"])[-len(self._verdicts) :]
         self._rollouts = [
             {
@@ -254,7 +201,7 @@ class TinyLoRATrainer(GRPOTrainer):
                 self._rollout_rows,
                 texts,
                 self._verdicts,
-                totals,
+                self._totals(),
                 self._scores,
                 output["advantages"].tolist(),
                 output["completion_mask"].sum(dim=1).tolist(),
@@ -340,33 +287,9 @@ class TinyLoRATrainer(GRPOTrainer):
         return total
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        """Parts of the batch of similar length, each with the weight of its loss.
-
-        Without a KL term a row's loss is proportional to its advantage: rows without one are left out, and a completion
-        that was drawn several times for a prompt is computed once with the sum of its advantages.
-        """
-        lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
-        if self.loss_beta:
-            chosen = torch.arange(len(lengths), device=lengths.device)
-        else:
-            chosen, summed = distinct_rows(batch["prompt_ids"], batch["completion_ids"], batch["advantages"])
-            batch = batch | {"advantages": summed}
-            chosen = chosen[summed[chosen] != 0]
-        self.record.values["rows_trained"] = len(chosen) / len(lengths)
-        count, tokens = len(lengths), int(batch["completion_mask"].sum())
-        parts = []
-        for index in token_budget_batches(lengths[chosen], self.run_config.micro_batch_tokens):
-            rows = chosen[index]
-            part = {
-                k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()
-            }
-            if self.loss_type in SUMMED_LOSSES:
-                weight = 1.0
-            elif self.loss_type == "bnpo":
-                weight = int(part["completion_mask"].sum()) / tokens
-            else:
-                weight = len(rows) / count
-            parts.append((part, weight))
+        budget = self.run_config.micro_batch_tokens
+        parts, share = micro_batches(batch, budget, self.loss_type, every_row=self.loss_beta != 0)
+        self.record.values["rows_trained"] = share
         return parts
 
     # records and checkpoints
@@ -429,17 +352,6 @@ class TinyLoRATrainer(GRPOTrainer):
 
 
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
-
-
-def distinct_rows(prompt_ids: Tensor, completion_ids: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the first row of every distinct (prompt, completion), and advantages (B,) with each distinct row's sum
-    at its first row."""
-    _, group = torch.unique(torch.cat([prompt_ids, completion_ids], dim=1), dim=0, return_inverse=True)
-    index = torch.arange(len(group), device=group.device)
-    first = torch.full_like(index, len(group)).scatter_reduce(0, group, index, "amin")
-    first = first[first < len(group)].sort().values
-    sums = torch.zeros_like(advantages).index_add(0, group, advantages)
-    return first, torch.zeros_like(advantages).index_copy(0, first, sums[group[first]])
 
 
 def _layers(model: Any) -> list[Any]:

@@ -137,7 +137,8 @@ def _fences(text: str) -> Iterator[_Fence]:
 
     Unlike in CommonMark, a labelled opening inside a fence starts anew: a model that forgot to close the first.
     """
-    label, marks, body = "", "", []
+    label, marks = "", ""
+    body: list[str] = []
     for line in text.split("\n"):
         if marks:
             if _closes(line, marks):

@@ -22,7 +22,7 @@ HELP = {
     "rank": "Singular pairs kept per module.",
     "groups": "Vectors of u scalars; modules share one per group, by depth.",
     "task": "code, countdown, gsm8k or q.",
-    "template": "How problems are asked: a name (direct, reasoning, livecodebench, ...) or a text file with $statement.",
+    "template": "How problems are asked: a name (direct, reasoning, ...) or a text file with $statement.",
     "system_prompt": "Replaces the template's system prompt; '' leaves it out.",
     "dataset": "JSON-lines file, SOURCE:location, 'starter' or 'generated'; several are separated by commas.",
     "dataset_weights": "How often each data set is drawn from, such as 2,1.  [default: alike for every problem]",

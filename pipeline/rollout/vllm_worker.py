@@ -49,7 +49,8 @@ if not torch.cuda.is_available():
 class Slot:
     """One adapted matrix inside the engine: a view of vLLM's parameter and what its merge needs.
 
-    The pristine base is kept as a dense copy, or as packed NF4 with its state: then it is what a 4-bit trainer computes with.
+    The pristine base is kept as a dense copy, or as packed NF4 with its state: then it is what a 4-bit trainer computes
+    with.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Every loader on records of the published shape: what becomes a problem, with what tests and limits, what does not."""
+"""Every loader on records of the published shape: what becomes a problem, its tests and limits, and what does not."""
 
 from __future__ import annotations
 

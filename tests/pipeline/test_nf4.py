@@ -79,7 +79,8 @@ def test_engine_serves_the_dequantised_base_of_the_trainer(loaded, config: RunCo
     from pipeline.rollout.vllm_engine import VLLMEngine
 
     model, _ = loaded
-    options: dict[str, Any] = {"dtype": compute_dtype(), "max_model_len": 128, "eos_token_ids": [], "rounding": "stochastic"}
+    options: dict[str, Any] = {"dtype": compute_dtype(), "max_model_len": 128, "eos_token_ids": []}
+    options["rounding"] = "stochastic"
     with pytest.raises(EngineError, match="are not the trainer's"):
         VLLMEngine(str(tiny_model_folder), model.tinylora, quant="none", **options)
     engine = VLLMEngine(str(tiny_model_folder), model.tinylora, quant="nf4", **options)

@@ -27,7 +27,8 @@ def write_run(path: Path, steps: int, per_step: int, program_lines: int = 3) -> 
     folder = RunFolder.create(str(path), "run")
     tests = [{"input": f"{i}\n", "output": HOSTILE} for i in range(6)]
     for name in ("train", "held-out"):
-        records = [{"id": f"{name}-{i}", "statement": f"Problem {i} {HOSTILE}", "tests": tests} for i in range(40)]
+        ids = [f"{name}-{i}" for i in range(40)]
+        records = [{"id": one, "statement": f"Problem {one} {HOSTILE}", "tests": tests} for one in ids]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     train, held_out = str(path / "train.jsonl"), str(path / "held-out.jsonl")
     config = RunConfig(model="starter", dataset=train, eval_dataset=held_out, eval_problems=40)

@@ -176,7 +176,7 @@ def test_mixing_by_weight(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_columns_of_the_rows_are_what_the_rewards_need() -> None:
-    from pipeline.trainer import training_rows
+    from pipeline.grpo import training_rows
 
     settings = config(task="countdown", steps=2, prompts_per_step=3)
     problems = load_problem_sets(replace(settings, max_samples=4, eval_problems=1)).train

@@ -85,8 +85,8 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
 
 def test_one_pass_on_policy_gives_the_gradient_of_two(trainer) -> None:
     """Leaving out the pass for the old log-probabilities changes nothing: they are the new ones, detached."""
+    from pipeline.grpo import RATIO_CAP
     from pipeline.logprobs import kl_k3
-    from pipeline.trainer import RATIO_CAP
 
     trainer.loss_type, trainer.beta = "dapo", 0.0
     one = batch()
@@ -136,7 +136,7 @@ def test_a_changed_trl_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_of_a_run_extend_without_changing(trainer) -> None:
-    from pipeline.trainer import training_rows
+    from pipeline.grpo import training_rows
 
     short = training_rows(trainer.problems, replace(trainer.run_config, steps=3))["problem"]
     long = training_rows(trainer.problems, replace(trainer.run_config, steps=9))["problem"]

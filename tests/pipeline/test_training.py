@@ -23,7 +23,7 @@ SMALL += ["--max-samples", "40", "--seed", "3"]
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter model has not been made (scripts/make_starter.py)"),
+    pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter has not been made (scripts/make_starter.py)"),
 ]
 
 
@@ -109,8 +109,9 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 
 def fails(script: str, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> str:
     """Run a command that must end with exit code 2 and one line; returns that line."""
+    environment = {**os.environ, **(env or {})}
     done = subprocess.run(
-        command(script, *arguments), cwd=cwd, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}
+        command(script, *arguments), cwd=cwd, capture_output=True, text=True, timeout=120, env=environment
     )
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -120,7 +121,8 @@ def fails(script: str, *arguments: str, cwd: Path, env: dict[str, str] | None = 
 
 def test_bad_input_ends_with_one_sentence_before_a_model_is_loaded(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"id": "a", "statement": "s", "tests": [{"input": "", "output": ""}]}\n{"id": "b", "statement": 3}\n')
+    good = '{"id": "a", "statement": "s", "tests": [{"input": "", "output": ""}]}'
+    bad.write_text(good + '\n{"id": "b", "statement": 3}\n')
     assert "no such file" in fails("train.py", "--dataset", "none.jsonl", *SMALL, cwd=tmp_path)
     assert "bad.jsonl, line 2: field 'statement'" in fails("train.py", "--dataset", str(bad), *SMALL, cwd=tmp_path)
     assert "--u must be greater than 0" in fails("train.py", "--u", "0", cwd=tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_chat_form_and_every_column_form(pool: GraderPool) -> None:
     chat = [[{"role": "assistant", "content": text}] for text in COMPLETIONS[:2]]
     record = PROBLEM.to_record()
     reward = CodeReward(pool, "binary")
-    forms = [
+    forms: list[dict[str, list[Any]]] = [
         {"problem": [record] * 2},
         {"problem": [json.dumps(record)] * 2},
         {"tests": [record["tests"]] * 2},

@@ -1,0 +1,72 @@
+"""How a scored batch is cut for the training pass, without changing the gradient.
+
+A row's loss without a KL term is proportional to its advantage. So rows without one are left out, and a completion that
+was drawn several times for a prompt is computed once with the sum of its advantages. What remains is sorted by length
+and cut by a token budget.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.logprobs import token_budget_batches
+
+# Loss types whose value is a sum over rows divided by a constant of the whole batch need no weight when the batch is
+# cut; those that average over rows are weighted by the share of rows, and bnpo by the share of tokens.
+SUMMED_LOSSES = ("dapo", "cispo")
+
+
+def distinct_rows(prompt_ids: Tensor, completion_ids: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the first row of every distinct (prompt, completion), and advantages (B,) with each distinct row's sum
+    at its first row."""
+    _, group = torch.unique(torch.cat([prompt_ids, completion_ids], dim=1), dim=0, return_inverse=True)
+    index = torch.arange(len(group), device=group.device)
+    first = torch.full_like(index, len(group)).scatter_reduce(0, group, index, "amin")
+    first = first[first < len(group)].sort().values
+    sums = torch.zeros_like(advantages).index_add(0, group, advantages)
+    return first, torch.zeros_like(advantages).index_copy(0, first, sums[group[first]])
+
+
+def without_equal_groups(advantages: Tensor, rewards: list[float | None], group_size: int) -> Tensor:
+    """Advantages (B,) with exact zeros where all rewards of a group are equal.
+
+    In float32 the mean of equal rewards can differ from them in the last bit, and dividing by a standard deviation of
+    zero plus 1e-4 makes a visible advantage of that. Rewards that are None are masked: they do not count.
+    """
+    values = advantages.new_tensor([float("nan") if r is None else r for r in rewards]).view(-1, group_size)
+    highest = values.nan_to_num(nan=-torch.inf).amax(dim=1)
+    lowest = values.nan_to_num(nan=torch.inf).amin(dim=1)
+    return advantages.masked_fill((highest <= lowest).repeat_interleave(group_size), 0.0)
+
+
+def micro_batches(
+    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
+) -> tuple[list[tuple[dict[str, Any], float]], float]:
+    """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
+
+    budget: tokens of prompt and completion per part. every_row: keep all rows, for a loss with a KL term. A tensor
+    whose first size is the number of rows is cut; anything else is handed to every part.
+    """
+    lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
+    if every_row:
+        chosen = torch.arange(len(lengths), device=lengths.device)
+    else:
+        chosen, summed = distinct_rows(batch["prompt_ids"], batch["completion_ids"], batch["advantages"])
+        batch = batch | {"advantages": summed}
+        chosen = chosen[summed[chosen] != 0]
+    count, tokens = len(lengths), int(batch["completion_mask"].sum())
+    parts = []
+    for index in token_budget_batches(lengths[chosen], budget):
+        rows = chosen[index]
+        part = {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+        if loss_type in SUMMED_LOSSES:
+            weight = 1.0
+        elif loss_type == "bnpo":
+            weight = int(part["completion_mask"].sum()) / tokens
+        else:
+            weight = len(rows) / count
+        parts.append((part, weight))
+    return parts, len(chosen) / count
