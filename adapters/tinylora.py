@@ -66,6 +66,9 @@ class TinyLoRALinear(nn.Module):
         self.in_features, self.out_features = factors.right.shape[1], factors.left.shape[0]
         self.group = group
         self._bank = (bank,)  # in a tuple: the vector belongs to the model, not to each of its layers
+        if hasattr(base_layer, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack the weights on a CPU's first evaluation and compute in bf16 from then on
+            base_layer.support_avx512bf16_for_cpu = False
         weight = base_layer.weight
         dtype = weight.quant_state.dtype if is_quantized(base_layer) else weight.dtype
         self.register_buffer("left", factors.left.to(weight.device, dtype), persistent=False)

@@ -129,7 +129,7 @@ class RunConfig:
             raise ConfigError(f"--dataset-weights has {len(weights)} numbers for {len(self.datasets)} data sets")
         if weights is not None and not all(weight > 0 and math.isfinite(weight) for weight in weights):
             raise ConfigError(f"--dataset-weights must be greater than 0, not {self.dataset_weights!r}")
-        if self.difficulty is not None:
+        if self.difficulty:
             try:
                 parse_windows(self.difficulty)
             except WindowError as error:

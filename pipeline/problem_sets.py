@@ -55,6 +55,9 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
     elif count > 1:
         random.Random(HELD_OUT_SEED).shuffle(held_out)
     known = {fingerprint(problem) for problem in held_out}
+    held_out = _within(config, held_out)
+    if not held_out:
+        raise ConfigError(f"--difficulty {config.difficulty}: no held-out problem is within; '' keeps all")
     train: list[Problem] = []
     origin: dict[str, int] = {}
     for index, (problems, _) in enumerate(parts):
@@ -144,7 +147,7 @@ def _generated(name: str, task: Task, train: int, held_out: int, seed: int) -> t
 
 
 def _within(config: RunConfig, problems: list[Problem]) -> list[Problem]:
-    if config.difficulty is None:
+    if not config.difficulty:
         return problems
     keeps = parse_windows(config.difficulty)
     return [problem for problem in problems if keeps(problem.difficulty)]

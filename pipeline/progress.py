@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tqdm import tqdm
 
 from rewards.verdict import Status, Verdict
+
+INTERVAL = 0.2 if sys.stderr.isatty() else 10.0  # seconds between two drawings; a log file gets few
 
 
 class TrainingBar:
@@ -14,7 +17,7 @@ class TrainingBar:
 
     def __init__(self, steps: int, done: int) -> None:
         form = "training {percentage:3.0f}%|{bar:20}| step {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
-        self._bar = tqdm(total=steps, initial=done, bar_format=form)
+        self._bar = tqdm(total=steps, initial=done, bar_format=form, mininterval=INTERVAL)
 
     def step(self, record: dict[str, Any]) -> None:
         if record.get("pass_rate") is not None:
@@ -34,7 +37,7 @@ class EvaluationBar:
 
     def __init__(self, completions: int, title: str) -> None:
         form = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} graded [{elapsed}, {remaining} left{postfix}]"
-        self._bar = tqdm(total=completions, desc=title, bar_format=form)
+        self._bar = tqdm(total=completions, desc=title, bar_format=form, mininterval=INTERVAL)
         self._accepted = self._graded = 0
 
     def graded(self, verdict: Verdict) -> None:

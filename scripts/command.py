@@ -27,7 +27,7 @@ HELP = {
     "dataset": "JSON-lines file, SOURCE:location, 'starter' or 'generated'; several are separated by commas.",
     "dataset_weights": "How often each data set is drawn from, such as 2,1.  [default: alike for every problem]",
     "eval_dataset": "JSON-lines file of held-out problems. Default: a tenth of --dataset.",
-    "difficulty": "Keep problems within windows: 800:1200, A:C, easy:medium; several are separated by commas.",
+    "difficulty": "Keep problems within windows: 800:1200, A:C, easy:medium; several by commas; '' keeps all.",
     "shuffle_seed": "Seeds which problems are held out or kept by --max-samples, and their order.  [default: --seed]",
     "max_samples": "Use at most this many training problems.",
     "max_prompt_length": "Longer prompts are dropped and counted.",

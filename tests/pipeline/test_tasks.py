@@ -89,7 +89,10 @@ def test_generated_countdown() -> None:
     assert len(sets.train) == 30 and len(sets.held_out) == 10
     assert not {p.id for p in sets.train} & {p.id for p in sets.held_out}
     easy = load_problem_sets(config(task="countdown", max_samples=30, eval_problems=10, difficulty="3"))
-    assert 0 < len(easy.train) < 30 and all(len(p.numbers) == 3 for p in easy.train)
+    assert 0 < len(easy.train) < 30 and all(len(p.numbers) == 3 for p in easy.train + easy.held_out)
+    with pytest.raises(ConfigError, match="no held-out problem"):
+        load_problem_sets(config(task="countdown", max_samples=30, eval_problems=10, difficulty="easy"))
+    assert len(load_problem_sets(config(task="countdown", max_samples=5, eval_problems=5, difficulty="")).train) == 5
 
 
 @pytest.mark.parametrize(
