@@ -79,7 +79,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if metadata.get("format") != FORMAT:
                 raise AdapterError(f"checkpoint {path}: not a TinyLoRA checkpoint (format {metadata.get('format')!r})")
             fields = json.loads(metadata["config"])
-            return Checkpoint(
+            checkpoint = Checkpoint(
                 v=stored.get_tensor("v"),
                 probe=stored.get_tensor("probe"),
                 config=TinyLoRAConfig(**fields),
@@ -88,6 +88,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             )
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise AdapterError(f"checkpoint {path}: the file is damaged ({error}); restore it or train again") from None
+    shape = (checkpoint.config.groups, checkpoint.config.u)
+    if checkpoint.v.shape != shape or checkpoint.probe.dim() != 1 or not checkpoint.v.isfinite().all():
+        raise AdapterError(
+            f"checkpoint {path}: the file is damaged (v is not {shape[0]} x {shape[1]} finite numbers, or the probe is "
+            f"not a list); restore it or train again"
+        )
+    return checkpoint
 
 
 def load_checkpoint(path: str | Path, model: nn.Module) -> Checkpoint:
@@ -107,6 +114,8 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> Checkpoint:
             f"but the loaded weights have fingerprint {bank.base_fingerprint}; load that model with its quantisation"
         )
     probe = factor_probe(model)
+    if probe.shape != checkpoint.probe.shape:
+        raise AdapterError(f"checkpoint {path} is for {len(checkpoint.probe)} modules, but the model has {len(probe)}")
     error = (probe - checkpoint.probe).norm() / checkpoint.probe.norm().clamp(min=1e-30)
     if not error <= PROBE_TOLERANCE:
         raise AdapterError(

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from rewards.files import json_lines
 from rewards.problem import Problem, ProblemError, problem_from_record
 
 
 class DatasetError(ValueError):
     """A dataset file that cannot be used; the message names the file, the line and the reason."""
+
+
+@contextmanager
+def dataset_errors() -> Iterator[None]:
+    """Turns a `ProblemError` about a file into a `DatasetError`."""
+    try:
+        yield
+    except ProblemError as error:
+        raise DatasetError(f"dataset {error}") from None
 
 
 def read_problems(path: str | Path) -> list[Problem]:
@@ -24,14 +35,10 @@ def read_problems(path: str | Path) -> list[Problem]:
         raise DatasetError(f"dataset {path}: no such file")
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    with path.open("rb") as file, dataset_errors():
+        for number, record in json_lines(file, path):
             try:
-                problem = problem_from_record(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DatasetError(f"dataset {path}, line {number}: not valid JSON ({error.msg})") from None
+                problem = problem_from_record(record)
             except ProblemError as error:
                 raise DatasetError(f"dataset {path}, line {number}: {error}") from None
             if problem.id in seen:
@@ -50,7 +57,8 @@ def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
+    # A test may hold bytes that are no UTF-8, kept as lone surrogates: written as \udcXX, the escape of JSON.
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:
         for problem in problems:
             out.write(json.dumps(problem.to_record(), ensure_ascii=False) + "\n")
     os.replace(temporary, path)

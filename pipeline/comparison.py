@@ -84,6 +84,8 @@ def stored_counts(path: Path) -> tuple[str, dict[str, tuple[int, int]], dict[str
         name = next(name for name in ("checkpoint", "b", "baseline", "a") if name in per_problem["counts"])
         rows = zip(per_problem["ids"], per_problem["counts"][name], strict=True)
         counts = {str(problem): (int(accepted), int(graded)) for problem, (accepted, graded) in rows}
+        if any(not 0 <= accepted <= graded for accepted, graded in counts.values()):
+            raise ValueError("more are right than were graded")
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise ConfigError(f"{path}: not an evaluation written by scripts/eval.py (eval.json)") from None
     return f"{name} of {path}", counts, record

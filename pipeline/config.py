@@ -178,8 +178,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 224,
         "prompts_per_step": 16,
         "num_generations": 16,
-        "steps": 30,
-        "lr": 0.02,
+        "steps": 24,
+        "lr": 0.03,
         "eval_problems": 1024,
     },
     "model": {

@@ -41,6 +41,16 @@ def parse_ks(text: str) -> list[int]:
     return ks
 
 
+def check_target(out: Path) -> None:
+    """Make the folder of `--out`. Raises `ConfigError`, before hours of sampling, where no file can be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: its folder cannot be made ({error.strerror})") from None
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name a file, such as {out / 'eval.json'}")
+
+
 def samples_for(ks: Sequence[int], wanted: int | None, greedy: bool) -> int:
     """Completions per problem. Raises `ConfigError` where they are too few for the largest k, or many but all alike."""
     samples = max(ks) if wanted is None else wanted

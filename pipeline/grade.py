@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 from data.problems import read_problems
 from rewards.compare import RULES
 from rewards.files import Solution, read_solutions, read_source, read_test_folder
+from rewards.harness import grade
 from rewards.pool import GraderPool
 from rewards.problem import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, Checker, ProblemError
+from rewards.verdict import Verdict
 
 
 def make_checker(checker: str, tolerance: float) -> Checker:
@@ -24,7 +26,7 @@ def make_checker(checker: str, tolerance: float) -> Checker:
         return Checker(checker, tolerance)
     if not Path(checker).is_file():
         raise ProblemError(f"--checker {checker}: neither a file nor one of {', '.join(RULES)}")
-    return Checker("program", source=Path(checker).read_text(encoding="utf-8"))
+    return Checker("program", source=Path(checker).read_text(encoding="utf-8", errors="replace"))
 
 
 def grade_lines(problems_path: str, solutions_path: str, overrides: Mapping[str, Any]) -> list[Solution]:
@@ -56,14 +58,17 @@ def print_verdicts(pool: GraderPool, solutions: Sequence[Solution], out: str | N
     from rich.console import Console
     from rich.progress import Progress
 
-    futures = [pool.submit(solution.source, solution.problem) for solution in solutions]
-    console = Console(stderr=True)
-    with Progress(console=console) as progress:
-        bar = progress.add_task("grading", total=len(futures))
-        distinct = Counter(futures)  # identical programs share a future
-        written = _Writer(out, solutions)
-        for future in as_completed(distinct):
-            progress.advance(bar, distinct[future])
+    written = _Writer(out, solutions)
+    futures: list[Future[Verdict]] = []
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("grading", total=len(solutions))
+        for solution in solutions:
+            future = grade(pool, solution.source, solution.problem)  # waits while many are waiting
+            future.add_done_callback(lambda _: progress.advance(bar))
+            futures.append(future)
+            written.add_finished(futures)
+        for future in futures:
+            future.result()
             written.add_finished(futures)
         written.finish()
     verdicts = [future.result() for future in futures]
@@ -85,14 +90,12 @@ class _Writer:
             self.partial = self.out.with_name(self.out.name + ".partial")
             self.file = self.partial.open("w", encoding="utf-8")
 
-    def add_finished(self, futures: Sequence[Any]) -> None:
+    def add_finished(self, futures: Sequence[Future[Verdict]]) -> None:
         if not self.out:
             return
         while self.count < len(futures) and futures[self.count].done():
-            solution = self.solutions[self.count]
-            record = {"problem_id": solution.problem.id, "index": solution.index} | futures[
-                self.count
-            ].result().to_record()
+            solution, verdict = self.solutions[self.count], futures[self.count].result()
+            record = {"problem_id": solution.problem.id, "index": solution.index} | verdict.to_record()
             self.file.write(json.dumps(record) + "\n")
             self.count += 1
         self.file.flush()

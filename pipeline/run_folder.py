@@ -28,7 +28,7 @@ MESSAGE_CHARACTERS = 600  # of a compiler's or a test's message, kept with a rol
 def write_text(path: Path, text: str) -> None:
     """Replace a file's text; readers see the old or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a lone surrogate, JSON's own escape
     os.replace(temporary, path)
 
 

@@ -5,6 +5,7 @@ at once, and still give a `Verdict`, so that evaluation, pass rates and rollout 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -153,7 +154,7 @@ COUNTDOWN = Task(
         f"<think>{problem.solution.partition('=')[0].strip()} makes {problem.answer}.</think>\n"
         f"<answer>{problem.solution}</answer>"
     ),
-    gradable=lambda problem: bool(problem.numbers and problem.answer),
+    gradable=lambda problem: bool(problem.numbers) and re.fullmatch(r"-?[0-9]{1,18}", problem.answer) is not None,
 )
 GSM8K = Task(
     name="gsm8k",

@@ -15,6 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from rewards.extraction import extract
+from rewards.harness import grade
 from rewards.pool import GraderPool
 from rewards.problem import Problem, ProblemError, problem_from_record
 from rewards.scoring import COMPILE_CREDIT, check_scheme, score
@@ -46,7 +47,12 @@ def problems_from_columns(columns: Mapping[str, Sequence[Any]], count: int) -> l
 def _problem(value: Any) -> Problem:
     if isinstance(value, Problem):
         return value
-    return problem_from_record(json.loads(value) if isinstance(value, str) else value)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ProblemError(f"the column 'problem' holds a text that is not JSON ({error})") from None
+    return problem_from_record(value)
 
 
 class CodeReward:
@@ -74,7 +80,7 @@ class CodeReward:
             extract(completion_text(completion), problem.language)
             for completion, problem in zip(completions, problems, strict=True)
         ]
-        futures = [self.pool.submit(one.source, problem) for one, problem in zip(found, problems, strict=True)]
+        futures = [grade(self.pool, one.source, problem) for one, problem in zip(found, problems, strict=True)]
         self.verdicts = [future.result() for future in futures]
         self.rules = [one.rule for one in found]
         return [score(verdict, self.scheme, self.compile_credit) for verdict in self.verdicts]

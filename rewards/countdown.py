@@ -25,7 +25,7 @@ MAX_DIGITS = 9  # of one number
 TAGS = ("think", "answer")
 
 _EXPRESSION = re.compile(r"[0-9+\-*/() \t]+", re.ASCII)
-_EQUATION_LINE = re.compile(r"[0-9+\-*/()=. \t]+", re.ASCII)
+_EQUATION_LINE = re.compile(r"[+\-*/(). \t]*[0-9][0-9+\-*/(). \t]*=[+\-*/(). \t]*[0-9][0-9+\-*/(). \t]*", re.ASCII)
 _RESULT = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -99,7 +99,7 @@ def _format(text: str) -> float:
     if blocks is None:
         return 0.0
     answer = blocks[1].strip()
-    looks_right = len(answer) <= MAX_ANSWER and answer.count("=") == 1 and _EQUATION_LINE.fullmatch(answer)
+    looks_right = len(answer) <= MAX_ANSWER and _EQUATION_LINE.fullmatch(answer)
     return 1.0 if looks_right else 0.1
 
 

@@ -154,17 +154,21 @@ def _fences(text: str) -> Iterator[_Fence]:
             label, marks, body = _label(opened["info"]), opened["marks"], []
 
 
-# What must not be searched for calls: comments, raw strings, strings, characters.
+# What must not be searched for calls: comments, raw strings, strings, characters. One without an end lasts to the end
+# of
+# the text or the line, and a character is short, so that a degenerate text is read once and not once for each quote.
 _LITERALS = "|".join(
     (
         r"//(?:\\\n|[^\n])*",
         r"/\*.*?(?:\*/|\Z)",
-        r'\bR"(?P<d>[^()\s\\]{0,16})\(.*?\)(?P=d)"',
-        r'"(?:\\.|[^"\\\n])*"',
-        r"'(?:\\.|[^'\\\n])*'",
+        r'\bR"(?P<d>[^()\s\\]{0,16})\(.*?(?:\)(?P=d)"|\Z)',
+        r'"(?:\\.|[^"\\\n])*"?',
+        r"'(?:\\.|[^'\\\n]){0,12}'",
     )
 )
 LITERALS = re.compile(_LITERALS, re.DOTALL)
+_STEP = re.compile(rf"(?P<skip>{_LITERALS})|[][(){{}},]", re.DOTALL)
+_MAX_ARGUMENTS = 400  # characters; of a call that is not closed within them, nothing is replaced
 _CALL = re.compile(rf"(?P<skip>{_LITERALS})|(?P<call>(?:(?:\bstd\s*)?::\s*)?\bfreopen\s*\()", re.DOTALL)
 
 
@@ -190,20 +194,18 @@ def _arguments(source: str, start: int) -> tuple[list[str] | None, int]:
     """The arguments of a call whose parenthesis opened just before `start`, and the index after the closing one."""
     arguments: list[str] = []
     depth = 0
-    begin = index = start
-    while index < len(source):
-        if skipped := LITERALS.match(source, index):
-            index = skipped.end()
+    begin = start
+    for found in _STEP.finditer(source, start, start + _MAX_ARGUMENTS):
+        char = found.group()
+        if found["skip"] is not None:
             continue
-        char = source[index]
         if char in "([{":
             depth += 1
         elif char in ")]}":
             if depth == 0:
-                return [*arguments, source[begin:index]], index + 1
+                return [*arguments, source[begin : found.start()]], found.end()
             depth -= 1
-        elif char == "," and depth == 0:
-            arguments.append(source[begin:index])
-            begin = index + 1
-        index += 1
+        elif depth == 0:
+            arguments.append(source[begin : found.start()])
+            begin = found.end()
     return None, start

@@ -1,11 +1,13 @@
-"""Reads what people have on disk: solutions as JSON lines, and a folder of tests as contest packages keep them."""
+"""Reads what people have on disk: JSON lines, solutions among them, and a folder of tests as contest packages keep
+them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from rewards.problem import Checker, Problem, ProblemError, Test
 from rewards.toolchains import LANGUAGES
@@ -22,6 +24,18 @@ class Solution:
     source: str
 
 
+def json_lines(file: BinaryIO, name: object) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of every line that is not blank. Raises `ProblemError` that names the file and the line."""
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number or a nesting without end
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise ProblemError(f"{name}, line {number}: not valid JSON ({reason})") from None
+
+
 def read_solutions(path: str | Path, problems: Mapping[str, Problem]) -> list[Solution]:
     """Lines `{"problem_id": ..., "source": ...}`, with an optional `language`. Blank lines do not count.
 
@@ -29,15 +43,9 @@ def read_solutions(path: str | Path, problems: Mapping[str, Problem]) -> list[So
     """
     path = Path(path)
     solutions: list[Solution] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    with path.open("rb") as file:
+        for number, record in json_lines(file, path):
             where = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ProblemError(f"{where}: not valid JSON ({error.msg})") from None
             if not isinstance(record, dict) or not isinstance(record.get("source"), str):
                 raise ProblemError(f"{where}: a solution needs the text field 'source'")
             identifier = str(record.get("problem_id", ""))

@@ -16,7 +16,7 @@ from rewards.problem import Problem, Test
 from rewards.verdict import Status, TestVerdict, Verdict
 
 _SIGNATURE = re.compile(r"(\w+)\s*\([^{};]*\)\s*\{\s*\Z")
-_MAIN = re.compile(r"\bint\s+main\s*\([^)]*\)\s*\{")
+_MAIN = re.compile(r"\bint\s+main\s*\([^)]{0,200}\)\s*\{")  # bounds keep degenerate texts from costing minutes
 _Q_EXIT = re.compile(r"(?:^|(?<=[;\n]))[ \t]*exit[ \t]+[0-9]+[ \t]*;?\s*\Z")
 _PROLOGUE = re.compile(r"^[ \t]*(?:#[ \t]*include\b|using\b).*$", re.MULTILINE)
 
@@ -83,7 +83,7 @@ def whole_program(source: str, problem: Problem) -> str:
     signature = _SIGNATURE.search(problem.preamble)
     if signature is None:
         return source
-    if re.search(rf"\b{signature[1]}\s*\([^{{}};]*\)\s*\{{", source):
+    if re.search(rf"\b{signature[1]}\s*\([^{{}};]{{0,1000}}\)\s*\{{", source):
         return "\n".join([*_PROLOGUE.findall(problem.preamble), source])
     return problem.preamble + source
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rewards.compare import matches
 from rewards.errors import GraderFault
-from rewards.header import FULL, LEAN, identifiers, lean_names
+from rewards.header import FULL, LEAN, STREAM, identifiers, lean_names
 from rewards.problem import Problem
 from rewards.runner import MESSAGES, Limits, Run
 from rewards.sandbox import Sandbox
@@ -40,6 +40,7 @@ _OUT_OF_MEMORY = re.compile(rb"bad_alloc|bad_array_new_length|MemoryError|cannot
 _KILLED = re.compile(r"^\S+: fatal error: (Killed signal terminated program \w+|ld terminated with signal 9.*)$", re.M)
 _CANNOT_START = {errno.ENOEXEC, errno.ENOENT, errno.EINVAL, errno.EACCES, errno.ELIBBAD}
 _INCLUDES_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<bits/stdc\+\+\.h>", re.MULTILINE)
+_FIRST_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b[ \t]*(\S*)", re.MULTILINE)
 _HEADER_LINE = re.compile(r"^(\.+ |! |x | main\.cpp$)")  # what -H adds to the messages
 
 
@@ -126,9 +127,16 @@ class Judge:
         The lean header goes first where it can serve; what it cannot compile, the full one decides.
         """
         (job / toolchain.source_name).write_bytes(source.encode("utf-8", "replace"))
-        if not toolchain.header or not self._headers or not _INCLUDES_HEADER.search(source):
+        if not toolchain.header or not self._headers:
             run, messages = self._call_compiler(toolchain, job, ())
             return run, messages, ""
+        if not _INCLUDES_HEADER.search(source):
+            first = _FIRST_INCLUDE.search(source)
+            if first is None or first.group(1) != "<iostream>":
+                run, messages = self._call_compiler(toolchain, job, ())
+                return run, messages, ""
+            run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / STREAM)))
+            return run, *_split_messages(messages)
         spent = 0.0
         if self._lean_names is not None and self._lean_names.isdisjoint(identifiers(source)):
             run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / LEAN)))

@@ -38,6 +38,7 @@ from rewards.worker import PREFIX, receive, send
 ROOT = Path(__file__).resolve().parents[1]
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from rewards.worker import main; main(int(sys.argv[2]))"
 _KEPT_VARIABLES = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "QHOME", "QLIC")
+_LONGEST_WAIT = 2_000_000.0  # seconds; poll() counts milliseconds in 31 bits
 _SELF_TEST = Problem("self-test", "", (Test("20 22\n", "42\n"),))
 _SELF_TEST_SOURCE = "#include <bits/stdc++.h>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }\n"
 
@@ -295,7 +296,7 @@ class _Grader:
         """Seconds after which a grader must be broken: every step inside has a shorter limit of its own."""
         limit = problem.time_limit * self.config.time_factor + self.config.time_extra
         each = max(20.0, 10 * limit)
-        return 300.0 + 2 * each + each * len(problem.tests)
+        return min(300.0 + 2 * each + each * len(problem.tests), _LONGEST_WAIT)
 
     def _running(self) -> subprocess.Popen[bytes] | None:
         with self._lock:

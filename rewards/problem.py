@@ -15,6 +15,9 @@ MEGABYTE = 1_000_000
 DEFAULT_TIME_LIMIT = 2.0
 DEFAULT_MEMORY_LIMIT = 256 * MEGABYTE
 
+MAX_TIME_LIMIT = 3600.0
+MAX_MEMORY_LIMIT = 1 << 46
+
 CHECKERS = ("tokens", "exact", "caseless", "float", "unordered", "program")
 
 
@@ -74,6 +77,13 @@ class Problem:
     tests_are_code: bool = False  # a test's input is code to be put behind the program (see rewards/harness.py)
     license: str = ""  # of the statement and tests, with whom to credit
 
+    def __post_init__(self) -> None:
+        if not 0 < self.time_limit <= MAX_TIME_LIMIT:
+            raise ProblemError(f"time_limit {self.time_limit} is not a number of seconds up to {MAX_TIME_LIMIT:g}")
+        object.__setattr__(self, "time_limit", float(self.time_limit))
+        if not 0 < self.memory_limit <= MAX_MEMORY_LIMIT:
+            raise ProblemError(f"memory_limit {self.memory_limit} is not a number of bytes up to {MAX_MEMORY_LIMIT}")
+
     @property
     def samples(self) -> tuple[Test, ...]:
         return tuple(test for test in self.tests if test.public)
@@ -118,14 +128,6 @@ def problem_from_record(record: Any) -> Problem:
     if not isinstance(record, Mapping):
         raise ProblemError("the record is not a JSON object")
     tests = _take(record, "tests", list, default=[])
-    memory = _take(record, "memory_limit", int, default=0)
-    if not memory:
-        memory = int(_take(record, "memory_limit_mb", (int, float), default=0) * MEGABYTE) or DEFAULT_MEMORY_LIMIT
-    time_limit = float(_take(record, "time_limit", (int, float), default=DEFAULT_TIME_LIMIT))
-    if not 0 < time_limit < float("inf"):
-        raise ProblemError(f"time_limit {time_limit} is not a positive number of seconds")
-    if memory <= 0:
-        raise ProblemError(f"memory_limit {memory} is not a positive number of bytes")
     identifier = record.get("id")
     if not isinstance(identifier, str | int) or isinstance(identifier, bool) or identifier == "":
         raise ProblemError("field 'id' must be a non-empty string or an integer")
@@ -133,8 +135,8 @@ def problem_from_record(record: Any) -> Problem:
         id=str(identifier),
         statement=_take(record, "statement", str),
         tests=tuple(_test_from_record(index, test) for index, test in enumerate(tests)),
-        time_limit=time_limit,
-        memory_limit=memory,
+        time_limit=_take(record, "time_limit", (int, float), default=DEFAULT_TIME_LIMIT),
+        memory_limit=_memory_from_record(record),
         checker=_checker_from_record(_take(record, "checker", Mapping, default={})),
         language=_take(record, "language", str, default="cpp"),
         source=_take(record, "source", str, default=""),
@@ -148,6 +150,15 @@ def problem_from_record(record: Any) -> Problem:
     )
 
 
+def _memory_from_record(record: Mapping[str, Any]) -> int:
+    if record.get("memory_limit") is not None:
+        return _take(record, "memory_limit", int)
+    megabytes = _take(record, "memory_limit_mb", (int, float), default=DEFAULT_MEMORY_LIMIT / MEGABYTE)
+    if not 0 < megabytes <= MAX_MEMORY_LIMIT / MEGABYTE:
+        raise ProblemError(f"memory_limit_mb {megabytes} is not a number of megabytes that a machine can have")
+    return int(megabytes * MEGABYTE)
+
+
 def _numbers_from_record(values: list[Any]) -> tuple[int, ...]:
     if any(not isinstance(value, int) or isinstance(value, bool) for value in values):
         raise ProblemError("field 'numbers' must hold integers only")
@@ -159,9 +170,9 @@ def _checker_from_record(record: Mapping[str, Any]) -> Checker:
     kind = _take(record, "type", str, default="tokens")
     if kind == "tokens" and record.get("case_sensitive") is False:
         kind = "caseless"
-    tolerance = record.get("tolerance", record.get("tol"))
+    name = "tolerance" if record.get("tolerance") is not None else "tol"
     return Checker(
         type=kind,
-        tolerance=float(tolerance) if isinstance(tolerance, int | float) else 1e-6,
+        tolerance=_take(record, name, (int, float), default=1e-6),
         source=_take(record, "source", str, default=""),
     )

@@ -84,7 +84,7 @@ def main(parent: int) -> None:
                 source, problem = receive(requests)
                 try:
                     reply: Any = judge.grade(source, problem)
-                except (GraderFault, GraderError, OSError) as fault:
+                except (GraderFault, GraderError, OSError, UnicodeError) as fault:
                     reply = str(fault)
                 send(replies, reply)
         except (EOFError, BrokenPipeError):

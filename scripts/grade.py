@@ -46,7 +46,7 @@ def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, comp
         )
         with GraderPool(workers, unsafe=unsafe_grader, compiler=compiler, standard=standard) as pool:
             print_verdicts(pool, solutions, out, names=files if folder else ())
-    except (GraderError, ValueError) as error:
+    except (GraderError, ValueError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
 

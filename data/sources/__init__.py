@@ -58,7 +58,9 @@ def convert_record(source: Source, record: Record) -> Loaded:
     """`source.convert`, with a record of the wrong shape turned into a `Skip`, too."""
     try:
         return source.convert(record)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except Skip:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise Skip(f"the record is not of the documented shape ({type(error).__name__}: {error})") from None
 
 
@@ -77,7 +79,7 @@ def is_prepared(path: Path) -> bool:
 
     if not path.name.endswith(".jsonl"):
         return False
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         first = next((line for line in lines if line.strip()), "")
     try:
         record = json.loads(first)

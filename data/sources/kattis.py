@@ -49,7 +49,12 @@ def read_packages(folder: Path) -> Iterator[tuple[str, Record]]:
 def _package(folder: Path) -> dict[str, Any]:
     import yaml
 
-    about = yaml.safe_load((folder / "problem.yaml").read_text(encoding="utf-8")) or {}
+    try:
+        about = yaml.safe_load((folder / "problem.yaml").read_bytes()) or {}
+    except yaml.YAMLError:
+        return {"skip": "problem.yaml is not valid YAML"}
+    if not isinstance(about, dict):
+        return {"skip": "problem.yaml holds no fields"}
     record: dict[str, Any] = {
         "id": f"kattis/{folder.name}",
         "license": about.get("license"),
@@ -104,7 +109,7 @@ def _tests(folder: Path) -> list[dict[str, Any]]:
 
 def _checker(flags: str) -> dict[str, Any]:
     """The default validator's flags: tokens, whose case does not matter unless a flag says so."""
-    found = re.search(r"float(?:_absolute|_relative)?_tolerance\s+(\S+)", flags)
+    found = re.search(r"float(?:_absolute|_relative)?_tolerance\s+([0-9.]+(?:[eE][+-]?[0-9]+)?)", flags)
     if found:
         return {"type": "float", "tolerance": float(found[1])}
     if "space_change_sensitive" in flags:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.problems import DatasetError
+from data.problems import DatasetError, dataset_errors
 from data.sources.base import Record, Source
+from rewards.files import json_lines
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".arrow")
 SPLITS = ("train", "test", "validation", "valid", "dev")
@@ -68,6 +70,16 @@ def _words(path: Path) -> set[str]:
 
 
 def _file(path: Path) -> Iterator[tuple[str, Record]]:
+    """The records of one file. Raises `DatasetError` for one that is damaged or not what its name says."""
+    try:
+        yield from _records(path)
+    except DatasetError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # of JSON, gzip, parquet and arrow alike
+        raise DatasetError(f"dataset {path}: the file cannot be read ({' '.join(str(error).split())[:160]})") from None
+
+
+def _records(path: Path) -> Iterator[tuple[str, Record]]:
     records: Iterator[Record]
     if path.suffix == ".parquet":
         import pyarrow.parquet
@@ -92,22 +104,16 @@ def _file(path: Path) -> Iterator[tuple[str, Record]]:
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Record]]:
     reader: Any = gzip.open if path.suffix == ".gz" else open
-    with reader(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+    with reader(path, "rb") as file, dataset_errors():
+        for number, record in json_lines(file, path):
             where = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DatasetError(f"dataset {where}: not valid JSON ({error.msg})") from None
             if not isinstance(record, Mapping):
                 raise DatasetError(f"dataset {where}: not a JSON object")
             yield where, record
 
 
 def _json(path: Path) -> list[Record]:
-    """A list of objects; an object of lists is one table; any other object is one record."""
+    """A list of objects; an object is one record."""
     with path.open(encoding="utf-8") as file:
         start = file.read(1)
         file.seek(0)

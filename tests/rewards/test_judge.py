@@ -78,6 +78,14 @@ def test_large_output_and_input(pool: GraderPool) -> None:
     assert grade(pool, source, problem).accepted
 
 
+def test_a_program_that_begins_with_iostream_gets_its_precompiled_header(pool: GraderPool) -> None:
+    body = "int main() { long a, b; std::cin >> a >> b; std::cout << a + b; }\n"
+    assert grade(pool, "// sums\n#include <iostream>\n#include <vector>\n" + body).header == "used"
+    assert grade(pool, "#include <vector>\n#include <iostream>\n" + body).header == ""
+    changed = grade(pool, "#define NDEBUG\n#define max(a, b) 0\n#include <iostream>\n" + body)
+    assert changed.header == "rejected"  # the compiler sees that the macros could matter
+
+
 def test_precompiled_header_is_reported(pool: GraderPool) -> None:
     before = dict(pool.counts)
     header = "#include <bits/stdc++.h>\n"

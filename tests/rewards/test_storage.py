@@ -9,7 +9,7 @@ import pytest
 
 from rewards import storage
 from rewards.errors import GraderError
-from rewards.header import FULL, LEAN, identifiers, lean_names, lease_headers
+from rewards.header import FULL, LEAN, STREAM, identifiers, lean_names, lease_headers
 from rewards.storage import ScratchFolder, cache_root, scratch_root, sweep
 from rewards.toolchains import find_toolchain
 
@@ -54,7 +54,7 @@ def test_the_last_lease_removes_the_headers(own_scratch: Path) -> None:
     toolchain = find_toolchain("cpp")
     first, second = lease_headers(toolchain), lease_headers(toolchain)
     assert first.folder == second.folder
-    assert {path.name for path in first.folder.iterdir()} == {FULL, LEAN}
+    assert {path.name for path in first.folder.iterdir()} == {FULL, LEAN, STREAM}
     first.release()
     first.release()  # twice is harmless
     assert (second.folder / FULL / "bits" / "stdc++.h.gch").is_file()
