@@ -86,7 +86,7 @@ class RunConfig:
     # GRPO
     steps: int | None = None
     lr: float | None = None
-    lr_schedule: str = "linear"
+    lr_schedule: str = "constant"
     num_iterations: int = 1
     epsilon: float = 0.2
     epsilon_high: float | None = None
@@ -178,8 +178,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 224,
         "prompts_per_step": 16,
         "num_generations": 16,
-        "steps": 24,
-        "lr": 0.03,
+        "steps": 28,
+        "lr": 0.01,
         "eval_problems": 1024,
     },
     "model": {

@@ -45,7 +45,7 @@ HELP = {
     "unsafe_grader": "Grade even where programs cannot be sandboxed.",
     "steps": "Optimizer steps.",
     "lr": "Learning rate of Adam.",
-    "lr_schedule": "How the learning rate falls over the run: constant, linear or cosine, to zero.",
+    "lr_schedule": "constant, or falling to zero over the run: linear or cosine.",
     "num_iterations": "Optimizer steps per batch of rollouts.",
     "epsilon": "Clip range of the importance ratio below 1.",
     "epsilon_high": "Clip range above 1. Default: --epsilon.",

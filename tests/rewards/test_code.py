@@ -58,3 +58,16 @@ def test_bad_use(pool: GraderPool) -> None:
         CodeReward(pool, "tierd")
     with pytest.raises(ProblemError, match="column"):
         CodeReward(pool)(prompts=["?"], completions=["x"])
+
+
+def test_tests_that_are_code(pool: GraderPool) -> None:
+    test = Test("#include <cassert>\nint main() { assert(twice(2) == 4); }\n", "")
+    problem = Problem("twice", "", (test,), preamble="int twice(int x) {\n", tests_are_code=True)
+    completions = ["```cpp\nint twice(int x) { return 2 * x; }\n```", "```cpp\nint twice(int x) { return x; }\n```"]
+    rewards = CodeReward(pool)(prompts=["?"] * 2, completions=completions, problem=[problem] * 2)
+    assert rewards == [1.0, 0.5]
+
+
+def test_a_problem_that_is_no_json(pool: GraderPool) -> None:
+    with pytest.raises(ProblemError, match="not JSON"):
+        CodeReward(pool)(prompts=["?"], completions=["x"], problem=["{"])

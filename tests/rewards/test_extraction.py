@@ -149,3 +149,17 @@ def test_control_flow_is_kept(tmp_path) -> None:
     (tmp_path / "a.cpp").write_text(extract_source(source) or "")
     subprocess.run(["g++", str(tmp_path / "a.cpp"), "-o", str(tmp_path / "a")], check=True)
     assert subprocess.run([str(tmp_path / "a")], capture_output=True, text=True, check=True).stdout == "yes\nend\n"
+
+
+@pytest.mark.parametrize("text", ["freopen(", "freopen(a, b, ", 'R"(', 'R"x(', '\\"', "'", "/*"])
+def test_degenerate_texts_are_read_in_time(text: str) -> None:
+    """What a collapsed policy repeats to its limit must not hold up the trainer, however it nests."""
+    source = "#include <x>\n" + text * (60_000 // len(text))
+    start = time.process_time()
+    assert extract_source(source) == source
+    assert time.process_time() - start < 2.0
+
+
+def test_a_long_call_stays() -> None:
+    long = f'freopen("{"a" * 400}", "r", stdin); freopen("a", "r", stdin);'
+    assert replace_freopen(long) == long.replace('freopen("a", "r", stdin)', "(stdin)")

@@ -73,6 +73,8 @@ def test_bad_input_is_one_sentence(files: Path) -> None:
         (("--tests", files / "tests", files / "program.rs"), ".rs"),
         (("--tests", files / "tests", files / "right.cpp", "--checker", "best"), "best"),
         (("--tests", files / "tests", files / "right.cpp", "--time-limit", "0"), "time-limit"),
+        (("--tests", files / "tests", files / "right.cpp", "--time-limit", "nan"), "time_limit nan"),
+        (("--tests", files / "tests", files / "right.cpp", "--time-limit", "inf"), "time_limit inf"),
     ]
     for arguments, word in cases:
         done = run(*arguments)
@@ -80,3 +82,15 @@ def test_bad_input_is_one_sentence(files: Path) -> None:
         assert word in done.stderr.strip().splitlines()[-1], done.stderr
         assert "Traceback" not in done.stderr
     assert not (files / "x").exists()
+
+
+def test_tests_that_are_code(files: Path) -> None:
+    test = {"input": "#include <cassert>\nint main() { assert(twice(2) == 4); }\n", "output": ""}
+    problem = {"id": "t", "statement": "", "tests": [test], "tests_are_code": True, "preamble": "int twice(int x) {\n"}
+    (files / "code.jsonl").write_text(json.dumps(problem))
+    solutions = [json.dumps({"problem_id": "t", "source": f"return {n} * x; }}"}) for n in (2, 3)]
+    (files / "bodies.jsonl").write_text("\n".join(solutions))
+    done = run(files / "code.jsonl", files / "bodies.jsonl", "--out", files / "verdicts.jsonl")
+    assert done.returncode == 0, done.stderr
+    verdicts = [json.loads(line)["verdict"] for line in (files / "verdicts.jsonl").read_text().splitlines()]
+    assert verdicts == ["ACCEPTED", "RUNTIME_ERROR"]
