@@ -106,7 +106,7 @@ def read_seed_checkpoint(path: str | Path) -> SeedCheckpoint:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - unpickling bytes that are no pickle can raise anything
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:120] or type(error).__name__
         raise AdapterError(f"checkpoint {path}: the file is damaged or holds more than tensors ({reason})") from None
     if isinstance(stored, Tensor):
         raise AdapterError(

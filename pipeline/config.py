@@ -34,7 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "lr", "prompts_per_step", "num_iterations")
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
-POSITIVE += ("grader_workers",)
+POSITIVE += ("grader_workers", "gpu_memory")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
 NOT_NEGATIVE += ("stop_kl", "stop_entropy")
 
@@ -252,7 +252,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path}: no such file")
     try:
-        loaded = yaml.safe_load(path.read_text())
+        loaded = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(loaded, Mapping):

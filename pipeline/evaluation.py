@@ -17,7 +17,7 @@ from pipeline.environment import prepare_environment
 from pipeline.models import ModelChoice, architecture
 from pipeline.policy import Policy, load_policy
 from pipeline.problem_sets import held_out_problems
-from pipeline.run_folder import RUNS, write_json, write_json_lines
+from pipeline.run_folder import RUNS, check_target, write_json, write_json_lines
 from pipeline.tasks import start_graders, task_of
 from pipeline.train import EVALUATION_SEED, prepare, versions
 
@@ -39,16 +39,6 @@ def parse_ks(text: str) -> list[int]:
     if ks[0] < 1:
         raise ConfigError(f"--pass-at must be at least 1, not {ks[0]}")
     return ks
-
-
-def check_target(out: Path) -> None:
-    """Make the folder of `--out`. Raises `ConfigError`, before hours of sampling, where no file can be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: its folder cannot be made ({error.strerror})") from None
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name a file, such as {out / 'eval.json'}")
 
 
 def samples_for(ks: Sequence[int], wanted: int | None, greedy: bool) -> int:
@@ -122,6 +112,7 @@ def evaluate_policies(
     from pipeline.progress import EvaluationBar
     from pipeline.rollout import Sampling
 
+    check_target(out)
     choice, config = prepare(config)
     for _, checkpoint in policies:
         if checkpoint is not None:

@@ -77,6 +77,8 @@ def _source(
     if checkpoint.suffix == ".safetensors":
         raise AdapterError(f"checkpoint {checkpoint}: give the folder it is in, which also holds the run's settings")
     stored = read_seed_checkpoint(checkpoint)
+    if not (model or stored.base_model):
+        raise AdapterError(f"checkpoint {checkpoint} does not name the model it was trained on; give it with --model")
     adapter = stored.config(variant)
     config = RunConfig(
         model=stored.base_model, u=adapter.u, rank=adapter.rank, seed=adapter.seed, projections=adapter.projections

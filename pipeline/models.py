@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import DEFAULT_MODEL, STARTER, ConfigError, RunConfig
 from pipeline.environment import has_gpu
+from pipeline.run_folder import read_json
 
 if TYPE_CHECKING:
     from adapters.config import TinyLoRAConfig
@@ -79,7 +79,7 @@ def architecture(choice: ModelChoice) -> dict[str, Any]:
         raise ConfigError(
             f"--model {choice.name}: the folder has no config.json; is it a model in transformers format?"
         )
-    config = json.loads(path.read_text())
+    config = read_json(path)
     if "quantization_config" in config:
         raise ConfigError(
             f"--model {choice.name} is quantised on disk; give the unquantised model: --quant nf4 quantises on loading"

@@ -23,7 +23,7 @@ from data.overlap import fingerprint, grams, groups, shared_grams
 from data.problems import DatasetError, read_problems, write_problems
 from data.sources import Loaded, Skip, convert_record, find_source, read_records
 from data.sources.luogu import Unparsable
-from pipeline.run_folder import write_json_lines
+from pipeline.run_folder import check_target, write_json_lines
 from rewards.harness import grade
 from rewards.pool import GraderPool
 from rewards.problem import Problem, Test
@@ -106,6 +106,7 @@ def prepare_dataset(settings: Preparation) -> Counter[str]:
     """Convert, filter and write; returns how many records had which fate. Raises `DatasetError` where nothing is
     left."""
     out = Path(settings.out)
+    check_target(out)
     evaluation = [problem for path in settings.against for problem in read_problems(path)]
     outcome = convert(settings)
     outcome.keep_if(lambda loaded: _filter(loaded.problem, settings))
@@ -118,7 +119,6 @@ def prepare_dataset(settings: Preparation) -> Counter[str]:
         outcome.kept = outcome.kept[: settings.max_samples]
     if settings.verify and any(loaded.solutions for loaded in outcome.kept):
         verify(outcome, settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_json_lines(out.with_name(f"{out.name}.dropped.jsonl"), outcome.dropped)
     if outcome.unparsable:
         write_json_lines(out.with_name("failed_extraction.jsonl"), outcome.unparsable)

@@ -88,7 +88,11 @@ def choose_prompt(template: str | None, system: str | None, default: str) -> Pro
     if name in PROMPTS:
         prompt = PROMPTS[name]
     elif Path(name).is_file():
-        prompt = Prompt(Path(name).read_text(encoding="utf-8").strip(), PROMPTS[default].system)
+        try:
+            text = Path(name).read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--template {name}: not a text in UTF-8 ({error.reason})") from None
+        prompt = Prompt(text, PROMPTS[default].system)
     else:
         raise ConfigError(f"--template {name}: neither a file nor one of {', '.join(PROMPTS)}")
     found = Template(prompt.text)

@@ -6,6 +6,7 @@ run first drops the lines after its checkpoint, since it will write them again.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,12 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError
+from rewards.files import json_lines
+from rewards.problem import ProblemError
 from rewards.verdict import Verdict
 
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
 MESSAGE_CHARACTERS = 600  # of a compiler's or a test's message, kept with a rollout
+
+
+def check_target(out: Path) -> None:
+    """Make the folder of `--out`. Raises `ConfigError`, before hours of work, where no file can be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: its folder cannot be made ({error.strerror})") from None
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name a file in it")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,15 +54,23 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: not valid JSON ({error})") from None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    """The whole lines of a JSON-lines file; a last line cut short by a kill is left out.
+
+    Raises `ConfigError` for any other line that is no JSON."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    try:
+        return [record for _, record in json_lines(io.BytesIO(whole), path)]
+    except ProblemError as error:
+        raise ConfigError(f"{error}; the file is damaged") from None
 
 
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:

@@ -6,7 +6,7 @@ does. Checker programs are run by `rewards/judge.py`, not here.
     tokens     the same words, separated by any white space (the default)
     exact      the same bytes, but for line breaks at the very end
     caseless   as tokens, with ASCII letters of either case alike
-    float      as tokens, and a number may differ by the tolerance, absolute or relative to the expected number
+    float      as tokens, but where a real number is expected, within the tolerance, absolute or relative to it
     unordered  the same lines in any order, each compared as tokens; blank lines do not count
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Callable
 # Decimal notation only: float() would also read "nan", "inf" and "1_000".
 _INTEGER = re.compile(rb"[+-]?[0-9]+")
 _NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NOT_FINITE = re.compile(rb"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _MAX_NUMBER_LENGTH = 400  # longer tokens are not read as numbers
 
 
@@ -44,22 +45,26 @@ def same_lines_unordered(output: bytes, expected: bytes, tolerance: float = 0.0)
 def same_numbers(output: bytes, expected: bytes, tolerance: float) -> bool:
     found, wanted = output.split(), expected.split()
     return len(found) == len(wanted) and all(
-        one == other or _is_close(one, other, tolerance) for one, other in zip(found, wanted, strict=True)
+        _is_close(one, other, tolerance) for one, other in zip(found, wanted, strict=True)
     )
 
 
 def _is_close(found: bytes, wanted: bytes, tolerance: float) -> bool:
-    """|found - wanted| <= tolerance * max(1, |wanted|), where at least one of the two is written as a real number.
+    """|found - wanted| <= tolerance * max(1, |wanted|) where `wanted` is written as a real number, with a point or an
+    exponent.
 
-    Two integers must be equal digit by digit: a relative tolerance would take 1000000007 for 1000000008. But an
-    expected "2" among real numbers is also met by "2.000000".
+    An integer must be met in value, though "2.000000" meets "2": a relative tolerance would take 1000000007 for
+    1000000008. Words must be equal; nan and inf, in any spelling, match nothing.
     """
-    if max(len(found), len(wanted)) > _MAX_NUMBER_LENGTH:
+    if _NOT_FINITE.fullmatch(found):
         return False
-    if not _NUMBER.fullmatch(found) or not _NUMBER.fullmatch(wanted):
+    if max(len(found), len(wanted)) > _MAX_NUMBER_LENGTH or not _NUMBER.fullmatch(wanted):
+        return found == wanted
+    if not _NUMBER.fullmatch(found):
         return False
-    if _INTEGER.fullmatch(found) and _INTEGER.fullmatch(wanted):
-        return int(found) == int(wanted)
+    if _INTEGER.fullmatch(wanted):
+        whole = re.sub(rb"\.0*$", b"", found)  # an exponent would make it a real number, not a way to print an integer
+        return _INTEGER.fullmatch(whole) is not None and int(whole) == int(wanted)
     difference = abs(float(found) - float(wanted))  # "1e999" makes it inf or nan, which compare as unequal
     return difference <= tolerance * max(1.0, abs(float(wanted))) < float("inf")
 

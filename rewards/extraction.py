@@ -155,8 +155,7 @@ def _fences(text: str) -> Iterator[_Fence]:
 
 
 # What must not be searched for calls: comments, raw strings, strings, characters. One without an end lasts to the end
-# of
-# the text or the line, and a character is short, so that a degenerate text is read once and not once for each quote.
+# of the text or the line, and a character is short, so a degenerate text is read once and not once for each quote.
 _LITERALS = "|".join(
     (
         r"//(?:\\\n|[^\n])*",

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from rewards.toolchains import LANGUAGES
+
 MEGABYTE = 1_000_000
 DEFAULT_TIME_LIMIT = 2.0
 DEFAULT_MEMORY_LIMIT = 256 * MEGABYTE
@@ -128,6 +130,9 @@ def problem_from_record(record: Any) -> Problem:
     if not isinstance(record, Mapping):
         raise ProblemError("the record is not a JSON object")
     tests = _take(record, "tests", list, default=[])
+    language = _take(record, "language", str, default="cpp")
+    if language not in ("", *LANGUAGES):  # empty where no program is asked for
+        raise ProblemError(f"field 'language' is {language!r}; use one of {', '.join(LANGUAGES)}")
     identifier = record.get("id")
     if not isinstance(identifier, str | int) or isinstance(identifier, bool) or identifier == "":
         raise ProblemError("field 'id' must be a non-empty string or an integer")
@@ -138,7 +143,7 @@ def problem_from_record(record: Any) -> Problem:
         time_limit=_take(record, "time_limit", (int, float), default=DEFAULT_TIME_LIMIT),
         memory_limit=_memory_from_record(record),
         checker=_checker_from_record(_take(record, "checker", Mapping, default={})),
-        language=_take(record, "language", str, default="cpp"),
+        language=language,
         source=_take(record, "source", str, default=""),
         difficulty=str(record.get("difficulty") or record.get("difficulty_hint") or ""),
         answer=_take(record, "answer", str, default=""),

@@ -93,7 +93,6 @@ def main(
         click.echo("policy: " + " against ".join(str(path or "the base model") for _, path in policies))
         config = evaluation.settings_for(chosen[0] if chosen else None, given)
         target = out or (chosen[0] if chosen else Path()) / "eval.json"
-        evaluation.check_target(target)
         record = evaluation.evaluate_policies(config, policies, ks, samples, target, seed)
         click.echo("\n".join(evaluation.lines(record)))
         click.echo(f"written to {target}")

@@ -21,9 +21,12 @@ def main(runs: tuple[Path, ...], out: Path | None, max_rollouts: int, pictures: 
     with one_sentence_errors():
         from pipeline.report.collect import run_data
         from pipeline.report.page import write_page
+        from pipeline.run_folder import check_target
 
-        collected = [run_data(run, max_rollouts) for run in runs]
         target = out or runs[0] / "report.html"
+        if out is not None:
+            check_target(out)
+        collected = [run_data(run, max_rollouts) for run in runs]
         write_page(collected, target)
         click.echo(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
         if pictures:

@@ -42,7 +42,8 @@ PAGE = """<!doctype html>
 def write_page(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the report of the runs to `path`, whole or not at all."""
     content = {"made": f"{datetime.now():%Y-%m-%d %H:%M}", "runs": list(runs)}
-    packed = gzip.compress(json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), mtime=0)
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    packed = gzip.compress(text.encode(errors="backslashreplace"), mtime=0)  # tests may hold bytes that are no UTF-8
     title = "Report: " + ", ".join(run["name"] for run in runs)
     scripts = [(HERE / name).read_text(encoding="utf-8") for name in ("charts.js", "report.js")]
     write_text(

@@ -76,3 +76,15 @@ def test_missing_damaged_and_foreign_files_are_named(trained: Path, tmp_path: Pa
     save_file({"v": torch.zeros(2)}, foreign)
     with pytest.raises(AdapterError, match="not a TinyLoRA checkpoint"):
         read_checkpoint(foreign)
+
+
+@pytest.mark.parametrize("v", [torch.zeros(2, 31), torch.zeros(64), torch.full((2, 32), float("nan"))])
+def test_another_shape_or_no_number_is_damage(trained: Path, v: torch.Tensor) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(trained, framework="pt") as stored:
+        probe, metadata = stored.get_tensor("probe"), stored.metadata()
+    save_file({"v": v, "probe": probe}, trained, metadata=metadata)
+    with pytest.raises(AdapterError, match="damaged"):
+        read_checkpoint(trained)

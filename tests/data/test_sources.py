@@ -431,12 +431,59 @@ def test_bad_places_are_named(tmp_path: Path) -> None:
     [
         ('{"id": 1, "statement": "s", "numbers": [1, "2"]}', "numbers"),
         ('{"id": 1, "statement": "s", "preamble": 3}', "preamble"),
+        ('{"id": 1, "statement": "s", "language": "cobol"}', "language"),
+        ('{"id": 1, "statement": "s", "checker": {"type": "float", "tolerance": "1e-3"}}', "tolerance"),
     ],
 )
 def test_new_fields_are_validated(tmp_path: Path, line: str, reason: str) -> None:
     (tmp_path / "p.jsonl").write_text(line)
     with pytest.raises(DatasetError, match=f"line 1: field '{reason}'"):
         read_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *('"time_limit": 0', '"time_limit": NaN', '"time_limit": Infinity', '"time_limit": 1e300'),
+        *('"memory_limit": 0', '"memory_limit": -1', '"memory_limit": 1' + "0" * 30),
+        *('"memory_limit_mb": Infinity', '"memory_limit_mb": NaN', '"memory_limit_mb": 0'),
+    ],
+)
+def test_limits_that_no_machine_can_keep(tmp_path: Path, limits: str) -> None:
+    (tmp_path / "p.jsonl").write_text(f'{{"id": 1, "statement": "s", {limits}}}')
+    with pytest.raises(DatasetError, match=f"line 1: {limits.split(chr(34))[1]} "):
+        read_problems(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"[" * 100_000, b"1" * 5000], ids=["bytes", "nested", "number"])
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, data: bytes) -> None:
+    for name in ("p.jsonl", "p.jsonl.gz", "p.parquet", "p.arrow"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(DatasetError, match=name):
+            list(read_records(SOURCES["gsm8k"], str(path)))
+    with pytest.raises(DatasetError, match="p.jsonl, line 1"):
+        read_problems(tmp_path / "p.jsonl")
+
+
+def test_bytes_that_are_no_utf_8_survive_a_file(tmp_path: Path) -> None:
+    problem = Problem("a", "Ü", (Test("\udcff", "o"),))
+    write_problems(tmp_path / "p.jsonl", [problem])
+    assert read_problems(tmp_path / "p.jsonl") == [problem]
+
+
+def test_a_record_with_odd_values_is_skipped() -> None:
+    odd = {**CODE_CONTESTS, "time_limit": {"seconds": "soon", "nanos": 0}}
+    with pytest.raises(Skip, match="not of the documented shape"):
+        convert_record(SOURCES["code_contests"], odd)
+
+
+def test_a_broken_package_is_skipped(tmp_path: Path) -> None:
+    for name, text in (("a", "{"), ("b", "- 1"), ("c", "name: c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "problem.yaml").write_text(text)
+    reasons = [str(reason) for _, reason in load(SOURCES["kattis"], str(tmp_path))]
+    assert reasons == ["problem.yaml is not valid YAML", "problem.yaml holds no fields", "no statement in English"]
 
 
 def test_every_field_survives_a_file(tmp_path: Path) -> None:

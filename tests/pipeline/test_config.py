@@ -57,6 +57,9 @@ def test_bad_config_files_are_named(tmp_path: Path, text: str, reason: str) -> N
         read_settings(path)
     with pytest.raises(ConfigError, match="no such file"):
         read_settings(tmp_path / "none.yaml")
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_settings(path)
 
 
 def test_config_file_takes_the_names_of_the_options(tmp_path: Path) -> None:

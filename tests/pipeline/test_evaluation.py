@@ -108,6 +108,9 @@ def test_stored_evaluations_are_compared_where_they_were_made_alike(tmp_path: Pa
         (tmp_path / "other.json").write_text(content)
         with pytest.raises(ConfigError, match="not an evaluation"):
             stored_counts(tmp_path / "other.json")
+    write_evaluation(tmp_path / "other.json", [3])  # of one completion
+    with pytest.raises(ConfigError, match="not an evaluation"):
+        stored_counts(tmp_path / "other.json")
 
 
 def test_power_is_told_for_several_numbers_of_completions() -> None:

@@ -24,7 +24,9 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_loaded(tmp_path: 
     full.mkdir()
     (full / "file").touch()
     stored = seed_file(tmp_path / "tiny_lora_v.pt", 14)
+    nameless = seed_file(tmp_path / "nameless.pt", 14, model_id="")
     for arguments, error, match in (
+        ((nameless, "lora", tmp_path / "out"), AdapterError, "give it with --model"),
         ((stored, "lora", full), ConfigError, "exists already"),
         ((stored, "lora", tmp_path / "out"), AdapterError, "add --variant"),
         ((tmp_path / "none.pt", "lora", tmp_path / "out"), AdapterError, "no such file"),
@@ -33,7 +35,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_loaded(tmp_path: 
     ):
         with pytest.raises(error, match=match):
             export(*arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "tiny_lora_v.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "nameless.pt", "tiny_lora_v.pt"]
 
 
 def test_an_upload_that_fails_says_why_and_where_the_export_is(

@@ -56,3 +56,6 @@ def test_templates_of_no_use(tmp_path: Path, text: str, why: str) -> None:
         choose_prompt(str(path), None, "direct")
     with pytest.raises(ConfigError, match="neither a file nor one of direct"):
         choose_prompt("nothing", None, "direct")
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        choose_prompt(str(path), None, "direct")

@@ -120,6 +120,12 @@ def test_the_page_is_one_file_and_hostile_text_never_reaches_its_markup(tmp_path
     assert json.loads(gzip.decompress(base64.b64decode(packed.group(1))))["runs"] == [data]
 
 
+def test_bytes_that_are_no_utf_8_do_not_stop_a_report(tmp_path: Path) -> None:
+    write_page([{"name": "a", "text": "x\udcff"}], tmp_path / "report.html")
+    (data,) = re.findall(r'id="data">([^<]*)<', (tmp_path / "report.html").read_text())
+    assert json.loads(gzip.decompress(base64.b64decode(data)))["runs"][0]["text"] == "x\udcff"
+
+
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     from pipeline.report.pictures import draw
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.run_folder import RunFolder, read_json_lines
+from pipeline.run_folder import RunFolder, check_target, read_json, read_json_lines
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
@@ -33,6 +33,23 @@ def test_truncation_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
         out.write('{"step": 4, "rew')
     folder.truncate("metrics", 2)
     assert [r["step"] for r in read_json_lines(folder.path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_target_that_cannot_be_written_is_refused_early(tmp_path: Path) -> None:
+    check_target(tmp_path / "new" / "eval.json")
+    (tmp_path / "file").touch()
+    for target in (tmp_path, tmp_path / "file" / "eval.json"):
+        with pytest.raises(ConfigError, match="--out"):
+            check_target(target)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    for text, line in (('{"step": 1}\n{oops}\n', 2), ("\udcff\n", 1)):
+        (tmp_path / "metrics.jsonl").write_text(text, errors="surrogateescape")
+        with pytest.raises(ConfigError, match=f"metrics.jsonl, line {line}"):
+            read_json_lines(tmp_path / "metrics.jsonl")
+    with pytest.raises(ConfigError, match="metrics.jsonl is damaged"):
+        read_json(tmp_path / "metrics.jsonl")
 
 
 def test_only_whole_checkpoints_count_and_two_are_kept(tmp_path: Path) -> None:

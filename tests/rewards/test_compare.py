@@ -88,7 +88,11 @@ def test_what_is_no_number_never_meets_one(output: bytes, expected: bytes) -> No
         ("float", b"impossible", b"0.5", False),
         ("float", b"0.3333333", b"0.33333333333", True),
         ("float", b"1.5e3", b"1500.0001", True),
-        ("float", b"nan", b"nan", True),  # the same word, not a number
+        ("float", b"nan", b"nan", False),
+        ("float", b"inf", b"inf", False),
+        ("float", b"1000000007.0", b"1000000008", False),
+        ("float", b"4.9999999", b"5", False),
+        ("float", b"5.", b"5", True),
         ("float", b"9" * 500, b"1.0", False),
         ("unordered", b"2 b\n1 a", b"1 a\n2 b", True),
         ("unordered", b"1 a\n1 a", b"1 a", False),

@@ -81,6 +81,8 @@ CASES = {
     "huge right side": (wrapped("44 + 19 + 35 = " + "9" * 300), (1.0, 0.0)),
     "deep nesting": (wrapped("(" * 190 + "44" + ")" * 190 + " = 98"), (1.0, 0.0)),
     "comma": (wrapped("44, 19, 35 = 98"), (0.1, 0.0)),
+    "an equals sign alone": (wrapped("="), (0.1, 0.0)),
+    "nothing on the left": (wrapped("() = 98"), (0.1, 0.0)),
     "empty": ("", (0.0, 0.0)),
 }
 

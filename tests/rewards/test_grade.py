@@ -63,6 +63,9 @@ def test_bad_input_is_one_sentence(files: Path) -> None:
     (files / "tests" / "2.ans").unlink()
     (files / "program.rs").write_text("fn main() {}")
     (files / "empty").mkdir()
+    (files / "one").mkdir()
+    for ending in ("in", "ans"):
+        (files / "one" / f"1.{ending}").write_text("1\n")
     cases = [
         (("nowhere.jsonl", solutions, "--out", "x"), "nowhere.jsonl"),
         ((problems, solutions, "--out", files / "x"), "line 5"),
@@ -73,8 +76,8 @@ def test_bad_input_is_one_sentence(files: Path) -> None:
         (("--tests", files / "tests", files / "program.rs"), ".rs"),
         (("--tests", files / "tests", files / "right.cpp", "--checker", "best"), "best"),
         (("--tests", files / "tests", files / "right.cpp", "--time-limit", "0"), "time-limit"),
-        (("--tests", files / "tests", files / "right.cpp", "--time-limit", "nan"), "time_limit nan"),
-        (("--tests", files / "tests", files / "right.cpp", "--time-limit", "inf"), "time_limit inf"),
+        (("--tests", files / "one", files / "right.cpp", "--time-limit", "nan"), "time_limit nan"),
+        (("--tests", files / "one", files / "right.cpp", "--time-limit", "inf"), "time_limit inf"),
     ]
     for arguments, word in cases:
         done = run(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,10 @@ def test_q_without_an_interpreter(pool: GraderPool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(GraderError, match="q is missing"):
         grade(pool, "f:{x}", Problem("a", "", (Test("", ""),), language="q", tests_are_code=True))
+
+
+@pytest.mark.parametrize("text", ["int main(", "twice(", "twice() "])
+def test_degenerate_texts_are_read_in_time(text: str) -> None:
+    start = time.process_time()
+    whole_program(text * (60_000 // len(text)), PROBLEM)
+    assert time.process_time() - start < 2.0

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from rewards.errors import GraderError
-from rewards.pool import GraderPool
+from rewards.pool import GraderPool, _Grader
 from rewards.problem import Problem, Test
 from rewards.runner import build_runner
 from rewards.sandbox import Sandbox, choose_sandbox
@@ -247,3 +247,15 @@ def test_the_runner_is_built_once() -> None:
     runner = build_runner()
     before = runner.stat().st_mtime_ns
     assert build_runner() == runner and runner.stat().st_mtime_ns == before
+
+
+def test_the_longest_problem_can_be_waited_for(pool: GraderPool) -> None:
+    problem = Problem("long", "", (Test("", ""),) * 1000, time_limit=3600)
+    assert 1e6 < 1000 * _Grader(pool.config)._patience(problem) < 2**31  # milliseconds of poll()
+
+
+def test_a_test_that_is_no_text_costs_no_grader(pool: GraderPool) -> None:
+    before = pool.process_ids
+    verdict = pool.submit("int main(){}", Problem("odd", "", (Test("\ud800", ""),))).result()
+    assert verdict.status is Status.NO_VERDICT and "surrogates" in verdict.diagnostics
+    assert pool.process_ids == before
