@@ -22,11 +22,11 @@ def draw_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
     rate.plot(steps, [record["pass_rate"] for record in rollouts], color="tab:blue", label="train pass rate")
     rate.plot(steps, [record["reward"] for record in rollouts], color="tab:orange", alpha=0.6, label="train reward")
     last = records[-1]["step"] if records else 0
-    for name, step in (("before", 0), ("after", last)):
+    for name, step, side in (("before", 0, "left"), ("after", last, "right")):
         point = summary[name]
         error = [[point["pass_at_1"] - point["low"]], [point["high"] - point["pass_at_1"]]]
         rate.errorbar([step], [point["pass_at_1"]], yerr=error, fmt="o", color="black", capsize=4, zorder=3)
-        rate.annotate(f"{name} {point['pass_at_1']:.2f}", (step, point["high"]), ha="center", va="bottom", fontsize=9)
+        rate.annotate(f"{name} {point['pass_at_1']:.2f}", (step, point["high"] + 0.01), ha=side, va="bottom", fontsize=9)
     rate.plot([], [], "ko", label="held-out pass@1, 95 % interval")
     rate.set(title="Solving problems", xlabel="step", ylim=(0, 1))
     rate.legend(loc="lower right", fontsize=8)
