@@ -26,7 +26,8 @@ def draw_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
         point = summary[name]
         error = [[point["pass_at_1"] - point["low"]], [point["high"] - point["pass_at_1"]]]
         rate.errorbar([step], [point["pass_at_1"]], yerr=error, fmt="o", color="black", capsize=4, zorder=3)
-        rate.annotate(f"{name} {point['pass_at_1']:.2f}", (step, point["high"] + 0.01), ha=side, va="bottom", fontsize=9)
+        label = f"{name} {point['pass_at_1']:.2f}"
+        rate.annotate(label, (step, point["high"] + 0.01), ha=side, va="bottom", fontsize=9)
     rate.plot([], [], "ko", label="held-out pass@1, 95 % interval")
     rate.set(title="Solving problems", xlabel="step", ylim=(0, 1))
     rate.legend(loc="lower right", fontsize=8)
