@@ -104,7 +104,8 @@ def test_precompiled_header_is_reported(pool: GraderPool) -> None:
         (Checker("exact"), "1 2\n3", Status.ACCEPTED),
         (Checker("exact"), "1  2\n3", Status.WRONG_ANSWER),
         (Checker("unordered"), "3\n1 2", Status.ACCEPTED),
-        (Checker("float", 1e-3), "1.0 2.0001\n3", Status.ACCEPTED),
+        (Checker("float", 1e-3), "1.0 2.000\n3", Status.ACCEPTED),
+        (Checker("float", 1e-3), "1.0 2.0001\n3", Status.WRONG_ANSWER),
         (Checker("float", 1e-3), "nan 2\n3", Status.WRONG_ANSWER),
     ],
 )
