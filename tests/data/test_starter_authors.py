@@ -70,6 +70,7 @@ def test_corpus_is_deterministic_and_follows_the_mixture() -> None:
         assert counts[name] / len(found) == pytest.approx(share, abs=0.04)
 
 
+@pytest.mark.integration
 def test_authors_keep_their_quality(pool: GraderPool) -> None:
     check_authors(pool, [f for f in FAMILIES if f.name in QUICK], rounds=1)
 

@@ -59,6 +59,7 @@ def test_corpus_is_large_enough() -> None:
     assert len(bombs) >= 12 and len(CORPUS) - len(bombs) >= 20
 
 
+@pytest.mark.integration
 def test_corpus() -> None:
     me = psutil.Process()
     with GraderPool(2, quiet=True, cache_size=0, compile_cpu_s=1.0, idle_s=0.3, tier="A") as pool:

@@ -85,6 +85,7 @@ def test_submit_waits_when_too_much_is_pending() -> None:
         assert len(done) == 6
 
 
+@pytest.mark.integration
 def test_a_killed_grader_is_replaced_and_its_program_graded_again() -> None:
     with GraderPool(1, quiet=True) as pool:
         (victim,) = graders(pool)
@@ -141,6 +142,7 @@ PARENT = """
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_orphans_when_the_trainer_dies(how: signal.Signals) -> None:
     script = textwrap.dedent(PARENT).format(root=str(ROOT))
