@@ -38,9 +38,6 @@ class TinyLoRA(nn.Module):
         self.enabled = True
         self.v = nn.Parameter(torch.zeros(config.groups, config.u, dtype=torch.float32))
 
-    def group_of(self, name: str) -> int:
-        return self.config.group_of(self.names.index(name), len(self.names))
-
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within this context the model is its frozen base."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
+from pipeline.benchmark import describe_versions
 from pipeline.comparison import compare_counts, power_lines, stored_counts
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.environment import prepare_environment
@@ -19,7 +20,7 @@ from pipeline.policy import Policy, load_policy
 from pipeline.problem_sets import held_out_problems
 from pipeline.run_folder import RUNS, check_target, write_json, write_json_lines
 from pipeline.tasks import start_graders, task_of
-from pipeline.train import EVALUATION_SEED, prepare, versions
+from pipeline.train import EVALUATION_SEED, prepare
 
 ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections")
 
@@ -157,7 +158,7 @@ def evaluate_policies(
         a, b = dict(zip(ids, one, strict=True)), dict(zip(ids, two, strict=True))
         record["comparison"] = compare_counts(labels, a, b, ks)  # type: ignore[arg-type]
     record["per_problem"] = {"ids": [problem.id for problem in problems], "counts": counts}
-    record["versions"] = versions()
+    record["versions"] = describe_versions()
     write_json(out, record)
     return record
 

@@ -165,12 +165,3 @@ def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
     declared = model.generation_config.eos_token_id
     ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
     return list(dict.fromkeys([tokenizer.eos_token_id, *ids]))
-
-
-def trainable_table(model: Any) -> list[tuple[str, str, int]]:
-    """(name, dtype and shape, number of scalars) of every trainable parameter."""
-    return [
-        (name, f"{str(p.dtype).removeprefix('torch.')} {tuple(p.shape)}", p.numel())
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    ]

