@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapters.base import dense_weight, is_quantized
 from adapters.config import TinyLoRAConfig
-from adapters.factors import dense_weight, is_quantized
 from adapters.merge import Rounding, merge_weight, salt_of
 from adapters.tinylora import TinyLoRALinear, adapted_layers
 

@@ -1,10 +1,11 @@
 """The frozen frame of an adapter: the top singular pairs of every replaced weight.
 
-A weight is factored as the model computes with it: a 4-bit layer is dequantised first. The solver is a restarted block
-Krylov iteration (Musco and Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
-Decomposition", 2015), which needs only products with W and Wᵀ, so it runs batched on the model's device; each pair's
-residual is checked. Signs of singular vectors are arbitrary: here the largest entry of each left vector is positive.
-Left out: anything but plain matrices.
+A weight is factored as the model computes with it: a 4-bit layer is dequantised first. The pairs come from the Gram
+matrix of the smaller side, formed once (products of bf16 values are exact on tensor cores, sums are float32), and a
+restarted block Krylov iteration on it (Musco and Musco, "Randomized Block Krylov Methods for Stronger and Faster
+Approximate Singular Value Decomposition", 2015), batched over all weights of one size on the model's device. Each
+pair's residual is checked against the weight itself. Signs of singular vectors are arbitrary: here the largest entry of
+each left vector is positive. Left out: anything but plain matrices.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from adapters.base import dense, dense_weight, frozen_base
 from adapters.config import AdapterError
 
-RESIDUAL_GOAL = 1e-6  # wanted of ‖W v − σ u‖ / σ, the floor of float32
+RESIDUAL_GOAL = 1e-6  # wanted of ‖G x − λ x‖ / λ, the floor of float32
 RESIDUAL_LIMIT = 1e-3  # accepted where the spectrum is so flat that the goal takes more than GOAL_RESTARTS
 GOAL_RESTARTS = 8
-KRYLOV_BLOCKS = 4
+BASIS = 32  # vectors of a Krylov space: cuSOLVER solves larger eigenproblems one by one, a hundred times slower
 OVERSAMPLING = 6
 MAX_RESTARTS = 60
-BATCH_ELEMENTS = 1 << 28  # weights factored together hold at most this many elements (1 GB of float32)
+DEPENDENT = 1e-10  # directions of a block below this share of its largest (squared) are dropped
+BATCH_ELEMENTS = 1 << 28  # Gram matrices solved together hold at most this many elements (1 GB of float32)
 FINGERPRINT_SAMPLES = 4096
 
 
@@ -45,45 +49,120 @@ class Factors:
         return self.left.norm(dim=0)
 
 
-def is_quantized(linear: nn.Module) -> bool:
-    return getattr(getattr(linear, "weight", None), "quant_state", None) is not None
-
-
-def dense_weight(linear: nn.Module) -> Tensor:
-    """The matrix (out, in) that a linear layer computes with, in its compute dtype."""
-    weight = linear.weight
-    if not is_quantized(linear):
-        return weight.detach()
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(weight.data, weight.quant_state).reshape(weight.quant_state.shape)
-
-
 def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Hex digest of named matrices, from a strided sample of each one's values: equal bases, equal digests.
 
     Values are compared as float32, so a checkpoint stored in bf16 has one digest whether it is loaded in bf16 or
     float32.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    headers, samples = [], []
     for name, weight in weights:
         stride = max(1, weight.numel() // FINGERPRINT_SAMPLES)
-        sample = weight.reshape(-1)[::stride].float().cpu().contiguous()
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
+        headers.append(f"{name}{tuple(weight.shape)}".encode())
+        samples.append(weight.reshape(-1)[::stride].float())
+    digest = hashlib.blake2b(digest_size=16)
+    values = torch.cat(samples).cpu().split([len(sample) for sample in samples])  # one transfer for all
+    for header, sample in zip(headers, values, strict=True):
+        digest.update(header)
+        digest.update(sample.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _products(weight: Tensor, block: Tensor) -> Tensor:
-    return weight @ (weight.mT @ block)
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Float32 products in float32: libraries switch on the matrix units' shorter formats for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _gram(weight: Tensor) -> Tensor:
+    """W Wᵀ or WᵀW, whichever is smaller, float32, of weights (..., out, in)."""
+    wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
+    if wide.is_cuda and wide.dtype == torch.bfloat16 and wide.dim() == 2:
+        return torch.mm(wide, wide.mT, out_dtype=torch.float32)
+    wide = wide.float()
+    return wide @ wide.mT
 
 
 def _orthonormal(block: Tensor, basis: Tensor | None = None) -> Tensor:
-    """Orthonormal columns of `block`, against `basis` too; projected twice, which float32 needs."""
-    if basis is not None:
-        for _ in range(2):
-            block = block - basis @ (basis.mT @ block)
-    return torch.linalg.qr(block).Q
+    """Orthonormal columns of `block`, against `basis` too; dependent columns become zero.
+
+    Everything is done twice, which float32 needs. By the eigenvectors of the columns' small Gram matrix (Stathopoulos
+    and Wu, "A Block Orthogonalization Procedure with Constant Synchronization Requirements", 2002): a batched
+    Householder factorisation would be a hundred times slower on a GPU.
+    """
+    for _ in range(2 if basis is not None else 0):
+        block = block - basis @ (basis.mT @ block)  # type: ignore[union-attr,operator]
+    for _ in range(2):
+        columns = block.double()
+        gram = columns.mT @ columns
+        scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).rsqrt()
+        values, vectors = torch.linalg.eigh(gram * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+        kept = values > DEPENDENT * values[..., -1:]
+        inverse = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0)
+        block = block @ (scale.unsqueeze(-1) * vectors * inverse.unsqueeze(-2)).float()
+    return block
+
+
+def _top_eigenvectors(gram: Tensor, rank: int) -> Tensor:
+    """The `rank` leading eigenvectors (n, m, r) of positive matrices (n, m, m) float32, largest first."""
+    n, size, _ = gram.shape
+    block_size = rank + OVERSAMPLING
+    blocks = max(2, BASIS // block_size)
+    if size <= block_size * blocks:  # the Krylov space would be everything
+        return torch.linalg.eigh(gram.double())[1].flip(-1)[..., :rank].float()
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(size, block_size, generator=generator).to(gram.device).expand(n, -1, -1)
+    block = _orthonormal(gram @ start)
+    tiny = torch.finfo(torch.float32).tiny
+    for restart in range(MAX_RESTARTS):
+        basis, images = block, gram @ block
+        for _ in range(blocks - 1):
+            block = _orthonormal(images[..., -block_size:], basis)
+            basis, images = torch.cat([basis, block], dim=-1), torch.cat([images, gram @ block], dim=-1)
+        projected = (basis.mT @ images).double()  # Rayleigh-Ritz in the Krylov space
+        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        chosen, values = vectors.flip(-1)[..., :block_size].float(), values.flip(-1)[..., :block_size].float()
+        ritz, image = basis @ chosen, images @ chosen
+        residual = (image - ritz * values.unsqueeze(-2)).norm(dim=-2) / values.clamp(min=tiny)
+        if float(residual[:, :rank].max()) <= (RESIDUAL_GOAL if restart < GOAL_RESTARTS else RESIDUAL_LIMIT):
+            break
+        block = _orthonormal(ritz)
+    return ritz[..., :rank]
+
+
+def _triplets(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left vectors (..., out, r), values (..., r), right vectors (..., in, r) with canonical signs, and residuals
+    ‖W v − σ u‖ / σ (or of the transpose) (..., r), from the smaller side's vectors."""
+    tall = weights.shape[-2] > weights.shape[-1]
+    across = weights if tall else weights.mT
+    other = across @ vectors
+    sigma = other.norm(dim=-2)
+    safe = sigma.clamp(min=torch.finfo(torch.float32).tiny)
+    other = other / safe.unsqueeze(-2)
+    residual = (across.mT @ other - vectors * sigma.unsqueeze(-2)).norm(dim=-2) / safe
+    left, right = (other, vectors) if tall else (vectors, other)
+    signs = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
+    return left * signs, sigma, right * signs, residual
+
+
+def _check(residual: Tensor, what: str) -> None:
+    if not float(residual.max()) <= RESIDUAL_LIMIT:
+        raise AdapterError(
+            f"the singular pairs of {what} did not converge (relative residual {residual.max():.1e}, at most "
+            f"{RESIDUAL_LIMIT:.0e}); lower --rank"
+        )
+
+
+def _check_rank(rank: int, shape: tuple[int, ...]) -> None:
+    if rank > min(shape):
+        raise AdapterError(
+            f"rank {rank} exceeds the size of a {shape[0]} × {shape[1]} weight; use at most {min(shape)}"
+        )
 
 
 def truncated_svd(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,59 +172,33 @@ def truncated_svd(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     canonical. Raises `AdapterError` if rank exceeds the matrices or a relative residual ‖W v − σ u‖ / σ stays above
     `RESIDUAL_LIMIT`.
     """
-    n, rows, columns = weights.shape
-    limit = min(rows, columns)
-    if rank > limit:
-        raise AdapterError(f"rank {rank} exceeds the size of a {rows} × {columns} weight; use at most {limit}")
-    block_size, blocks = rank + OVERSAMPLING, KRYLOV_BLOCKS
-    if limit <= block_size * blocks:  # the Krylov space would be everything
-        block_size, blocks = limit, 1
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(columns, block_size, generator=generator).to(weights.device).expand(n, -1, -1)
-    block = _orthonormal(weights @ start)
-    residual = torch.full((n, rank), torch.inf)
-    for restart in range(MAX_RESTARTS):
-        basis = block
-        for _ in range(blocks - 1):
-            block = _orthonormal(_products(weights, block), basis)
-            basis = torch.cat([basis, block], dim=-1)
-        basis = _orthonormal(basis)
-        projected = (basis.mT @ weights).double()  # (n, m, in), Rayleigh-Ritz in the Krylov space
-        _, vectors = torch.linalg.eigh(projected @ projected.mT)  # squares the condition number, hence double
-        ritz = basis @ vectors.flip(-1)[..., :block_size].float()  # (n, out, block), largest first
-        left = ritz[..., :rank]
-        right = weights.mT @ left  # (n, in, r)
-        sigma = right.norm(dim=-2)
-        right = right / sigma.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-2)
-        error = (weights @ right - left * sigma.unsqueeze(-2)).norm(dim=-2)
-        residual = error / sigma.clamp(min=torch.finfo(torch.float32).tiny)
-        if float(residual.max()) <= (RESIDUAL_GOAL if restart < GOAL_RESTARTS else RESIDUAL_LIMIT):
-            break
-        block = _orthonormal(_products(weights, ritz))
-    else:
-        raise AdapterError(
-            f"the singular pairs of a {rows} × {columns} weight did not converge (relative residual "
-            f"{residual.max():.1e}, at most {RESIDUAL_LIMIT:.0e}); lower --rank"
-        )
-    signs = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
-    return left * signs, sigma, (right * signs).mT
+    _check_rank(rank, tuple(weights.shape[1:]))
+    with _full_float32():
+        left, sigma, right, residual = _triplets(weights, _top_eigenvectors(_gram(weights), rank))
+    _check(residual, f"a {weights.shape[1]} × {weights.shape[2]} weight")
+    return left, sigma, right.mT
 
 
 def compute_factors(linears: Mapping[str, nn.Module], rank: int) -> dict[str, Factors]:
-    """Factors of every named linear layer, equal shapes batched on the layers' own device; results on the CPU."""
-    by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name, linear in linears.items():
-        shape = tuple(linear.weight.quant_state.shape) if is_quantized(linear) else tuple(linear.weight.shape)
-        by_shape[shape].append(name)
+    """Factors of every named linear layer, on the layers' own device; those with equal smaller sides are solved
+    together."""
+    bases = {name: frozen_base(linear) for name, linear in linears.items()}
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name, base in bases.items():
+        _check_rank(rank, tuple(base.shape))
+        by_size[min(base.shape)].append(name)
     factors: dict[str, Factors] = {}
-    for (rows, columns), names in by_shape.items():
-        size = max(1, BATCH_ELEMENTS // (rows * columns))
-        for chunk in (names[i : i + size] for i in range(0, len(names), size)):
-            weights = torch.stack([dense_weight(linears[name]).float() for name in chunk])
-            left, sigma, right = truncated_svd(weights, rank)
-            scaled = (left * sigma.unsqueeze(-2)).cpu()
-            for i, name in enumerate(chunk):
-                factors[name] = Factors(scaled[i].contiguous(), right[i].cpu().contiguous())
+    residuals = []
+    with _full_float32():
+        for size, names in by_size.items():
+            count = max(1, BATCH_ELEMENTS // size**2)
+            for chunk in (names[i : i + count] for i in range(0, len(names), count)):
+                vectors = _top_eigenvectors(torch.stack([_gram(dense(bases[name])) for name in chunk]), rank)
+                for name, small in zip(chunk, vectors, strict=True):
+                    left, sigma, right, residual = _triplets(dense(bases[name]).float(), small)
+                    factors[name] = Factors((left * sigma).contiguous(), right.mT.contiguous())
+                    residuals.append(residual)
+    _check(torch.stack(residuals), "a weight")
     return {name: factors[name] for name in linears}
 
 
@@ -165,7 +218,7 @@ def with_lapack_signs(linears: Mapping[str, nn.Module], factors: dict[str, Facto
     signed = {}
     for name, factor in factors.items():
         weight = dense_weight(linears[name]).float().cpu()
-        left = torch.linalg.svd(weight, full_matrices=False).U[:, : len(factor.right)]
+        left = torch.linalg.svd(weight, full_matrices=False).U[:, : len(factor.right)].to(factor.left.device)
         signs = (left * factor.left).sum(dim=0).sign()
         signed[name] = Factors(factor.left * signs, (factor.right.mT * signs).mT.contiguous())
     return signed

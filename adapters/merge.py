@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adapters.config import AdapterError
 
+GOLDEN, MASK = 0x9E3779B1, 0xFFFFFFFF
 Rounding = Literal["nearest", "stochastic"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
 
@@ -42,12 +43,15 @@ def delta_weight(left: Tensor, r: Tensor, right: Tensor) -> Tensor:
     """
     left, r, right = left.float(), r.float(), right.float()
     rank = left.shape[1]
-    total = torch.zeros((), device=left.device)
+    terms = []
     for k in range(rank):
         column = left[:, 0] * r[0, k]
         for j in range(1, rank):
             column = column + left[:, j] * r[j, k]
-        total = total + column.unsqueeze(1) * right[k].unsqueeze(0)
+        terms.append((column.unsqueeze(1), right[k].unsqueeze(0)))
+    total = terms[0][0] * terms[0][1]
+    for column, row in terms[1:]:
+        total += column * row
     return total
 
 
@@ -56,20 +60,31 @@ def salt_of(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little") >> 1
 
 
-def rounding_bits(count: int, salt: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` fixed pseudo-random 16-bit integers as int32: the murmur3 finaliser of (position, salt).
+def _mix(x: Tensor) -> Tensor:
+    """The murmur3 finaliser of 32-bit integers, held as int64."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK
+    return x ^ (x >> 16)
 
-    Written in 64-bit arithmetic with masks because torch has no unsigned 32-bit multiply.
+
+def rounding_bits(rows: int, columns: int, salt: int, device: torch.device | str = "cpu") -> Tensor:
+    """Fixed pseudo-random 16-bit integers (rows, columns) as int32: a hash of (row, column, salt).
+
+    Rows and pairs of columns are hashed apart, so that an element costs one multiplication. 32 bits serve two
+    neighbours of a row: the lower half the even column, the upper half the odd one. Written in 64-bit arithmetic with
+    masks because torch has no unsigned 32-bit multiply.
     """
-    mask = 0xFFFFFFFF
-    x = torch.arange(count, device=device, dtype=torch.int64).bitwise_xor_((salt * 0x9E3779B1) & mask)
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & mask
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & mask
-    return ((x ^ (x >> 16)) >> 16).to(torch.int32)
+    pairs, salted = (columns + 1) // 2, (salt * GOLDEN) & MASK
+    row = _mix(torch.arange(rows, device=device) ^ salted)
+    column = _mix((torch.arange(pairs, device=device) + salted) & MASK)
+    x = ((row.unsqueeze(1) ^ column) * GOLDEN) & MASK
+    x = x ^ (x >> 16)
+    return torch.stack([x & 0xFFFF, x >> 16], dim=-1).to(torch.int32).view(rows, 2 * pairs)[:, :columns]
 
 
 def round_to(values: Tensor, dtype: torch.dtype, rounding: Rounding, salt: int) -> Tensor:
-    """float32 values rounded to `dtype`. Stochastic rounding is defined for bf16: add 16 random bits, then truncate.
+    """float32 values (rows, columns) rounded to `dtype`. Stochastic rounding is defined for bf16: add 16 random bits,
+    then truncate.
 
     A value already on the bf16 grid is returned unchanged by both roundings.
     """
@@ -77,8 +92,8 @@ def round_to(values: Tensor, dtype: torch.dtype, rounding: Rounding, salt: int) 
         return values.to(dtype)
     if dtype != torch.bfloat16:
         raise AdapterError(f"stochastic rounding is for bfloat16 weights, not {dtype}; use nearest")
-    bits = values.contiguous().view(torch.int32)
-    bits = bits + rounding_bits(values.numel(), salt, values.device).view(values.shape)
+    rows, columns = values.shape
+    bits = values.contiguous().view(torch.int32) + rounding_bits(rows, columns, salt, values.device)
     return bits.bitwise_and(-65536).view(torch.float32).to(torch.bfloat16)
 
 
@@ -91,10 +106,10 @@ def merge_weight(base: Tensor, delta: Tensor, rounding: Rounding, salt: int) -> 
     return torch.where(delta == 0, base, round_to(total, base.dtype, rounding, salt))
 
 
-def kept_share(base: Tensor, merged: Tensor, delta: Tensor) -> tuple[float, float]:
-    """Numerator ⟨W' − W, ΔW⟩ and denominator ⟨ΔW, ΔW⟩ of the share of ΔW that survives a merge, in float64.
+def kept_share(base: Tensor, merged: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator ⟨W' − W, ΔW⟩ and denominator ⟨ΔW, ΔW⟩ of the share of ΔW that survives a merge, float64 scalars.
 
     Returned apart so that shares of several modules add up before dividing.
     """
-    moved = (merged.float() - base.float()).double()
-    return float((moved * delta).sum()), float(delta.double().square().sum())
+    moved = merged.float() - base.float()
+    return (moved * delta).sum(dtype=torch.float64), delta.square().sum(dtype=torch.float64)

@@ -1,26 +1,46 @@
-"""The refresh of all modules in one Triton launch: read the base, add the rank-r update, round, write in place.
+"""The merge of many matrices in one Triton launch: read the base, add the rank-r update, round, write in place.
 
 Memory-bound: every base element is read once and every served element written once, and nothing else of that size
-exists. The base is either a bf16 copy (4 bytes moved per parameter) or the trainer's own packed NF4 weights (2.5
-bytes, and no copy is kept). The arithmetic is that of `adapters/merge.py` in the same order without fused
-multiply-add, so both give the same bits. Left out: other dtypes than bf16, which the torch version covers.
+exists. The base is either bf16 (4 bytes moved per parameter) or packed NF4 (2.5 bytes). The arithmetic is that of
+`adapters/merge.py` in the same order without fused multiply-add, so both give the same bits. Pointers travel as
+integers; their common alignment is a compile-time constant, without which every load would be two bytes wide. Left out:
+other dtypes than bf16, which the torch version covers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
 
 import torch
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
-ROWS, COLUMNS = 16, 512  # elements of one program
-NF4_BLOCK = 64
+from adapters.base import NF4_BLOCK, Base, Packed
+
+ROWS, COLUMNS, WARPS = 8, 256, 2  # elements of one program, and its warps: the fastest of twenty on an H200
 
 
 @triton.jit
+def _term(k: tl.constexpr, left, right, mixing, row, rows, column, columns, RANK: tl.constexpr):
+    """(Σ_j left[:, j] R[j, k]) right[k, :] of one tile."""
+    combined = tl.load(left + row * RANK, mask=row < rows, other=0.0) * tl.load(mixing + k)
+    for j in tl.static_range(1, RANK):
+        part = tl.load(left + row * RANK + j, mask=row < rows, other=0.0)
+        combined = combined + part * tl.load(mixing + j * RANK + k)
+    across = tl.load(right + k * columns + column, mask=column < columns, other=0.0)
+    return combined[:, None] * across[None, :]
+
+
+@triton.jit
+def _mix(x):
+    """The murmur3 finaliser."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B
+    x = (x ^ (x >> 13)) * 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+@triton.jit(do_not_specialize=["offset"])
 def _merge_tiles(
     tile_module,
     first_tile,
@@ -33,139 +53,123 @@ def _merge_tiles(
     mixings,
     salts,
     code,
+    offset,
     RANK: tl.constexpr,
     NF4: tl.constexpr,
     BLOCK: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    ALIGN: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
 ):
-    pid = tl.program_id(0)
+    pid = tl.program_id(0) + offset
     module = tl.load(tile_module + pid)
     local = pid - tl.load(first_tile + module)
     rows = tl.load(shapes + 2 * module)
-    columns = tl.load(shapes + 2 * module + 1)
+    columns = tl.multiple_of(tl.load(shapes + 2 * module + 1), ALIGN)
     tiles_across = tl.cdiv(columns, BC)
+    tile_column = local % tiles_across
     row = (local // tiles_across) * BR + tl.arange(0, BR)
-    column = (local % tiles_across) * BC + tl.arange(0, BC)
+    column = tile_column * BC + tl.arange(0, BC)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    position = row.to(tl.int64)[:, None] * columns + column[None, :]
+    position = (row * columns)[:, None] + column[None, :]
+    pairs = tl.multiple_of((columns + 1) // 2, max(ALIGN // 2, 1))  # neighbours share a byte and a random number
+    half = tile_column * (BC // 2) + tl.arange(0, BC // 2)
+    pair = (row * pairs)[:, None] + half[None, :]
 
     if NF4:
-        packed = tl.load(bases + module).to(tl.pointer_type(tl.uint8))
+        pair_inside = (row < rows)[:, None] & (half < pairs)[None, :]
+        packed = tl.multiple_of(tl.load(bases + module).to(tl.pointer_type(tl.uint8)), ALIGN)
+        byte = tl.load(packed + pair, mask=pair_inside, other=0).to(tl.int32)
         absmax = tl.load(absmaxes + module).to(tl.pointer_type(tl.float32))
-        byte = tl.load(packed + position // 2, mask=inside, other=0).to(tl.int32)
-        index = tl.where(position % 2 == 0, byte >> 4, byte & 15)
-        scale = tl.load(absmax + position // BLOCK, mask=inside, other=0.0)
-        base = (tl.load(code + index) * scale).to(tl.bfloat16).to(tl.float32)
+        block = tile_column * (BC // BLOCK) + tl.arange(0, BC // BLOCK)
+        blocks = columns // BLOCK
+        block_inside = (row < rows)[:, None] & (block < blocks)[None, :]
+        scales = tl.load(absmax + (row * blocks)[:, None] + block[None, :], mask=block_inside, other=0.0)
+        scale = tl.broadcast_to(scales[:, :, None], (BR, BC // BLOCK, BLOCK // 2)).reshape(BR, BC // 2)
+        first = tl.load(code + (byte >> 4)) * scale
+        second = tl.load(code + (byte & 15)) * scale
+        base = tl.join(first, second).reshape(BR, BC).to(tl.bfloat16).to(tl.float32)
     else:
-        dense = tl.load(bases + module).to(tl.pointer_type(tl.bfloat16))
+        dense = tl.multiple_of(tl.load(bases + module).to(tl.pointer_type(tl.bfloat16)), ALIGN)
         base = tl.load(dense + position, mask=inside, other=0.0).to(tl.float32)
 
     left = tl.load(lefts + module).to(tl.pointer_type(tl.float32))
-    right = tl.load(rights + module).to(tl.pointer_type(tl.float32))
+    right = tl.multiple_of(tl.load(rights + module).to(tl.pointer_type(tl.float32)), ALIGN)
     mixing = mixings + module * RANK * RANK
-    delta = tl.zeros((BR, BC), dtype=tl.float32)
-    for k in tl.static_range(RANK):
-        combined = tl.load(left + row * RANK, mask=row < rows, other=0.0) * tl.load(mixing + k)
-        for j in tl.static_range(1, RANK):
-            part = tl.load(left + row * RANK + j, mask=row < rows, other=0.0)
-            combined = combined + part * tl.load(mixing + j * RANK + k)
-        across = tl.load(right + k * columns + column, mask=column < columns, other=0.0)
-        delta = delta + combined[:, None] * across[None, :]
+    delta = _term(0, left, right, mixing, row, rows, column, columns, RANK)
+    for k in tl.static_range(1, RANK):
+        delta += _term(k, left, right, mixing, row, rows, column, columns, RANK)
 
     total = base + delta
     if STOCHASTIC:
-        salt = tl.load(salts + module).to(tl.uint32)
-        x = position.to(tl.uint32) ^ (salt * 0x9E3779B1)
-        x = (x ^ (x >> 16)) * 0x85EBCA6B
-        x = (x ^ (x >> 13)) * 0xC2B2AE35
-        bits = ((x ^ (x >> 16)) >> 16).to(tl.int32)
-        kept = (total.to(tl.int32, bitcast=True) + bits) & -65536
-        merged = kept.to(tl.float32, bitcast=True).to(tl.bfloat16)
+        salt = tl.load(salts + module).to(tl.uint32) * 0x9E3779B1
+        x = (_mix(row.to(tl.uint32) ^ salt)[:, None] ^ _mix(half.to(tl.uint32) + salt)[None, :]) * 0x9E3779B1
+        x = x ^ (x >> 16)
+        bits = tl.join(x & 0xFFFF, x >> 16).reshape(BR, BC)
+        merged = total.to(tl.uint32, bitcast=True) + bits
+        if not NF4:  # a packed base holds no negative zero, the one value that adding zero would change
+            merged = tl.where(delta == 0.0, base.to(tl.uint32, bitcast=True), merged)
+        value = (merged >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
-        merged = total.to(tl.bfloat16)
-    merged = tl.where(delta == 0.0, base.to(tl.bfloat16), merged)
-    target = tl.load(targets + module).to(tl.pointer_type(tl.bfloat16))
-    tl.store(target + position, merged, mask=inside)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A 4-bit base: `codes` uint8 (numel / 2,), `absmax` float32 (numel / 64,), as bitsandbytes lays them out."""
-
-    codes: Tensor
-    absmax: Tensor
-
-
-def packed_base(codes: Tensor, state: Any) -> Packed:
-    """The packed base of a bitsandbytes 4-bit weight, its doubly quantised block maxima expanded once."""
-    from bitsandbytes.functional import dequantize_blockwise
-
-    absmax = state.absmax
-    if state.nested:
-        absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
-    if state.blocksize != NF4_BLOCK:
-        raise ValueError(f"4-bit blocks of {state.blocksize} values are not supported, only of {NF4_BLOCK}")
-    return Packed(codes.reshape(-1), absmax.float())
+        value = (total if NF4 else tl.where(delta == 0.0, base, total)).to(tl.bfloat16)
+    target = tl.multiple_of(tl.load(targets + module).to(tl.pointer_type(tl.bfloat16)), ALIGN)
+    tl.store(target + position, value, mask=inside)
 
 
 class FusedRefresh:
-    """Prepared pointers and tiles of all modules; calling it with R (modules, r, r) float32 refreshes them.
+    """Prepared pointers and tiles of all matrices; calling it with R (n, r, r) float32 writes them.
 
-    targets: bf16 matrices (out, in) with contiguous rows, written in place. bases: bf16 tensors of the same shapes, or
-    `Packed`. left (out, r), right (r, in) float32. All on one CUDA device; the tensors are kept alive here.
+    targets: bf16 (out, in) with contiguous rows, written in place. bases: bf16 tensors of the same shapes, or packed
+    NF4. left (out, r), right (r, in) float32. All on one CUDA device; the tensors are kept alive here.
     """
 
     def __init__(
         self,
         targets: list[Tensor],
-        bases: list[Tensor] | list[Packed],
+        bases: list[Base],
         lefts: list[Tensor],
         rights: list[Tensor],
         salts: list[int],
         stochastic: bool,
-        code: Tensor | None = None,
     ) -> None:
         device = targets[0].device
-        self._kept = (targets, bases, lefts, rights)
-        self.rank = lefts[0].shape[1]
-        self.nf4 = isinstance(bases[0], Packed)
-        self.stochastic = stochastic
-        tiles = [triton.cdiv(t.shape[0], ROWS) * triton.cdiv(t.shape[1], COLUMNS) for t in targets]
-        counts = torch.tensor(tiles)
-        self.tile_module = torch.repeat_interleave(torch.arange(len(tiles), dtype=torch.int32), counts).to(device)
-        self.first_tile = (counts.cumsum(0) - counts).int().to(device)
-        self.shapes = torch.tensor([list(t.shape) for t in targets], dtype=torch.int32, device=device)
-        self.salts = torch.tensor(salts, dtype=torch.int64, device=device)
-        self.code = torch.zeros(16, device=device) if code is None else code.to(device, torch.float32)
+        lefts, rights = [left.contiguous() for left in lefts], [right.contiguous() for right in rights]
+        packed = [base for base in bases if isinstance(base, Packed)]
         data = [base.codes if isinstance(base, Packed) else base for base in bases]
-        absmax = [base.absmax if isinstance(base, Packed) else base for base in bases]
-        self.pointers = [_pointers(tensors, device) for tensors in (data, absmax, targets, lefts, rights)]
+        absmax = [base.absmax for base in packed] or data
+        self._kept = (targets, data, absmax, lefts, rights)
+        columns = [target.shape[1] for target in targets]
+        tiles = [triton.cdiv(target.shape[0], ROWS) * triton.cdiv(target.shape[1], COLUMNS) for target in targets]
+        counts = torch.tensor(tiles)
+        self.tiles = tiles
+        self.first = (counts.cumsum(0) - counts).tolist()
+        modules = torch.repeat_interleave(torch.arange(len(tiles), dtype=torch.int32), counts)
+        self.tables = [
+            modules.to(device),
+            torch.tensor(self.first, dtype=torch.int32, device=device),
+            torch.tensor([list(target.shape) for target in targets], dtype=torch.int32, device=device),
+            *(_pointers(tensors, device) for tensors in (data, absmax, targets, lefts, rights)),
+        ]
+        self.salts = torch.tensor(salts, dtype=torch.int64, device=device)
+        self.code = packed[0].state.code.to(device, torch.float32) if packed else torch.zeros(16, device=device)
+        aligned = [tensor.data_ptr() for tensors in (data, targets, rights) for tensor in tensors]
+        self.options = {
+            "RANK": lefts[0].shape[1],
+            "NF4": bool(packed),
+            "BLOCK": NF4_BLOCK,
+            "STOCHASTIC": stochastic,
+            "ALIGN": math.gcd(64, *columns, *aligned),
+            "BR": ROWS,
+            "BC": COLUMNS,
+            "num_warps": WARPS,
+            "enable_fp_fusion": False,
+        }
 
-    def __call__(self, mixings: Tensor) -> None:
-        bases, absmaxes, targets, lefts, rights = self.pointers
-        _merge_tiles[(len(self.tile_module),)](
-            self.tile_module,
-            self.first_tile,
-            self.shapes,
-            bases,
-            absmaxes,
-            targets,
-            lefts,
-            rights,
-            mixings.contiguous(),
-            self.salts,
-            self.code,
-            RANK=self.rank,
-            NF4=self.nf4,
-            BLOCK=NF4_BLOCK,
-            STOCHASTIC=self.stochastic,
-            BR=ROWS,
-            BC=COLUMNS,
-            num_warps=8,
-            enable_fp_fusion=False,
-        )
+    def __call__(self, mixings: Tensor, index: int | None = None) -> None:
+        """Write all matrices, or only that at `index`."""
+        count, offset = (sum(self.tiles), 0) if index is None else (self.tiles[index], self.first[index])
+        _merge_tiles[(count,)](*self.tables, mixings.contiguous(), self.salts, self.code, offset, **self.options)
 
 
 def _pointers(tensors: list[Tensor], device: torch.device) -> Tensor:

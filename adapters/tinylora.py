@@ -3,24 +3,35 @@
 
 All layers of a model share one small parameter `v` (groups, u), kept once in the model's `tinylora` module. A replaced
 layer keeps its frozen original as the submodule `base_layer`: Unsloth's fast decoding path calls the forward of such
-layers, and silently drops the update of any other replacement. R is computed inside each layer's own forward, in
-float32, so that gradient checkpointing counts every contribution to `v` once.
+layers, and silently drops the update of any other replacement. A layer computes in one of two ways:
+
+- beside the frozen layer (the default): y = W x + U Σ (R (Vᵀ x)), exact, and an ordinary autograd graph;
+- with the merged weight, once `TinyLoRA.merge_with` was called: y = round(W + ΔW) x, the very weights that a merging
+  rollout engine serves. It costs no pass over y beyond the frozen layer's own (see `_MergedLinear`).
+
+Every layer adds its own share to the gradient of `v`, so gradient checkpointing of any kind counts each one once.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.base import Base, frozen_base, is_quantized
 from adapters.config import AdapterError, TinyLoRAConfig
-from adapters.factors import Factors, cached_factors, is_quantized
-from adapters.merge import delta_weight, mixing
+from adapters.factors import Factors, cached_factors
+from adapters.merge import Rounding, delta_weight, mixing, salt_of
+from adapters.merger import Merger
 from adapters.seeds import projection_of
+
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
 
 
 class TinyLoRA(nn.Module):
@@ -37,6 +48,10 @@ class TinyLoRA(nn.Module):
         self.factors_file = factors_file
         self.enabled = True
         self.v = nn.Parameter(torch.zeros(config.groups, config.u, dtype=torch.float32))
+        self.layers: tuple[TinyLoRALinear, ...] = ()  # in a tuple: they belong to the model
+        self.merger: Merger | None = None
+        self._mixings: tuple[Any, Tensor] | None = None
+        self._bases: list[Base] | None = None
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -47,29 +62,102 @@ class TinyLoRA(nn.Module):
         finally:
             self.enabled = before
 
+    def attach(self, layers: list[TinyLoRALinear]) -> None:
+        """Take the layers, in order of depth, and keep what all of them need stacked."""
+        self.layers = tuple(layers)
+        self.register_buffer("projections", torch.stack([layer.projections for layer in layers]), persistent=False)
+        groups = torch.tensor([layer.group for layer in layers], device=self.v.device)
+        self.register_buffer("group_index", groups, persistent=False)
+
+    def mixings_of(self, v: Tensor) -> Tensor:
+        """R of every layer (modules, r, r) float32 for a vector (groups, u)."""
+        return mixing(v.float()[self.group_index], self.projections)  # type: ignore[index,arg-type]
+
+    def mixings(self) -> Tensor:
+        """R of every layer at the current `v`, without a graph, computed once per value of `v`."""
+        key = (self.v.data_ptr(), self.v._version)
+        if self._mixings is None or self._mixings[0] != key:
+            with torch.no_grad():
+                self._mixings = (key, self.mixings_of(self.v))
+        return self._mixings[1]
+
+    def bases(self) -> list[Base]:
+        """The frozen weights of all layers, not copies; packed ones keep what they expand."""
+        if self._bases is None:
+            self._bases = [frozen_base(layer.base_layer) for layer in self.layers]
+        return self._bases
+
+    def merger_into(self, targets: list[Tensor], rounding: Rounding) -> Merger:
+        """A merger of all layers' frozen weights and factors into `targets`."""
+        return Merger(
+            self.bases(),
+            [layer.left for layer in self.layers],
+            [layer.right for layer in self.layers],
+            [salt_of(name) for name in self.names],
+            rounding,
+            targets,
+        )
+
+    def merge_with(self, rounding: Rounding | None) -> None:
+        """From now on compute with merged weights, rounded so; None goes back to the exact path beside the layer."""
+        self.merger = None
+        if rounding is None:
+            return
+        largest = max(self.layers, key=lambda layer: layer.in_features * layer.out_features)
+        scratch = torch.empty(
+            largest.in_features * largest.out_features, dtype=largest.dtype, device=largest.left.device
+        )
+        shapes = [(layer.out_features, layer.in_features) for layer in self.layers]
+        self.merger = self.merger_into([scratch[: m * n].view(m, n) for m, n in shapes], rounding)
+
+
+class SharedInput:
+    """x Aᵀ of layers that read the same tensor: the first of them computes it for all, the last one lets go of it."""
+
+    def __init__(self, layers: list[TinyLoRALinear]) -> None:
+        rank = len(layers[0].right)
+        self.right = torch.cat([layer.right for layer in layers]).to(layers[0].dtype)  # (parts · r, in)
+        self._parts = {layer: slice(i * rank, (i + 1) * rank) for i, layer in enumerate(layers)}
+        self._last = layers[-1]
+        self._kept: tuple[Any, Tensor] | None = None
+
+    @torch.no_grad()
+    def hidden(self, layer: TinyLoRALinear, x: Tensor) -> Tensor:
+        """x Aᵀ (rows, r) of this layer; x (..., in)."""
+        if self._kept is None or self._kept[0]() is not x:
+            hidden = F.linear(x.detach().reshape(-1, x.shape[-1]).to(self.right.dtype), self.right)
+            self._kept = (weakref.ref(x), hidden)
+        part = self._kept[1][:, self._parts[layer]]
+        if layer is self._last:
+            self._kept = None
+        return part
+
 
 class TinyLoRALinear(nn.Module):
     """A frozen linear layer plus the rank-r update that `v` steers.
 
-    x (..., in) → (..., out) in the base layer's output dtype. `left` (out, r) and `right` (r, in) are in the dtype of
-    the base's activations, `projections` (u, r, r) in float32.
+    x (..., in) → (..., out) in the base layer's output dtype. `left` (out, r) = U Σ, `right` (r, in) = Vᵀ and
+    `projections` (u, r, r) are float32; `dtype` is that of the base's activations.
     """
 
+    shared: SharedInput  # set by `inject`, once the siblings exist
+
     def __init__(
-        self, base_layer: nn.Module, factors: Factors, projections: Tensor, bank: TinyLoRA, group: int
+        self, base_layer: nn.Module, factors: Factors, projections: Tensor, bank: TinyLoRA, index: int, group: int
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = factors.right.shape[1], factors.left.shape[0]
+        self.index = index
         self.group = group
         self._bank = (bank,)  # in a tuple: the vector belongs to the model, not to each of its layers
         if hasattr(base_layer, "support_avx512bf16_for_cpu"):
             # bitsandbytes would repack the weights on a CPU's first evaluation and compute in bf16 from then on
             base_layer.support_avx512bf16_for_cpu = False
         weight = base_layer.weight
-        dtype = weight.quant_state.dtype if is_quantized(base_layer) else weight.dtype
-        self.register_buffer("left", factors.left.to(weight.device, dtype), persistent=False)
-        self.register_buffer("right", factors.right.to(weight.device, dtype), persistent=False)
+        self.dtype: torch.dtype = weight.quant_state.dtype if is_quantized(base_layer) else weight.dtype
+        self.register_buffer("left", factors.left.to(weight.device), persistent=False)
+        self.register_buffer("right", factors.right.to(weight.device), persistent=False)
         self.register_buffer("projections", projections.to(weight.device), persistent=False)
 
     def mixing(self) -> Tensor:
@@ -80,14 +168,56 @@ class TinyLoRALinear(nn.Module):
         """ΔW (out, in) in float32 at the current `v`."""
         return delta_weight(self.left, self.mixing(), self.right)
 
+    def merged_weight(self) -> Tensor:
+        """round(W + ΔW) (out, in) at the current `v`, valid until the next layer asks for its own."""
+        bank = self._bank[0]
+        assert bank.merger is not None
+        return bank.merger.one(self.index, bank.mixings())
+
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base_layer(x)
-        if not self._bank[0].enabled:
-            return y
-        hidden = F.linear(x.to(self.right.dtype), self.right)
+        bank = self._bank[0]
+        if not bank.enabled:
+            return self.base_layer(x)
+        if bank.merger is not None:
+            hidden = self.shared.hidden(self, x) if torch.is_grad_enabled() else None
+            return _MergedLinear.apply(x, bank.v, hidden, self)  # type: ignore[no-any-return]
+        hidden = F.linear(x.to(self.dtype), self.right.to(self.dtype))
         with torch.autocast(x.device.type, enabled=False):
             hidden = F.linear(hidden.float(), self.mixing())
-        return y + F.linear(hidden.to(self.left.dtype), self.left).to(y.dtype)
+        y = self.base_layer(x)
+        return y + F.linear(hidden.to(self.dtype), self.left.to(self.dtype)).to(y.dtype)
+
+
+class _MergedLinear(torch.autograd.Function):
+    """y = x W'ᵀ + b, with the gradients of x and of v.
+
+    W' is merged anew in the backward pass, so nothing of its size is kept. With g = ∂L/∂y: ∂L/∂x = g W', and since
+    W' moves with R as ΔW does (rounding is passed straight through), ∂L/∂R = (g U Σ)ᵀ (x V), ∂L/∂v_i = ⟨P_i, ∂L/∂R⟩.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, v: Tensor, hidden: Tensor | None, layer: TinyLoRALinear) -> Tensor:
+        ctx.layer, ctx.groups = layer, v.shape
+        ctx.save_for_backward(hidden)
+        bias = layer.base_layer.bias
+        y = F.linear(x.to(layer.dtype), layer.merged_weight(), None if bias is None else bias.to(layer.dtype))
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore
+        layer: TinyLoRALinear = ctx.layer
+        (hidden,) = ctx.saved_tensors
+        grad = grads[0].to(layer.dtype)
+        flat = grad.reshape(-1, layer.out_features)
+        to_x = to_v = None
+        if ctx.needs_input_grad[0]:
+            to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
+        if ctx.needs_input_grad[1]:
+            through = flat @ layer.left.to(layer.dtype)  # (rows, r)
+            to_mixing = through.float().mT @ hidden.float()
+            to_v = grad.new_zeros(ctx.groups, dtype=torch.float32)
+            to_v[layer.group] = layer.projections.flatten(1) @ to_mixing.flatten()
+        return to_x, to_v, None, None
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:
@@ -125,16 +255,19 @@ def inject(model: nn.Module, config: TinyLoRAConfig) -> TinyLoRA:
     bank = TinyLoRA(config, list(linears), base_fingerprint, factors_file)
     bank.to(next(iter(linears.values())).weight.device)
     model.requires_grad_(False)
+    layers: dict[str, TinyLoRALinear] = {}
     for index, (name, linear) in enumerate(linears.items()):
+        projections = projection_of(config, index, name)
+        group = config.group_of(index, len(linears))
+        layers[name] = TinyLoRALinear(linear, factors[name], projections, bank, index, group)
+    for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
-        layer = TinyLoRALinear(
-            linear,
-            factors[name],
-            projection_of(config, index, name),
-            bank,
-            config.group_of(index, len(linears)),
-        )
         setattr(model.get_submodule(parent), child, layer)
+        siblings = next((together for together in SAME_INPUT if child in together), (child,))
+        names = [name.removesuffix(child) + sibling for sibling in siblings]
+        present = [layers[sibling] for sibling in names if sibling in layers]
+        layer.shared = SharedInput(present) if layer is present[0] else present[0].shared
+    bank.attach(list(layers.values()))
     model.add_module("tinylora", bank)
     return bank
 

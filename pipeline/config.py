@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quant": ("nf4", "none"),
     "loss_type": LOSS_TYPES,
     "report_to": REPORTERS,
+    "refresh": ("merge", "lowrank"),
     "rounding": ("stochastic", "nearest"),
     "lr_schedule": ("constant", "linear", "cosine"),
     "task": TASK_NAMES,
@@ -75,7 +76,8 @@ class RunConfig:
     prompts_per_step: int | None = None
     temperature: float = 1.0
     max_completion_length: int | None = None
-    rounding: str | None = None
+    refresh: str = "merge"  # how ΔW reaches the engine: merged into its weights, or beside them
+    rounding: str | None = None  # of merged weights
     gpu_memory: float | None = None
     # rewards
     reward: str = "tiered"

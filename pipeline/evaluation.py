@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
-from pipeline.benchmark import describe_versions
+from pipeline.bench.form import describe_versions
 from pipeline.comparison import compare_counts, power_lines, stored_counts
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.environment import prepare_environment

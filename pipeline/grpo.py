@@ -17,8 +17,11 @@ from rewards.problem import Problem
 RATIO_CAP = 2.0  # truncation of the importance ratio between trainer and engine, per token
 
 
-def grpo_arguments(config: RunConfig, output_dir: Path) -> GRPOConfig:
-    """TRL's arguments for one optimizer step per batch of prompts_per_step × num_generations completions."""
+def grpo_arguments(config: RunConfig, output_dir: Path, *, checkpointing: bool = False) -> GRPOConfig:
+    """TRL's arguments for one optimizer step per batch of prompts_per_step × num_generations completions.
+
+    checkpointing: recompute activations in the backward pass.
+    """
     return GRPOConfig(
         output_dir=str(output_dir),
         max_steps=config.steps,
@@ -41,7 +44,7 @@ def grpo_arguments(config: RunConfig, output_dir: Path) -> GRPOConfig:
         vllm_importance_sampling_mode="token_truncate",
         vllm_importance_sampling_clip_max=RATIO_CAP,
         bf16=False,  # no autocast: the model has its dtype and v stays float32
-        gradient_checkpointing=torch.cuda.is_available(),
+        gradient_checkpointing=checkpointing,
         shuffle_dataset=False,  # the order of the problems is part of the dataset
         save_strategy="steps",
         save_steps=config.num_iterations,

@@ -86,6 +86,29 @@ def completion_log_probs(
     return log_probs, torch.zeros_like(log_probs).masked_scatter(valid, entropy)
 
 
+def unpadded_rows(prompt_ids: list[list[int]], completion_ids: list[list[int]], device: Any) -> tuple[Tensor, ...]:
+    """The same from token ids: rows (B, L), prompt lengths (B,) and completion lengths (B,) on `device`."""
+    ids = [torch.tensor(prompt + rest) for prompt, rest in zip(prompt_ids, completion_ids, strict=True)]
+    lengths = [torch.tensor([len(part) for part in parts], device=device) for parts in (prompt_ids, completion_ids)]
+    return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device), *lengths
+
+
+@torch.no_grad()
+def log_probs_without_gradient(
+    model: Any, rows: Tensor, prompts: Tensor, completions: Tensor, width: int, temperature: float, budget: int
+) -> tuple[Tensor, Tensor]:
+    """`completion_log_probs` of any number of rows, `budget` tokens at a time."""
+    log_probs = torch.zeros(rows.shape[0], width, device=rows.device)
+    entropies = torch.zeros_like(log_probs)
+    lengths = prompts + completions
+    for part in token_budget_batches(lengths, budget):
+        longest = int(lengths[part].max())
+        log_probs[part], entropies[part] = completion_log_probs(
+            model, rows[part, :longest], prompts[part], completions[part], width, temperature
+        )
+    return log_probs, entropies
+
+
 def token_budget_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
     """Indices of rows grouped by similar length, so that rows × longest stays within `budget` tokens (or one row)."""
     order = lengths.argsort(descending=True, stable=True)

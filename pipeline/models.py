@@ -142,11 +142,18 @@ def adapter_config(config: RunConfig) -> TinyLoRAConfig:
 def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
     """The policy and its tokenizer: loaded by Unsloth, frozen, every target projection replaced by a TinyLoRA
     module."""
+    from adapters import inject
+
+    model, tokenizer = load_frozen(choice, config)
+    inject(model, adapter_config(config))
+    return model, tokenizer
+
+
+def load_frozen(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
+    """The base model, not adapted, and its tokenizer, loaded by Unsloth."""
     import_libraries()
     import torch
     from unsloth import FastLanguageModel
-
-    from adapters import inject
 
     with quiet_libraries():
         model, tokenizer = FastLanguageModel.from_pretrained(
@@ -156,7 +163,6 @@ def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
             max_seq_length=config.max_length,
             use_exact_model_name=True,  # else hub names are remapped to pre-quantised mirrors
         )
-    inject(model, adapter_config(config))
     return model, tokenizer
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
+from pipeline.memory import MemoryPlan, plan_memory
 from pipeline.models import ModelChoice, compute_dtype, eos_token_ids, load_model
 from rewards.pool import GraderPool
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pipeline.rollout import RolloutEngine
 
 REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-GPU_SHARE = 0.45  # of the card for vLLM when no budget is given; the trainer has the rest
 TRANSFORMERS_BATCH = 64
 
 
@@ -37,11 +37,12 @@ def start_graders(config: RunConfig) -> GraderPool:
 
 @dataclass
 class Policy:
-    """The adapted model, its tokenizer and the engine that samples from it."""
+    """The adapted model, its tokenizer, the engine that samples from it, and on a GPU how memory is shared."""
 
     model: Any
     tokenizer: Any
     engine: RolloutEngine
+    memory: MemoryPlan | None = None
 
     def close(self) -> None:
         self.engine.close()
@@ -49,45 +50,51 @@ class Policy:
 
 def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
     """Load and adapt the model, then start the engine on the same weights."""
+    memory = reserve_memory(choice, config)
     model, tokenizer = load_model(choice, config)
+    return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
+
+
+def load_engine(
+    choice: ModelChoice, config: RunConfig, model: Any, tokenizer: Any, memory: MemoryPlan | None = None
+) -> RolloutEngine:
+    """The engine for an adapted model, which from now on computes with the weights that the engine serves."""
     ends = eos_token_ids(model, tokenizer)
     if not config.vllm:
         from pipeline.rollout.transformers_engine import TransformersEngine
 
-        return Policy(
-            model,
-            tokenizer,
-            TransformersEngine(
-                model, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id, batch_size=TRANSFORMERS_BATCH
-            ),
+        return TransformersEngine(
+            model, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id, batch_size=TRANSFORMERS_BATCH
         )
     from pipeline.models import quiet_libraries
-    from pipeline.rollout.vllm_engine import VLLMEngine
+    from pipeline.rollout.vllm_engine import EngineLimits, VLLMEngine
 
+    rounding: Any = config.rounding if config.refresh == "merge" else None
+    model.tinylora.merge_with(rounding)
     with quiet_libraries():
-        engine = VLLMEngine(
+        return VLLMEngine(
             choice.location,
             model.tinylora,
-            quant=config.quant or "none",
             dtype=compute_dtype(),
             max_model_len=config.max_length,
             eos_token_ids=ends,
-            rounding=config.rounding,  # type: ignore[arg-type]
-            gpu_memory_utilization=_gpu_share(config.gpu_memory),
-            max_num_seqs=256,
+            rounding=rounding,
+            limits=EngineLimits(memory.kv_bytes, memory.sequences, memory.batched_tokens) if memory else None,
             seed=config.seed,
         )
-    return Policy(model, tokenizer, engine)
 
 
-def _gpu_share(budget: float | None) -> float:
-    """vLLM's share of the card when trainer and engine together may use `budget` GB."""
-    if budget is None or not has_gpu():
-        return GPU_SHARE
+def reserve_memory(choice: ModelChoice, config: RunConfig) -> MemoryPlan | None:
+    """The shares of the GPU, with torch's allocator held to them; None without a GPU."""
+    if not has_gpu():
+        return None
     import torch
+    from transformers import AutoConfig
 
-    total = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return min(GPU_SHARE, GPU_SHARE * budget / total)
+    total = torch.cuda.get_device_properties(0).total_memory
+    plan = plan_memory(AutoConfig.from_pretrained(choice.location).to_dict(), config, total)
+    torch.cuda.set_per_process_memory_fraction(plan.allocator_bytes / total)
+    return plan
 
 
 def parameter_table(choice: ModelChoice, config: RunConfig) -> Sequence[tuple[str, str]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark import describe_versions
+from pipeline.bench.form import describe_versions
 from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.models import ModelChoice, choose_model
@@ -132,9 +132,7 @@ def _run(
             _evaluate(config, policy, grader, held_out, folder, step, f"held-out at step {step}")
         return stopped is not None or terminated.requested
 
-    trainer = TinyLoRATrainer(
-        policy.model, policy.tokenizer, policy.engine, grader, train_problems, config, folder, on_step, sets.origin
-    )
+    trainer = TinyLoRATrainer(policy, grader, train_problems, config, folder, on_step, sets.origin)
     with Terminated() as terminated:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     bar.close()

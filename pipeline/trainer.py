@@ -28,8 +28,15 @@ from adapters import load_checkpoint, save_checkpoint
 from pipeline.config import RunConfig, parse_scales
 from pipeline.grading import StreamingGrader, verdict_metrics
 from pipeline.grpo import RATIO_CAP, grpo_arguments, training_rows
-from pipeline.logprobs import completion_log_probs, kl_k3, packed_rows, token_budget_batches
+from pipeline.logprobs import (
+    completion_log_probs,
+    kl_k3,
+    log_probs_without_gradient,
+    packed_rows,
+    unpadded_rows,
+)
 from pipeline.microbatch import micro_batches, without_equal_groups
+from pipeline.policy import Policy
 from pipeline.problem_sets import advantage_scale
 from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling
 from pipeline.run_folder import RunFolder, verdict_fields
@@ -55,9 +62,7 @@ class TinyLoRATrainer(GRPOTrainer):
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
-        engine: RolloutEngine,
+        policy: Policy,
         grader: StreamingGrader,
         problems: list[Problem],
         config: RunConfig,
@@ -66,8 +71,10 @@ class TinyLoRATrainer(GRPOTrainer):
         origin: Mapping[str, int] | None = None,
     ) -> None:
         _check_trl()
+        model, memory = policy.model, policy.memory
         self.run_config = config
-        self.engine = engine
+        self.engine: RolloutEngine = policy.engine
+        self.micro_batch_tokens = memory.micro_batch_tokens if memory else config.micro_batch_tokens
         self.grader = grader
         self.problems = problems
         self.folder = folder
@@ -84,9 +91,9 @@ class TinyLoRATrainer(GRPOTrainer):
         super().__init__(
             model=model,
             reward_funcs=[self._reward_function(reward) for reward in self.task.rewards],
-            args=grpo_arguments(config, folder.path),
+            args=grpo_arguments(config, folder.path, checkpointing=bool(memory and memory.gradient_checkpointing)),
             train_dataset=training_rows(problems, config, origin),
-            processing_class=tokenizer,
+            processing_class=policy.tokenizer,
         )
         model._hf_peft_config_loaded = False
         self.remove_callback(PrinterCallback)
@@ -119,7 +126,21 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["generate"] += seconds
         tokens = sum(len(completion.token_ids) for completion in completions)
         self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
+        self._compare_with_base(prompt_ids, completions)
         return [c.token_ids for c in completions], [c.log_probs for c in completions]
+
+    def _compare_with_base(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
+        """KL to the base, on all rows where the loss has a KL term; done here because the last programs are still being
+        graded."""
+        count = len(completions) if self.loss_beta else min(KL_ROWS, len(completions))
+        sampled = [completion.token_ids for completion in completions[:count]]
+        rows, prompts, lengths = unpadded_rows(prompt_ids[:count], sampled, self.accelerator.device)
+        width = max(len(completion.token_ids) for completion in completions)
+        with self.bank.disabled():
+            base, _ = self._log_probs_of_rows(rows, prompts, lengths, width)
+        mask = torch.arange(width, device=rows.device) < lengths.unsqueeze(1)
+        self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[:count], mask)
+        self._base_log_probs = base
 
     def _submit(self, row: int, completion: Completion) -> None:
         self.grader.submit(row, self._tokenizer.decode(completion.token_ids, skip_special_tokens=True))
@@ -166,17 +187,8 @@ class TinyLoRATrainer(GRPOTrainer):
             self._on_policy = False
         else:
             self._mismatches = [(output["old_per_token_logps"] - sampled)[mask.bool()]]
-        rows = slice(None) if self.loss_beta else slice(0, KL_ROWS)
-        with torch.no_grad(), self.bank.disabled():
-            base, _, _ = self._get_per_token_logps_and_entropies(
-                self.model,
-                torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)[rows],
-                torch.cat([output["prompt_mask"], mask], dim=1)[rows],
-                output["completion_ids"].shape[1],
-            )
-        self.record.values["kl_base"] = kl_k3(base - sampled[rows], mask[rows])
         if self.loss_beta:
-            output["ref_per_token_logps"] = base
+            output["ref_per_token_logps"] = self._base_log_probs
         self._write_rollouts(output)
         return output
 
@@ -220,23 +232,25 @@ class TinyLoRATrainer(GRPOTrainer):
             return self._sampled_log_probs(logits_to_keep), torch.empty(0), None
         if self._computed is not None:
             return (*self._computed, None)
-        start = time.perf_counter()
         split = input_ids.shape[1] - logits_to_keep
         rows, prompts, completions = packed_rows(
             input_ids[:, :split], attention_mask[:, :split], input_ids[:, split:], attention_mask[:, split:]
         )
         if torch.is_grad_enabled():
             return (*completion_log_probs(model, rows, prompts, completions, logits_to_keep, self.temperature), None)
-        log_probs = torch.zeros(rows.shape[0], logits_to_keep, device=rows.device)
-        entropies = torch.zeros_like(log_probs)
-        lengths = prompts + completions
-        for part in token_budget_batches(lengths, self.run_config.micro_batch_tokens):
-            width = int(lengths[part].max())
-            log_probs[part], entropies[part] = completion_log_probs(
-                model, rows[part, :width], prompts[part], completions[part], logits_to_keep, self.temperature
-            )
+        return (*self._log_probs_of_rows(rows, prompts, completions, logits_to_keep), None)
+
+    def _log_probs_of_rows(
+        self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
+        start = time.perf_counter()
+        log_probs, entropies = log_probs_without_gradient(
+            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens
+        )
+        _wait_for_device()
         self.record.seconds["log_probs"] += time.perf_counter() - start
-        return log_probs, entropies, None
+        return log_probs, entropies
 
     def _sampled_log_probs(self, width: int) -> Tensor:
         """The engine's log-probabilities of the completions at hand, (B, width), zero beyond a row's end."""
@@ -282,12 +296,13 @@ class TinyLoRATrainer(GRPOTrainer):
             self.record.values["mismatch"] = kl_k3(mismatch, torch.ones_like(mismatch))
             self._mismatches = []
         self._step += 1
+        _wait_for_device()
         self.record.seconds["backward"] += time.perf_counter() - begin
         self.record.seconds["step"] += time.perf_counter() - start
         return total
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        budget = self.run_config.micro_batch_tokens
+        budget = self.micro_batch_tokens
         parts, share = micro_batches(batch, budget, self.loss_type, every_row=self.loss_beta != 0)
         self.record.values["rows_trained"] = share
         return parts
@@ -330,6 +345,7 @@ class TinyLoRATrainer(GRPOTrainer):
             "v_norm": float(self.bank.v.norm()),
             "v": [round(x, 6) for x in self.bank.v.detach().flatten().tolist()],
             "delta_norm": float(delta.square().sum().sqrt()) / self.base_norm,
+            "gpu_memory": _gpu_memory(),
             "seconds": seconds,
         }
 
@@ -354,6 +370,23 @@ class TinyLoRATrainer(GRPOTrainer):
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 
 
+def _wait_for_device() -> None:
+    """GPU work is asynchronous: a phase's seconds are read after it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _gpu_memory() -> float | None:
+    """Peak GB of the card that this process held since the last call: torch's allocator and what lies outside it."""
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    outside = total - free - torch.cuda.memory_reserved()
+    peak = torch.cuda.max_memory_reserved() + outside
+    torch.cuda.reset_peak_memory_stats()
+    return round(peak / 1e9, 3)
+
+
 def _layers(model: Any) -> list[Any]:
     from adapters import adapted_layers
 
@@ -365,7 +398,7 @@ def _sigma(layer: Any) -> Tensor:
 
 
 def _norm(layer: Any) -> Tensor:
-    from adapters.factors import dense_weight
+    from adapters.base import dense_weight
 
     return dense_weight(layer.base_layer).float().norm()
 

@@ -1,4 +1,10 @@
-"""Benchmarks, one command each; all print a table and write the same JSON form (see `pipeline/benchmark.py`)."""
+"""Benchmarks, one command each. All print a table, draw a picture and write the same JSON form. Without --model they
+measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 import repo_root  # noqa: F401
@@ -9,29 +15,186 @@ def bench() -> None:
     pass
 
 
+def out_option(name: str) -> Callable[..., Any]:
+    """Where the results go: `NAME.json`, and the picture beside it."""
+    text = "Where the JSON goes; the picture is written beside it, as PNG."
+    return click.option(
+        "--out", type=click.Path(dir_okay=False), default=f"bench-{name}.json", show_default=True, help=text
+    )
+
+
+MODEL = click.option("--model", default="starter", show_default=True, help="A folder, a hub id, or starter.")
+QUANT = click.option("--quant", type=click.Choice(["nf4", "none"]), help="Default: nf4 on a GPU, none on a CPU.")
+GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for trainer and engine together.")
+
+
+def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
+    """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
+    from pathlib import Path
+
+    from pipeline.bench.chart import draw_rows
+    from pipeline.bench.form import describe_machine, describe_versions, print_table, report, write_json
+    from pipeline.bench.generation import BenchmarkError
+    from pipeline.config import ConfigError
+    from rewards.errors import GraderError
+
+    picture = Path(out).with_suffix(".png")
+    if picture == Path(out):
+        raise click.UsageError(f"--out {out}: the JSON needs another ending than .png, which is the picture's")
+    machine = describe_machine()
+    try:
+        rows = measure()
+    except (BenchmarkError, ConfigError, GraderError) as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    print_table(title, rows)
+    write_json(out, report(rows, machine, describe_versions() | versions))
+    draw_rows(title, rows, picture)
+    click.echo(f"wrote {out} and {picture}")
+
+
+def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
+    """The model, the settings of a training run on it, and whether a GPU answers."""
+    from dataclasses import replace
+
+    from pipeline.config import ConfigError, RunConfig, resolved
+    from pipeline.environment import has_gpu, prepare_environment
+    from pipeline.models import choose_model
+    from pipeline.policy import check_packages
+
+    try:
+        choice = choose_model(model)
+        config = RunConfig(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
+        config = resolved(replace(config), starter=choice.is_starter, gpu=has_gpu())
+        check_packages(config)
+    except ConfigError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    prepare_environment(choice.location)
+    return choice, config, has_gpu()
+
+
 @bench.command()
 @click.option(
     "--programs", type=click.IntRange(min=8), default=96, show_default=True, help="How many different programs."
 )
-@click.option(
-    "--out", type=click.Path(dir_okay=False), default="bench.json", show_default=True, help="Where the JSON goes."
-)
+@out_option("grader")
 def grader(programs: int, out: str) -> None:
     """The grader pool beside the naive way, beside the compiler alone, and its cost per test."""
-    from pipeline.bench_grader import measure
-    from pipeline.benchmark import describe_machine, describe_versions, print_table, report, write_json
-    from rewards.errors import GraderError
+    from pipeline.bench.grader import measure
     from rewards.pool import compiler_version
 
-    machine = describe_machine()
-    try:
-        rows = measure(programs)
-    except GraderError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
-    print_table("grader", rows)
-    write_json(out, report(rows, machine, describe_versions() | {"g++": compiler_version("g++")}))
-    click.echo(f"wrote {out}")
+    finish("grader", out, lambda: measure(programs), **{"g++": compiler_version("g++")})
+
+
+@bench.command()
+@MODEL
+@GPU_MEMORY
+@click.option("--contender", "contenders", multiple=True, help="Only these; may be given several times. Default: all.")
+@out_option("generation")
+def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...], out: str) -> None:
+    """Tokens per second: vLLM as training runs it, as TRL runs it, and Unsloth's generate, beside the roofline."""
+    from pipeline.bench.generation import CONTENDERS, measure
+
+    choice, _, _ = settings(model)
+    chosen = contenders or CONTENDERS
+    finish(f"generation, {choice.name}", out, lambda: measure(choice, contenders=chosen, gpu_memory=gpu_memory))
+
+
+@bench.command()
+@MODEL
+@QUANT
+@out_option("refresh")
+def refresh(model: str, quant: str | None, out: str) -> None:
+    """Milliseconds until another v is in the engine's weights, beside a copy, addmm and TRL's sync_weights."""
+    choice, config, gpu = settings(model, quant=quant, vllm=True)
+
+    def run() -> Sequence[Any]:
+        from pipeline.bench.refresh import measure
+
+        return measure(choice, config, gpu)
+
+    finish(f"refresh, {choice.name}", out, run)
+
+
+@bench.command("train-step")
+@MODEL
+@QUANT
+@GPU_MEMORY
+@click.option("--prompts", type=click.IntRange(min=1), help="Prompts of a step. Default: 32 on a GPU, 4 on a CPU.")
+@click.option("--generations", type=click.IntRange(min=2), default=8, show_default=True, help="Completions of each.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps after the first.")
+@click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
+@out_option("train-step")
+def train_step(
+    model: str,
+    quant: str | None,
+    gpu_memory: float | None,
+    prompts: int | None,
+    generations: int,
+    steps: int,
+    unsafe_grader: bool,
+    out: str,
+) -> None:
+    """The training pass against the frozen model's, and whole steps with real grading."""
+    from pipeline.environment import has_gpu
+
+    gpu = has_gpu()
+    choice, config, _ = settings(
+        model,
+        quant=quant,
+        vllm=True,
+        gpu_memory=gpu_memory,
+        prompts_per_step=prompts or (32 if gpu else 4),
+        num_generations=generations,
+        max_prompt_length=384 if gpu else None,
+        max_completion_length=512 if gpu else None,
+        unsafe_grader=unsafe_grader,
+    )
+
+    def run() -> Sequence[Any]:
+        from pipeline.bench.train_step import measure
+
+        return measure(choice, config, 8192 if gpu else 1024, steps, gpu)
+
+    finish(f"train-step, {choice.name}", out, run)
+
+
+@bench.command()
+@MODEL
+@QUANT
+@out_option("init")
+def init(model: str, quant: str | None, out: str) -> None:
+    """Seconds from a frozen model to an adapted one, and the residuals of its singular pairs."""
+    choice, config, gpu = settings(model, quant=quant)
+
+    def run() -> Sequence[Any]:
+        from pipeline.bench.init import measure
+
+        return measure(choice, config, gpu)
+
+    finish(f"init, {choice.name}", out, run)
+
+
+@bench.command()
+@MODEL
+@QUANT
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps. Default: 20 on a GPU, 2 on a CPU.")
+@click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts of a step.")
+@click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
+@out_option("mismatch")
+def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, unsafe_grader: bool, out: str) -> None:
+    """How far engine and trainer are from one policy, for every way to serve the update."""
+    choice, config, gpu = settings(
+        model, quant=quant, vllm=True, prompts_per_step=prompts, unsafe_grader=unsafe_grader
+    )
+
+    def run() -> Sequence[Any]:
+        from pipeline.bench.mismatch import measure
+
+        return measure(choice, config, steps or (20 if gpu else 2), gpu)
+
+    finish(f"mismatch, {choice.name}", out, run)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ of its own, which the engine reports the moment it ends; samples of one prompt s
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +19,22 @@ from adapters.merge import Rounding
 from pipeline.rollout.engine import Completion, EngineError, OnFinished, RefreshReport, Sampling
 
 
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the engine may use of a GPU: bytes of key-value cache, sequences at a time, tokens of one forward pass."""
+
+    kv_bytes: int = 1 << 30
+    sequences: int = 256
+    batched_tokens: int = 8192
+
+
 class VLLMEngine:
     """A `RolloutEngine` on vLLM.
 
-    model: folder or hub id of the unquantised checkpoint. adapter: the trainer's, whose base must be the engine's: the
-    fingerprints are compared at the start. quant: `nf4` serves the dequantised 4-bit weights that the trainer holds.
-    Raises `EngineError` where the bases differ.
+    model: folder or hub id of the unquantised checkpoint. adapter: the trainer's; its frozen weights, dequantised if
+    they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps ΔW beside them
+    (`vllm_lowrank.py`). limits: of a GPU. Raises `EngineError` where the trainer's weights were not made from this
+    checkpoint.
     """
 
     name = "vllm"
@@ -32,26 +44,31 @@ class VLLMEngine:
         model: str,
         adapter: TinyLoRA,
         *,
-        quant: str,
         dtype: str,
         max_model_len: int,
         eos_token_ids: list[int],
-        rounding: Rounding,
-        gpu_memory_utilization: float = 0.5,
-        max_num_seqs: int = 256,
+        rounding: Rounding | None,
+        limits: EngineLimits | None = None,
         seed: int = 0,
     ) -> None:
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            raise EngineError("the engine must live in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
         from vllm import LLM
 
-        on_gpu = torch.cuda.is_available()
-        options: dict[str, Any] = (
-            {"gpu_memory_utilization": gpu_memory_utilization} if on_gpu else {"enforce_eager": True}
-        )
-        self._llm = LLM(
+        from pipeline.rollout.vllm_lowrank import lowrank_options, register
+
+        limits = limits or EngineLimits()
+        options: dict[str, Any] = {"enforce_eager": True}
+        if torch.cuda.is_available():
+            options = {"kv_cache_memory_bytes": limits.kv_bytes, "max_num_batched_tokens": limits.batched_tokens}
+        if rounding is None:
+            register()
+            options |= lowrank_options(adapter.config.rank)
+        self.llm = LLM(
             model=model,
             dtype=dtype,
             max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=limits.sequences,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             worker_extension_cls="pipeline.rollout.vllm_worker.TinyLoRAWorker",
@@ -61,24 +78,27 @@ class VLLMEngine:
         )
         self._eos_token_ids = eos_token_ids
         self._requests = 0
-        served = self._rpc(
-            "tinylora_attach", adapter.names, str(adapter.factors_file), adapter.config.to_dict(), quant, rounding
-        )
-        if served != adapter.base_fingerprint:
+        stranger = self._rpc("tinylora_attach", adapter, rounding)
+        if stranger:
             raise EngineError(
-                f"the engine's base weights (fingerprint {served}) are not the trainer's ({adapter.base_fingerprint}): "
-                f"{model} was changed on disk or quantised in another way"
+                f"the trainer's weights were not made from the engine's checkpoint: {stranger} differs; was {model} "
+                "changed on disk?"
             )
 
+    @property
+    def worker(self) -> Any:
+        """vLLM's worker with the methods of `TinyLoRAWorker`; it lives in this process."""
+        return self.llm.llm_engine.model_executor.driver_worker.worker
+
     def _rpc(self, method: str, *arguments: Any) -> Any:
-        return self._llm.collective_rpc(method, args=arguments)[0]
+        return self.llm.collective_rpc(method, args=arguments)[0]
 
     def refresh(self, v: Tensor) -> RefreshReport:
         """Merge `v` (groups, u) into the served weights in place and forget cached prefixes."""
         start = time.perf_counter()
         vector = v.detach().float().cpu().tolist()
         self._rpc("tinylora_refresh", vector)
-        if not self._llm.reset_prefix_cache():
+        if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
         seconds = time.perf_counter() - start
         return RefreshReport(seconds, self._rpc("tinylora_kept_share", vector))
@@ -91,7 +111,7 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        engine = self._llm.llm_engine
+        engine = self.llm.llm_engine
         params = SamplingParams(
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
@@ -121,4 +141,4 @@ class VLLMEngine:
         return completions  # type: ignore[return-value]
 
     def close(self) -> None:
-        self._llm.llm_engine.engine_core.shutdown()
+        self.llm.llm_engine.engine_core.shutdown()

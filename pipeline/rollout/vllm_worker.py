@@ -1,24 +1,26 @@
-"""The part of the refresh that runs inside vLLM: `v` in, merged weights written in place.
+"""The part of the refresh that runs inside vLLM: `v` in, another policy out.
 
-vLLM imports this module by name in every worker before it loads the model, and adds the class's methods to the worker.
-The worker keeps the pristine base of every adapted matrix; a refresh writes round(W + ΔW(v)) into the row slices of
-vLLM's fused parameters, in their own storage, so CUDA graphs stay valid. Left out: tensor parallelism (one worker holds
-all).
+vLLM imports this module by name before it loads the model, and adds the class's methods to the worker, which lives in
+this process and so reads the trainer's own frozen weights: the engine keeps no base of its own. Two ways to serve ΔW:
+
+- merge: a refresh writes round(W + ΔW(v)) into the row slices of vLLM's fused parameters, in their own storage, so CUDA
+  graphs stay valid;
+- lowrank: the fused layers carry the factors (`vllm_lowrank.py`) and a refresh writes only R.
+
+Left out: tensor parallelism (one worker holds all).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from adapters.config import TinyLoRAConfig
-from adapters.factors import fingerprint
-from adapters.merge import Rounding, delta_weight, kept_share, merge_weight, mixing, salt_of
-from adapters.seeds import projection_of
+from adapters import TinyLoRA
+from adapters.base import Packed, dense
+from adapters.merge import Rounding, delta_weight, kept_share
+from pipeline.rollout.vllm_lowrank import LowRank, register
 
 FUSED = {  # module: (vLLM's fused module, position among its parts)
     "q_proj": ("qkv_proj", 0),
@@ -28,6 +30,7 @@ FUSED = {  # module: (vLLM's fused module, position among its parts)
     "up_proj": ("gate_up_proj", 1),
 }
 MEASURED_MODULES = 16  # the surviving share is measured on at most about this many modules
+FOREIGN = 0.2  # a 4-bit base is within about 0.1 of the weights it was made from, in relative norm
 
 
 def keep_cpu_weights_in_place() -> None:
@@ -43,114 +46,68 @@ def keep_cpu_weights_in_place() -> None:
 
 if not torch.cuda.is_available():
     keep_cpu_weights_in_place()
-
-
-@dataclass
-class Slot:
-    """One adapted matrix inside the engine: a view of vLLM's parameter and what its merge needs.
-
-    The pristine base is kept as a dense copy, or as packed NF4 with its state: then it is what a 4-bit trainer computes
-    with.
-    """
-
-    name: str
-    weight: Tensor  # (out, in), a row slice of a fused parameter
-    dense: Tensor | None
-    packed: tuple[Tensor, Any] | None
-    left: Tensor
-    right: Tensor
-    projections: Tensor
-    group: int
-    salt: int
-
-    def base(self) -> Tensor:
-        """The pristine matrix (out, in) in the served dtype."""
-        if self.dense is not None:
-            return self.dense
-        from bitsandbytes.functional import dequantize_4bit
-
-        assert self.packed is not None
-        return dequantize_4bit(*self.packed).reshape(self.weight.shape)
-
-
-def quantized(weight: Tensor) -> tuple[Tensor, Any]:
-    """NF4 with double quantisation, by the call with which a 4-bit trainer quantises on loading."""
-    from bitsandbytes.functional import quantize_4bit
-
-    return quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
+register()
 
 
 class TinyLoRAWorker:
-    """Methods that `collective_rpc` reaches. Arguments and results are plain data; factors travel by file path."""
+    """Methods that `collective_rpc` reaches."""
 
-    def tinylora_attach(
-        self, names: list[str], factors_file: str, config: dict[str, Any], quant: str, rounding: Rounding
-    ) -> str:
-        """Find the adapted matrices by their names in order of depth, keep their pristine bases (dequantised NF4 of
-        them for `quant` nf4), and return the bases' fingerprint."""
-        from safetensors.torch import load_file
+    @torch.inference_mode()
+    def tinylora_attach(self, bank: TinyLoRA, rounding: Rounding | None) -> str:
+        """Serve the trainer's frozen weights with its update, merged with `rounding` or, without one, beside them.
 
-        adapter = TinyLoRAConfig(**config)
-        factors = load_file(factors_file)
+        Returns the name of a module whose served weights were not made from the same checkpoint as the trainer's, or
+        an empty string.
+        """
         model = self.get_model()  # type: ignore[attr-defined]
-        self.tinylora_rounding = rounding
-        self.tinylora_slots: list[Slot] = []
-        for index, name in enumerate(names):
-            left, right = factors[f"{name}.left"], factors[f"{name}.right"]
+        self.tinylora = bank
+        self.tinylora_bases = bank.bases()
+        self.tinylora_weights = []
+        for layer, name, base in zip(bank.layers, bank.names, self.tinylora_bases, strict=True):
             weight = _served_weight(model, name)
-            if weight.shape != (left.shape[0], right.shape[1]):
+            if weight.shape != (layer.out_features, layer.in_features):
                 raise RuntimeError(f"{name}: the engine serves {tuple(weight.shape)} of it; use one GPU per engine")
-            self.tinylora_slots.append(
-                Slot(
-                    name=name,
-                    weight=weight,
-                    dense=None if quant == "nf4" else weight.clone(),
-                    packed=quantized(weight) if quant == "nf4" else None,
-                    left=left.to(weight.device),
-                    right=right.to(weight.device),
-                    projections=projection_of(adapter, index, name).to(weight.device),
-                    group=adapter.group_of(index, len(names)),
-                    salt=salt_of(name),
-                )
-            )
-        slots = self.tinylora_slots
-        for slot in slots:
-            slot.weight.copy_(slot.base())
-        device = slots[0].weight.device
-        self.tinylora_projections = torch.stack([slot.projections for slot in slots])
-        self.tinylora_groups = torch.tensor([slot.group for slot in slots], device=device)
-        self.tinylora_fused = fused_refresh(slots, rounding) if slots[0].weight.dtype == torch.bfloat16 else None
-        return fingerprint((slot.name, slot.base()) for slot in slots)
-
-    def _tinylora_mixings(self, v: list[list[float]]) -> Tensor:
-        """R of every module (modules, r, r)."""
-        vectors = torch.tensor(v, dtype=torch.float32, device=self.tinylora_groups.device)
-        return mixing(vectors[self.tinylora_groups], self.tinylora_projections)
+            own = dense(base).to(weight.dtype)
+            distance, limit = (weight - own).float().norm(), FOREIGN if isinstance(base, Packed) else 0.0
+            if not distance <= limit * own.float().norm():
+                return name
+            weight.copy_(own)
+            self.tinylora_weights.append(weight)
+        self.tinylora_merger = None if rounding is None else bank.merger_into(self.tinylora_weights, rounding)
+        self.tinylora_lowrank = None
+        if rounding is None:
+            places = [_fused_place(model, name) for name in bank.names]
+            self.tinylora_lowrank = LowRank(bank, places)
+        return ""
 
     @torch.inference_mode()
     def tinylora_refresh(self, v: list[list[float]]) -> float:
-        """Write round(W + ΔW(v)) everywhere; returns seconds."""
+        """Make `v` the policy; returns seconds."""
         start = time.perf_counter()
         mixings = self._tinylora_mixings(v)
-        if self.tinylora_fused is not None:
-            self.tinylora_fused(mixings)
+        if self.tinylora_merger is not None:
+            self.tinylora_merger.every(mixings)
         else:
-            for slot, r in zip(self.tinylora_slots, mixings, strict=True):
-                delta = delta_weight(slot.left, r, slot.right)
-                slot.weight.copy_(merge_weight(slot.base(), delta, self.tinylora_rounding, slot.salt))
+            self.tinylora_lowrank.write(mixings)  # type: ignore[union-attr]
         if mixings.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
+    def _tinylora_mixings(self, v: list[list[float]]) -> Tensor:
+        return self.tinylora.mixings_of(torch.tensor(v, dtype=torch.float32, device=self.tinylora_weights[0].device))
+
     @torch.inference_mode()
     def tinylora_kept_share(self, v: list[list[float]]) -> float:
-        """Share of ΔW(v) that is in the served weights, over a sample of the modules (1.0 at v = 0)."""
-        every = -(-len(self.tinylora_slots) // MEASURED_MODULES)
-        survived = wanted = 0.0
-        mixings = self._tinylora_mixings(v)
-        for slot, r in list(zip(self.tinylora_slots, mixings, strict=True))[::every]:
-            numerator, denominator = kept_share(slot.base(), slot.weight, delta_weight(slot.left, r, slot.right))
-            survived, wanted = survived + numerator, wanted + denominator
+        """Share of ΔW(v) that is in the served weights, over a sample of the modules (1.0 at v = 0 and unmerged)."""
+        if self.tinylora_merger is None:
+            return 1.0
+        layers, mixings = self.tinylora.layers, self._tinylora_mixings(v)
+        totals = torch.zeros(2, dtype=torch.float64, device=mixings.device)
+        for index in range(0, len(layers), -(-len(layers) // MEASURED_MODULES)):
+            delta = delta_weight(layers[index].left, mixings[index], layers[index].right)
+            base, served = dense(self.tinylora_bases[index]), self.tinylora_weights[index]
+            totals += torch.stack(kept_share(base, served, delta))
+        survived, wanted = totals.tolist()
         return survived / wanted if wanted else 1.0
 
     def tinylora_seed(self, seed: int) -> None:
@@ -158,40 +115,28 @@ class TinyLoRAWorker:
         torch.manual_seed(seed)
 
     def tinylora_digest(self) -> str:
-        """Hex digest of all bits of the adapted weights as they are served now."""
+        """Hex digest of all bits of the adapted weights as they are served now, and of R where it is beside them."""
         import hashlib
 
         digest = hashlib.blake2b(digest_size=16)
-        for slot in self.tinylora_slots:
-            digest.update(slot.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        beside = [] if self.tinylora_lowrank is None else [self.tinylora_lowrank.mixings]
+        for tensor in self.tinylora_weights + beside:
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
-def fused_refresh(slots: list[Slot], rounding: Rounding) -> Any:
-    """One Triton launch for all modules on a GPU, None on a CPU."""
-    if not slots[0].weight.is_cuda:
-        return None
-    from adapters.refresh_kernel import FusedRefresh, packed_base
-
-    packed = slots[0].packed
-    return FusedRefresh(
-        targets=[slot.weight for slot in slots],
-        bases=[packed_base(*slot.packed) if slot.packed else slot.dense for slot in slots],  # type: ignore[misc]
-        lefts=[slot.left.contiguous() for slot in slots],
-        rights=[slot.right.contiguous() for slot in slots],
-        salts=[slot.salt for slot in slots],
-        stochastic=rounding == "stochastic",
-        code=packed[1].code if packed else None,
-    )
+def _fused_place(model: torch.nn.Module, name: str) -> tuple[torch.nn.Module, int]:
+    """vLLM's layer that serves the matrix `name`, and the position among its parts."""
+    parent, _, child = name.rpartition(".")
+    fused, position = FUSED.get(child, (child, 0))
+    return model.get_submodule(f"{parent}.{fused}"), position
 
 
 def _served_weight(model: torch.nn.Module, name: str) -> Tensor:
     """The rows of vLLM's (fused) parameter that serve the matrix `name`, as a view."""
-    parent, _, child = name.rpartition(".")
-    fused, position = FUSED.get(child, (child, 0))
-    layer = model.get_submodule(f"{parent}.{fused}")
+    layer, position = _fused_place(model, name)
     weight = layer.weight.data
-    if child not in FUSED:
+    if name.rpartition(".")[2] not in FUSED:
         return weight
     sizes = layer.output_partition_sizes
     start = sum(sizes[:position])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapters import AdapterError
-from adapters.factors import RESIDUAL_LIMIT, cached_factors, dense_weight, fingerprint, truncated_svd
+from adapters.base import dense_weight
+from adapters.factors import RESIDUAL_LIMIT, cached_factors, fingerprint, truncated_svd
 
 
 @given(rows=st.integers(1, 60), columns=st.integers(1, 60), rank=st.integers(1, 4), seed=st.integers(0, 10_000))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import AdapterError
-from adapters.merge import delta_weight, kept_share, merge_weight, mixing, projection, round_to
+from adapters.merge import delta_weight, kept_share, merge_weight, mixing, projection, round_to, rounding_bits
 
 
 def weight_and_delta(scale: float, size: int = 768) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def weight_and_delta(scale: float, size: int = 768) -> tuple[torch.Tensor, torch
 
 def share(base: torch.Tensor, delta: torch.Tensor, rounding) -> float:
     kept, wanted = kept_share(base, merge_weight(base, delta, rounding, salt=7), delta)
-    return kept / wanted
+    return float(kept / wanted)
 
 
 def test_stochastic_rounding_keeps_a_small_update_and_nearest_loses_it() -> None:
@@ -55,7 +55,7 @@ def test_zero_delta_gives_the_base_bit_for_bit(rounding, dtype: torch.dtype) -> 
 )
 @settings(deadline=None)
 def test_stochastic_rounding_picks_a_neighbour_and_is_deterministic(values: list[float], salt: int) -> None:
-    exact = torch.tensor(values)
+    exact = torch.tensor([values])
     rounded = round_to(exact, torch.bfloat16, "stochastic", salt)
     assert torch.equal(rounded, round_to(exact, torch.bfloat16, "stochastic", salt))
     towards_zero = exact.view(torch.int32).bitwise_and(-65536).view(torch.float32)
@@ -66,13 +66,28 @@ def test_stochastic_rounding_picks_a_neighbour_and_is_deterministic(values: list
 
 
 def test_stochastic_rounding_is_unbiased() -> None:
-    value = torch.full((200_000,), 1.0 + 2**-7 * 0.3)
-    assert round_to(value, torch.bfloat16, "stochastic", 5).float().mean() == pytest.approx(value[0].item(), abs=3e-5)
+    value = torch.full((400, 501), 1.0 + 2**-7 * 0.3)
+    mean = round_to(value, torch.bfloat16, "stochastic", 5).float().mean()
+    assert mean == pytest.approx(value[0, 0].item(), abs=3e-5)
+
+
+def test_rounding_bits_are_uniform_and_unrelated_between_rows_columns_and_salts() -> None:
+    bits = torch.stack([rounding_bits(256, 255, salt).double() for salt in (0, 1, 2**31 - 1)]) / 2**16
+    for axis in range(3):  # means along every axis are those of independent uniform numbers
+        means = bits.mean(dim=axis)
+        assert (means - 0.5).abs().max() < 5.5 * (1 / 12 / bits.shape[axis]) ** 0.5
+    centred = bits - 0.5
+    shifted = {"row": centred.roll(1, 1), "column": centred.roll(1, 2), "two columns": centred.roll(2, 2)}
+    shifted["salt"] = centred.roll(1, 0)
+    for other in shifted.values():
+        assert abs(float((centred * other).mean())) * 12 < 5 / bits.numel() ** 0.5
+    crossed = centred[:, 1:, 1:] * centred[:, :-1, :-1] * centred[:, 1:, :-1] * centred[:, :-1, 1:]
+    assert abs(float(crossed.mean())) * 144 < 5 / crossed.numel() ** 0.5  # no rank-1 pattern
 
 
 def test_stochastic_rounding_of_half_precision_is_refused() -> None:
     with pytest.raises(AdapterError, match="bfloat16"):
-        round_to(torch.zeros(2), torch.float16, "stochastic", 0)
+        round_to(torch.zeros(2, 2), torch.float16, "stochastic", 0)
 
 
 def test_projections_are_fixed_by_seed_and_name() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapters import AdapterError, TinyLoRAConfig, TinyLoRALinear, adapted_layers, inject
+from adapters.merge import merge_weight, salt_of
 
 
 @pytest.fixture
@@ -56,6 +57,73 @@ def test_bf16_model_keeps_v_in_float32(tiny_model_folder: Path) -> None:
     output = model(torch.arange(5, 25).unsqueeze(0)).logits
     output.float().square().mean().backward()
     assert output.dtype == torch.bfloat16 and bank.v.grad is not None and bank.v.grad.dtype == torch.float32
+
+
+def loss_and_gradient(model, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model.tinylora.v.grad = None
+    loss = model(ids).logits.float().square().mean()
+    loss.backward()
+    return loss.detach(), model.tinylora.v.grad.clone()
+
+
+@pytest.mark.parametrize("checkpointing", [None, True, False], ids=["kept", "reentrant", "not reentrant"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_merged_weights_give_the_loss_and_gradient_of_the_side_path(model, rank: int, checkpointing) -> None:
+    bank = inject(model, TinyLoRAConfig(u=5, rank=rank, groups=3))
+    nn.init.normal_(bank.v, std=0.2)
+    ids = torch.arange(5, 45).view(2, 20)
+    loss, gradient = loss_and_gradient(model, ids)
+    bank.merge_with("stochastic")
+    if checkpointing is not None:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.enable_input_require_grads()
+    for _ in range(2):  # the second time with everything cached
+        merged_loss, merged_gradient = loss_and_gradient(model, ids)
+        torch.testing.assert_close(merged_loss, loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(merged_gradient, gradient, rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        bank.v.mul_(1.5)
+    changed = loss_and_gradient(model, ids)[0]
+    bank.merge_with(None)
+    torch.testing.assert_close(loss_and_gradient(model, ids)[0], changed, rtol=1e-5, atol=0)
+    assert not torch.allclose(changed, loss, rtol=1e-4)
+
+
+def test_merged_weights_are_those_of_the_engine(tiny_model_folder: Path) -> None:
+    """bf16, where rounding matters: a layer computes with round(W + ΔW), and hands its gradient on to x."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
+    bank = inject(model, TinyLoRAConfig(u=4))
+    nn.init.normal_(bank.v, std=0.1)
+    bank.merge_with("stochastic")
+    layer = model.model.layers[0].self_attn.k_proj
+    expected = merge_weight(layer.base_layer.weight, layer.delta_weight(), "stochastic", salt_of(bank.names[1]))
+    assert torch.equal(layer.merged_weight(), expected)
+    x = torch.randn(3, 5, layer.in_features).bfloat16().requires_grad_()
+    y = layer(x)
+    torch.testing.assert_close(y, nn.functional.linear(x, expected, layer.base_layer.bias))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, (torch.ones_like(y) @ expected), rtol=2e-2, atol=1e-2)
+
+
+def test_layers_of_one_input_share_its_product_and_no_other(model) -> None:
+    bank = inject(model, TinyLoRAConfig(u=4))
+    nn.init.normal_(bank.v, std=0.1)
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.shared is attention.v_proj.shared is not attention.o_proj.shared
+    first, second = torch.randn(2, 6, attention.q_proj.in_features), torch.randn(2, 6, attention.q_proj.in_features)
+    for x in (first, second):
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
+            expected = (x @ layer.right.mT).view(12, -1)
+            torch.testing.assert_close(layer.shared.hidden(layer, x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(  # out of order, on a tensor that no other layer saw
+        attention.k_proj.shared.hidden(attention.k_proj, first + 1),
+        ((first + 1) @ attention.k_proj.right.mT).view(12, -1),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @given(modules=st.integers(1, 300), groups=st.integers(1, 300))

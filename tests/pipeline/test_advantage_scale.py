@@ -30,6 +30,7 @@ def gradient_with(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFact
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipeline.grading import StreamingGrader
+    from pipeline.policy import Policy
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
     from pipeline.tasks import task_of
@@ -46,7 +47,8 @@ def gradient_with(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFact
         engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
         folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
         grader = StreamingGrader(None, task_of(config))
-        trainer = TinyLoRATrainer(model, tokenizer, engine, grader, PROBLEMS, config, folder, lambda record: None)
+        policy = Policy(model, tokenizer, engine)
+        trainer = TinyLoRATrainer(policy, grader, PROBLEMS, config, folder, lambda record: None)
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
 

@@ -25,19 +25,18 @@ def model(tiny_model_folder: Path):
     return model
 
 
-@pytest.fixture(scope="module")
-def engine(model, tiny_model_folder: Path):
+@pytest.fixture(scope="module", params=["stochastic", None], ids=["merged", "beside"])
+def engine(request, model, tiny_model_folder: Path):
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from pipeline.rollout.vllm_engine import VLLMEngine
 
     engine = VLLMEngine(
         str(tiny_model_folder),
         model.tinylora,
-        quant="none",
         dtype="float32",
         max_model_len=512,
         eos_token_ids=[],
-        rounding="stochastic",
+        rounding=request.param,
     )
     yield engine
     engine.close()

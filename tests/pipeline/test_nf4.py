@@ -11,6 +11,7 @@ import torch
 from pipeline.config import RunConfig, resolved
 from pipeline.models import ModelChoice
 from rewards.problem import Problem, Test
+from tests.tiny_model import save_tiny_model
 
 pytestmark = pytest.mark.integration
 
@@ -43,6 +44,7 @@ def test_gradients_reach_v_and_nothing_else(loaded) -> None:
 def test_v_and_optimizer_state_are_float32_once_the_trainer_is_built(loaded, config: RunConfig, tmp_path: Path) -> None:
     from pipeline.grading import StreamingGrader
     from pipeline.models import eos_token_ids
+    from pipeline.policy import Policy
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
     from pipeline.trainer import TinyLoRATrainer
@@ -56,7 +58,7 @@ def test_v_and_optimizer_state_are_float32_once_the_trainer_is_built(loaded, con
     with GraderPool(workers=1, quiet=True) as pool:
         folder = RunFolder.create(str(tmp_path / "run"), "nf4")
         trainer = TinyLoRATrainer(
-            model, tokenizer, engine, StreamingGrader(pool), problems, config, folder, lambda record: None
+            Policy(model, tokenizer, engine), StreamingGrader(pool), problems, config, folder, lambda record: None
         )
         assert model.tinylora.v.dtype == torch.float32
         optimizer = trainer.create_optimizer()
@@ -69,9 +71,12 @@ def test_v_and_optimizer_state_are_float32_once_the_trainer_is_built(loaded, con
         model.tinylora.v.zero_()
 
 
-def test_engine_serves_the_dequantised_base_of_the_trainer(loaded, config: RunConfig, tiny_model_folder: Path) -> None:
-    """The engine refuses to start on another base, so starting is half of the test; greedy tokens are the other
-    half."""
+@pytest.mark.parametrize("rounding", ["stochastic", None], ids=["merged", "beside"])
+def test_engine_serves_the_dequantised_base_of_the_trainer(
+    loaded, rounding, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Greedy tokens are those of the 4-bit model, merged or beside; a checkpoint that the weights are not from is
+    refused."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from pipeline.models import compute_dtype
     from pipeline.rollout import EngineError, Sampling
@@ -80,10 +85,10 @@ def test_engine_serves_the_dequantised_base_of_the_trainer(loaded, config: RunCo
 
     model, _ = loaded
     options: dict[str, Any] = {"dtype": compute_dtype(), "max_model_len": 128, "eos_token_ids": []}
-    options["rounding"] = "stochastic"
-    with pytest.raises(EngineError, match="are not the trainer's"):
-        VLLMEngine(str(tiny_model_folder), model.tinylora, quant="none", **options)
-    engine = VLLMEngine(str(tiny_model_folder), model.tinylora, quant="nf4", **options)
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(EngineError, match="not made from the engine's checkpoint"):
+        VLLMEngine(str(other), model.tinylora, rounding="stochastic", **options)
+    engine = VLLMEngine(str(tiny_model_folder), model.tinylora, rounding=rounding, **options)
     own = TransformersEngine(model, eos_token_ids=[], pad_token_id=0)
     v = torch.randn(model.tinylora.v.shape, generator=torch.Generator().manual_seed(0)) * 0.2
     prompts, sampling = [list(range(5, 40)), [9, 8, 7]], Sampling(12, temperature=0)

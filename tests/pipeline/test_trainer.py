@@ -24,6 +24,7 @@ class NoGrading:
 def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from pipeline.policy import Policy
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
     from pipeline.trainer import TinyLoRATrainer
@@ -35,7 +36,8 @@ def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
-    trainer = TinyLoRATrainer(model, tokenizer, engine, NoGrading(), problems, config, folder, lambda record: None)  # type: ignore[arg-type]
+    policy, grader = Policy(model, tokenizer, engine), NoGrading()
+    trainer = TinyLoRATrainer(policy, grader, problems, config, folder, lambda record: None)  # type: ignore[arg-type]
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
@@ -74,7 +76,7 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
     trainer.loss_type, trainer.loss_beta, trainer.beta = loss_type, beta, beta
     trainer.model.train()
     whole = gradient(trainer, [(batch(), 1.0)])
-    trainer.run_config = replace(trainer.run_config, micro_batch_tokens=45)
+    trainer.micro_batch_tokens = 45
     parts = trainer._micro_batches(batch())
     assert len(parts) >= 2
     assert sum(len(part["advantages"]) for part, _ in parts) == (ROWS if beta else 4)
@@ -114,7 +116,7 @@ def test_a_completion_drawn_twice_is_computed_once(trainer, loss_type: str) -> N
             doubled[name][1] = doubled[name][0]
     doubled["num_items_in_batch"] = doubled["completion_mask"].sum()
     whole = gradient(trainer, [(doubled, 1.0)])
-    trainer.run_config = replace(trainer.run_config, micro_batch_tokens=1000)
+    trainer.micro_batch_tokens = 1000
     parts = trainer._micro_batches(doubled)
     assert [len(part["advantages"]) for part, _ in parts] == [2]  # the triple and the other row with an advantage
     torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)

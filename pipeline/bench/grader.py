@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from pipeline.benchmark import Row, row
+from pipeline.bench.form import Row, row
 from rewards.header import FULL, LEAN, identifiers, lean_names, lease_headers
 from rewards.judge import Judge, JudgeConfig
 from rewards.pool import GraderPool

