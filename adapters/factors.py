@@ -129,7 +129,7 @@ def _top_eigenvectors(gram: Tensor, rank: int) -> Tensor:
         chosen, values = vectors.flip(-1)[..., :block_size].float(), values.flip(-1)[..., :block_size].float()
         ritz, image = basis @ chosen, images @ chosen
         residual = (image - ritz * values.unsqueeze(-2)).norm(dim=-2) / values.clamp(min=tiny)
-        if float(residual[:, :rank].max()) <= (RESIDUAL_GOAL if restart < GOAL_RESTARTS else RESIDUAL_LIMIT):
+        if float(residual[:, :rank].max()) <= (RESIDUAL_GOAL if restart < GOAL_RESTARTS else RESIDUAL_LIMIT / 2):
             break
         block = _orthonormal(ritz)
     return ritz[..., :rank]

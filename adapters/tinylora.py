@@ -50,6 +50,7 @@ class TinyLoRA(nn.Module):
         self.v = nn.Parameter(torch.zeros(config.groups, config.u, dtype=torch.float32))
         self.layers: tuple[TinyLoRALinear, ...] = ()  # in a tuple: they belong to the model
         self.merger: Merger | None = None
+        self.served: tuple[Any, list[Tensor]] | None = None  # a value of `v` and the engine's weights at it
         self._mixings: tuple[Any, Tensor] | None = None
         self._bases: list[Base] | None = None
 
@@ -75,11 +76,22 @@ class TinyLoRA(nn.Module):
 
     def mixings(self) -> Tensor:
         """R of every layer at the current `v`, without a graph, computed once per value of `v`."""
-        key = (self.v.data_ptr(), self.v._version)
+        key = value_key(self.v)
         if self._mixings is None or self._mixings[0] != key:
             with torch.no_grad():
                 self._mixings = (key, self.mixings_of(self.v))
         return self._mixings[1]
+
+    def merged_weight(self, index: int) -> Tensor:
+        """round(W + ΔW) (out, in) of a layer at the current `v`, valid until another layer's is asked for.
+
+        The engine's own tensor where that holds this `v`, else merged into a scratch that all layers share: the same
+        bits.
+        """
+        if self.served is not None and self.served[0] == value_key(self.v):
+            return self.served[1][index]
+        assert self.merger is not None
+        return self.merger.one(index, self.mixings())
 
     def bases(self) -> list[Base]:
         """The frozen weights of all layers, not copies; packed ones keep what they expand."""
@@ -109,6 +121,11 @@ class TinyLoRA(nn.Module):
         )
         shapes = [(layer.out_features, layer.in_features) for layer in self.layers]
         self.merger = self.merger_into([scratch[: m * n].view(m, n) for m, n in shapes], rounding)
+
+
+def value_key(v: Tensor) -> tuple[int, int]:
+    """Changes with every edit of a tensor; equal for a parameter and its detached alias."""
+    return v.data_ptr(), v._version
 
 
 class SharedInput:
@@ -158,7 +175,9 @@ class TinyLoRALinear(nn.Module):
         self.dtype: torch.dtype = weight.quant_state.dtype if is_quantized(base_layer) else weight.dtype
         self.register_buffer("left", factors.left.to(weight.device), persistent=False)
         self.register_buffer("right", factors.right.to(weight.device), persistent=False)
+        self.register_buffer("left_low", self.left.to(self.dtype), persistent=False)
         self.register_buffer("projections", projections.to(weight.device), persistent=False)
+        self.register_buffer("group_index", torch.tensor([group], device=weight.device), persistent=False)
 
     def mixing(self) -> Tensor:
         """R (r, r) in float32 at the current `v`."""
@@ -169,10 +188,8 @@ class TinyLoRALinear(nn.Module):
         return delta_weight(self.left, self.mixing(), self.right)
 
     def merged_weight(self) -> Tensor:
-        """round(W + ΔW) (out, in) at the current `v`, valid until the next layer asks for its own."""
-        bank = self._bank[0]
-        assert bank.merger is not None
-        return bank.merger.one(self.index, bank.mixings())
+        """As `TinyLoRA.merged_weight`."""
+        return self._bank[0].merged_weight(self.index)
 
     def forward(self, x: Tensor) -> Tensor:
         bank = self._bank[0]
@@ -185,7 +202,7 @@ class TinyLoRALinear(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             hidden = F.linear(hidden.float(), self.mixing())
         y = self.base_layer(x)
-        return y + F.linear(hidden.to(self.dtype), self.left.to(self.dtype)).to(y.dtype)
+        return y + F.linear(hidden.to(self.dtype), self.left_low).to(y.dtype)
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -213,11 +230,21 @@ class _MergedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
         if ctx.needs_input_grad[1]:
-            through = flat @ layer.left.to(layer.dtype)  # (rows, r)
-            to_mixing = through.float().mT @ hidden.float()
-            to_v = grad.new_zeros(ctx.groups, dtype=torch.float32)
-            to_v[layer.group] = layer.projections.flatten(1) @ to_mixing.flatten()
+            to_mixing = _product((flat @ layer.left_low).mT, hidden)  # (r, r)
+            to_row = layer.projections.flatten(1) @ to_mixing.flatten()
+            groups, u = ctx.groups
+            if groups == 1:
+                to_v = to_row.view(1, u)
+            else:
+                to_v = grad.new_zeros(ctx.groups, dtype=torch.float32).index_copy_(0, layer.group_index, to_row[None])
         return to_x, to_v, None, None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32."""
+    if a.is_cuda and a.dtype == torch.bfloat16:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config import ConfigError, RunConfig
 
 DEFAULT_SHARE = 0.9  # of the card, when no budget is given
-CONTEXT = 0.7e9  # CUDA context, kernels and handles, outside torch's allocator
+CONTEXT = 1.4e9  # CUDA context, NCCL, kernels and handles, outside torch's allocator
 GRAPHS = 0.9e9  # captured graphs, library workspaces and fragments of the allocator
 BATCHED_TOKENS = 8192  # of one forward pass of the engine
 MOST_SEQUENCES = 512  # vLLM captures graphs up to this many

@@ -4,6 +4,7 @@ start."""
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 TRANSFORMERS_BATCH = 64
+ENGINE_CORES = 2
 
 
 def check_packages(config: RunConfig) -> None:
@@ -31,8 +33,13 @@ def check_packages(config: RunConfig) -> None:
 
 
 def start_graders(config: RunConfig) -> GraderPool:
-    """The pool, to be started before a model is loaded: graders are spawned, and must not inherit a GPU."""
-    return GraderPool(workers=config.grader_workers, unsafe=config.unsafe_grader)
+    """The pool, to be started before a model is loaded: graders are spawned, and must not inherit a GPU.
+
+    Beside a GPU two cores are left to the engine's loop, which launches the GPU's work.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
+    return GraderPool(workers=workers, unsafe=config.unsafe_grader)
 
 
 @dataclass

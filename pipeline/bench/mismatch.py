@@ -1,7 +1,7 @@
 """The measurements behind `python scripts/bench.py mismatch`: how far engine and trainer are from one policy.
 
-A real training run gives a vector for each of its first steps. Every way to serve the update then generates from each
-of those vectors, and the trainer computes the same tokens' log-probabilities as it does in training in that way: the
+A real training run gives the vectors of its first steps. Every way to serve the update then generates from several of
+them, and the trainer computes the same tokens' log-probabilities as it does in training in that way: the
 mismatch is the mean k3 KL per token. The noise floor is the same at v = 0, where both sides hold the base and only
 their arithmetic differs. One more way serves the checkpoint's own weights where the trainer holds them in 4 bits.
 
@@ -28,7 +28,8 @@ from pipeline.policy import Policy, load_engine, load_policy, start_graders
 from pipeline.problem_sets import load_problem_sets
 from pipeline.tasks import task_of
 
-FLOOR_BATCHES = 4
+FLOOR_BATCHES = 3
+MOST_VECTORS = 7  # of the training run, evenly spaced, that every way is measured at
 BAR_FLOOR, BAR_SLOPE, SLOPE_FROM = 1.2, 0.05, 0.01
 SCALES = (0.003, 0.01, 0.03)  # rms of v
 DEFAULT = "merged, stochastic"
@@ -55,7 +56,8 @@ def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> li
     for title, serve in bench.ways(choice).items():
         serve()
         floor = statistics.mean(bench.mismatch(0 * direction, 1000 + i) for i in range(FLOOR_BATCHES))
-        mean = statistics.mean(bench.mismatch(v, step) for step, v in enumerate(vectors))
+        every = max(1, -(-steps // MOST_VECTORS))
+        mean = statistics.mean(bench.mismatch(v, step) for step, v in enumerate(vectors) if step % every == 0)
         slopes = {scale: bench.slopes(scale * direction, fixed) for scale in SCALES}
         found[title] = {"floor": floor, "mean": mean, "slopes": slopes}
     bench.policy.close()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adapters import TinyLoRA
 from adapters.merge import Rounding
+from adapters.tinylora import value_key
 from pipeline.rollout.engine import Completion, EngineError, OnFinished, RefreshReport, Sampling
 
 
@@ -76,6 +77,7 @@ class VLLMEngine:
             disable_log_stats=True,
             **options,
         )
+        self.adapter, self.merges = adapter, rounding is not None
         self._eos_token_ids = eos_token_ids
         self._requests = 0
         stranger = self._rpc("tinylora_attach", adapter, rounding)
@@ -97,7 +99,10 @@ class VLLMEngine:
         """Merge `v` (groups, u) into the served weights in place and forget cached prefixes."""
         start = time.perf_counter()
         vector = v.detach().float().cpu().tolist()
+        self.adapter.served = None
         self._rpc("tinylora_refresh", vector)
+        if self.merges:  # the trainer may compute with the same tensors as long as its vector stays this one
+            self.adapter.served = (value_key(v), self.worker.tinylora_weights)
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
         seconds = time.perf_counter() - start
@@ -141,4 +146,5 @@ class VLLMEngine:
         return completions  # type: ignore[return-value]
 
     def close(self) -> None:
+        self.adapter.served = None
         self.llm.llm_engine.engine_core.shutdown()

@@ -1,0 +1,58 @@
+"""On the GPU the merged pass gives the gradient of the exact one, on the weights that the merge gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters import TinyLoRAConfig, inject
+from adapters.base import dense
+from adapters.merge import delta_weight, merge_weight, salt_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+@pytest.fixture(params=["nf4", "none"])
+def model(request, tiny_model_folder: Path):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options = {}
+    if request.param == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model_folder, dtype=torch.bfloat16, device_map="cuda", **options
+    )
+    torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8, groups=3)).v, std=0.1)
+    return model
+
+
+def gradient(model) -> torch.Tensor:
+    model.tinylora.v.grad = None
+    ids = torch.arange(5, 205, device="cuda").view(4, 50)
+    model(input_ids=ids, labels=ids).loss.backward()
+    return model.tinylora.v.grad.clone()
+
+
+def test_gradient_of_the_merged_pass_is_that_of_the_exact_one(model) -> None:
+    exact = gradient(model)
+    model.tinylora.merge_with("stochastic")
+    merged = gradient(model)
+    assert torch.cosine_similarity(exact.flatten(), merged.flatten(), dim=0) > 0.98
+    assert merged.norm() / exact.norm() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_layers_compute_with_the_bits_of_the_reference(model, rounding) -> None:
+    bank = model.tinylora
+    bank.merge_with(rounding)
+    for name, layer, base, mixing in zip(bank.names, bank.layers, bank.bases(), bank.mixings(), strict=True):
+        delta = delta_weight(layer.left, mixing, layer.right)
+        expected = merge_weight(dense(base), delta, rounding, salt_of(name))
+        assert torch.equal(layer.merged_weight().view(torch.int16), expected.view(torch.int16))
