@@ -80,12 +80,17 @@ def _full_float32() -> Iterator[None]:
 
 
 def _gram(weight: Tensor) -> Tensor:
-    """W Wᵀ or WᵀW, whichever is smaller, float32, of weights (..., out, in)."""
+    """W Wᵀ or WᵀW, whichever is smaller, of weights (..., out, in): float32, or float64 where it is solved directly."""
     wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
     if wide.is_cuda and wide.dtype == torch.bfloat16 and wide.dim() == 2:
         return torch.mm(wide, wide.mT, out_dtype=torch.float32)
-    wide = wide.float()
+    wide = _working(wide)
     return wide @ wide.mT
+
+
+def _working(weight: Tensor) -> Tensor:
+    """In float64 if it is so small that even its least pairs may be asked for, else in float32."""
+    return weight.double() if min(weight.shape[-2:]) <= BASIS else weight.float()
 
 
 def _orthonormal(block: Tensor, basis: Tensor | None = None) -> Tensor:
@@ -113,8 +118,8 @@ def _top_eigenvectors(gram: Tensor, rank: int) -> Tensor:
     n, size, _ = gram.shape
     block_size = rank + OVERSAMPLING
     blocks = max(2, BASIS // block_size)
-    if size <= block_size * blocks:  # the Krylov space would be everything
-        return torch.linalg.eigh(gram.double())[1].flip(-1)[..., :rank].float()
+    if size <= max(BASIS, block_size * blocks):  # the Krylov space would be everything
+        return torch.linalg.eigh(gram.double())[1].flip(-1)[..., :rank].to(gram.dtype)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(size, block_size, generator=generator).to(gram.device).expand(n, -1, -1)
     block = _orthonormal(gram @ start)
@@ -174,9 +179,9 @@ def truncated_svd(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     _check_rank(rank, tuple(weights.shape[1:]))
     with _full_float32():
-        left, sigma, right, residual = _triplets(weights, _top_eigenvectors(_gram(weights), rank))
+        left, sigma, right, residual = _triplets(_working(weights), _top_eigenvectors(_gram(weights), rank))
     _check(residual, f"a {weights.shape[1]} × {weights.shape[2]} weight")
-    return left, sigma, right.mT
+    return left.float(), sigma.float(), right.mT.float()
 
 
 def compute_factors(linears: Mapping[str, nn.Module], rank: int) -> dict[str, Factors]:
@@ -195,10 +200,10 @@ def compute_factors(linears: Mapping[str, nn.Module], rank: int) -> dict[str, Fa
             for chunk in (names[i : i + count] for i in range(0, len(names), count)):
                 vectors = _top_eigenvectors(torch.stack([_gram(dense(bases[name])) for name in chunk]), rank)
                 for name, small in zip(chunk, vectors, strict=True):
-                    left, sigma, right, residual = _triplets(dense(bases[name]).float(), small)
-                    factors[name] = Factors((left * sigma).contiguous(), right.mT.contiguous())
+                    left, sigma, right, residual = _triplets(_working(dense(bases[name])), small)
+                    factors[name] = Factors((left * sigma).float().contiguous(), right.mT.float().contiguous())
                     residuals.append(residual)
-    _check(torch.stack(residuals), "a weight")
+    _check(torch.stack([residual.float() for residual in residuals]), "a weight")
     return {name: factors[name] for name in linears}
 
 

@@ -140,9 +140,9 @@ class SharedInput:
 
     @torch.no_grad()
     def hidden(self, layer: TinyLoRALinear, x: Tensor) -> Tensor:
-        """x Aᵀ (rows, r) of this layer; x (..., in)."""
+        """x Aᵀ (rows, r) of this layer in float32; x (..., in)."""
         if self._kept is None or self._kept[0]() is not x:
-            hidden = F.linear(x.detach().reshape(-1, x.shape[-1]).to(self.right.dtype), self.right)
+            hidden = _onto(x.detach().reshape(-1, x.shape[-1]).to(self.right.dtype), self.right)
             self._kept = (weakref.ref(x), hidden)
         part = self._kept[1][:, self._parts[layer]]
         if layer is self._last:
@@ -175,7 +175,7 @@ class TinyLoRALinear(nn.Module):
         self.dtype: torch.dtype = weight.quant_state.dtype if is_quantized(base_layer) else weight.dtype
         self.register_buffer("left", factors.left.to(weight.device), persistent=False)
         self.register_buffer("right", factors.right.to(weight.device), persistent=False)
-        self.register_buffer("left_low", self.left.to(self.dtype), persistent=False)
+        self.register_buffer("left_rows", self.left.mT.contiguous().to(self.dtype), persistent=False)  # (r, out)
         self.register_buffer("projections", projections.to(weight.device), persistent=False)
         self.register_buffer("group_index", torch.tensor([group], device=weight.device), persistent=False)
 
@@ -202,7 +202,7 @@ class TinyLoRALinear(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             hidden = F.linear(hidden.float(), self.mixing())
         y = self.base_layer(x)
-        return y + F.linear(hidden.to(self.dtype), self.left_low).to(y.dtype)
+        return y + F.linear(hidden.to(self.dtype), self.left_rows.mT).to(y.dtype)
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -230,7 +230,7 @@ class _MergedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
         if ctx.needs_input_grad[1]:
-            to_mixing = _product((flat @ layer.left_low).mT, hidden)  # (r, r)
+            to_mixing = _onto(flat, layer.left_rows).mT @ hidden  # (r, r)
             to_row = layer.projections.flatten(1) @ to_mixing.flatten()
             groups, u = ctx.groups
             if groups == 1:
@@ -240,11 +240,14 @@ class _MergedLinear(torch.autograd.Function):
         return to_x, to_v, None, None
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32."""
-    if a.is_cuda and a.dtype == torch.bfloat16:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+def _onto(x: Tensor, rows: Tensor) -> Tensor:
+    """x rowsᵀ in float32: x (n, width), rows (few, width)."""
+    if x.is_cuda and x.dtype == torch.bfloat16:
+        from adapters.skinny_kernel import MOST, skinny_product
+
+        if len(rows) <= MOST:
+            return skinny_product(x, rows)
+    return F.linear(x, rows).float()
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:

@@ -61,7 +61,11 @@ class VLLMEngine:
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
-            options = {"kv_cache_memory_bytes": limits.kv_bytes, "max_num_batched_tokens": limits.batched_tokens}
+            options = {
+                "kv_cache_memory_bytes": limits.kv_bytes,
+                "max_num_batched_tokens": limits.batched_tokens,
+                "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
+            }
         if rounding is None:
             register()
             options |= lowrank_options(adapter.config.rank)
