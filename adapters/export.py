@@ -103,7 +103,7 @@ def export_peft_tinylora(model: nn.Module, folder: Path, base_model: str) -> Non
 def merged_state(model: nn.Module, rounding: Rounding) -> dict[str, Tensor]:
     """The state of the plain model that acts as this one, on the CPU: adapted weights merged, 4-bit ones dequantised.
 
-    Merged as the engines merge (`adapters/merge.py`): the served policy, bit for bit.
+    Merged as a merging engine does (`adapters/merge.py`): with its rounding the served policy, bit for bit.
     """
     state: dict[str, Tensor] = {}
     for name, module in model.named_modules():

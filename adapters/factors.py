@@ -59,7 +59,7 @@ def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     for name, weight in weights:
         stride = max(1, weight.numel() // FINGERPRINT_SAMPLES)
         headers.append(f"{name}{tuple(weight.shape)}".encode())
-        samples.append(weight.reshape(-1)[::stride].float())
+        samples.append(weight.reshape(-1)[::stride].to(torch.float32, copy=True))  # a view would keep the matrix
     digest = hashlib.blake2b(digest_size=16)
     values = torch.cat(samples).cpu().split([len(sample) for sample in samples])  # one transfer for all
     for header, sample in zip(headers, values, strict=True):
@@ -155,10 +155,12 @@ def _triplets(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor,
     return left * signs, sigma, right * signs, residual
 
 
-def _check(residual: Tensor, what: str) -> None:
-    if not float(residual.max()) <= RESIDUAL_LIMIT:
+def _check(residuals: Mapping[str, Tensor]) -> None:
+    worst = torch.stack(list(residuals.values())).amax(dim=1)
+    if not float(worst.max()) <= RESIDUAL_LIMIT:
+        name = list(residuals)[int(worst.nan_to_num(nan=torch.inf).argmax())]
         raise AdapterError(
-            f"the singular pairs of {what} did not converge (relative residual {residual.max():.1e}, at most "
+            f"the singular pairs of {name} did not converge (relative residual {worst.max():.1e}, at most "
             f"{RESIDUAL_LIMIT:.0e}); lower --rank"
         )
 
@@ -170,30 +172,17 @@ def _check_rank(rank: int, shape: tuple[int, ...]) -> None:
         )
 
 
-def truncated_svd(weights: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Top `rank` singular triplets of a batch of matrices.
-
-    weights: (n, out, in) float32. Returns left vectors (n, out, r), values (n, r), right vectors (n, r, in), signs
-    canonical. Raises `AdapterError` if rank exceeds the matrices or a relative residual ‖W v − σ u‖ / σ stays above
-    `RESIDUAL_LIMIT`.
-    """
-    _check_rank(rank, tuple(weights.shape[1:]))
-    with _full_float32():
-        left, sigma, right, residual = _triplets(_working(weights), _top_eigenvectors(_gram(weights), rank))
-    _check(residual, f"a {weights.shape[1]} × {weights.shape[2]} weight")
-    return left.float(), sigma.float(), right.mT.float()
-
-
 def compute_factors(linears: Mapping[str, nn.Module], rank: int) -> dict[str, Factors]:
     """Factors of every named linear layer, on the layers' own device; those with equal smaller sides are solved
-    together."""
+    together. Raises `AdapterError` if rank exceeds a weight or a relative residual ‖W v − σ u‖ / σ stays above
+    `RESIDUAL_LIMIT`."""
     bases = {name: frozen_base(linear) for name, linear in linears.items()}
     by_size: dict[int, list[str]] = defaultdict(list)
     for name, base in bases.items():
         _check_rank(rank, tuple(base.shape))
         by_size[min(base.shape)].append(name)
     factors: dict[str, Factors] = {}
-    residuals = []
+    residuals: dict[str, Tensor] = {}
     with _full_float32():
         for size, names in by_size.items():
             count = max(1, BATCH_ELEMENTS // size**2)
@@ -202,8 +191,8 @@ def compute_factors(linears: Mapping[str, nn.Module], rank: int) -> dict[str, Fa
                 for name, small in zip(chunk, vectors, strict=True):
                     left, sigma, right, residual = _triplets(_working(dense(bases[name])), small)
                     factors[name] = Factors((left * sigma).float().contiguous(), right.mT.float().contiguous())
-                    residuals.append(residual)
-    _check(torch.stack([residual.float() for residual in residuals]), "a weight")
+                    residuals[name] = residual.float()
+    _check(residuals)
     return {name: factors[name] for name in linears}
 
 

@@ -17,6 +17,7 @@ import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
 from adapters.base import NF4_BLOCK, Base, Packed
+from adapters.config import AdapterError
 
 ROWS, COLUMNS, WARPS = 8, 256, 2  # elements of one program, and its warps: the fastest of twenty on an H200
 
@@ -136,6 +137,10 @@ class FusedRefresh:
         device = targets[0].device
         lefts, rights = [left.contiguous() for left in lefts], [right.contiguous() for right in rights]
         packed = [base for base in bases if isinstance(base, Packed)]
+        if packed and (len(packed) < len(bases) or any(base.state.quant_type != "nf4" for base in packed)):
+            raise AdapterError("a merge on the GPU takes dense or NF4 weights, not both and no other 4-bit type")
+        if any(base.dtype != torch.bfloat16 or not _plain(base) for base in bases):
+            raise AdapterError("a merge on the GPU takes contiguous bfloat16 weights")
         data = [base.codes if isinstance(base, Packed) else base for base in bases]
         absmax = [base.absmax for base in packed] or data
         self._kept = (targets, data, absmax, lefts, rights)
@@ -170,6 +175,10 @@ class FusedRefresh:
         """Write all matrices, or only that at `index`."""
         count, offset = (sum(self.tiles), 0) if index is None else (self.tiles[index], self.first[index])
         _merge_tiles[(count,)](*self.tables, mixings.contiguous(), self.salts, self.code, offset, **self.options)
+
+
+def _plain(base: Base) -> bool:
+    return isinstance(base, Packed) or base.is_contiguous()
 
 
 def _pointers(tensors: list[Tensor], device: torch.device) -> Tensor:

@@ -99,10 +99,10 @@ class TinyLoRA(nn.Module):
             self._bases = [frozen_base(layer.base_layer) for layer in self.layers]
         return self._bases
 
-    def merger_into(self, targets: list[Tensor], rounding: Rounding) -> Merger:
-        """A merger of all layers' frozen weights and factors into `targets`."""
+    def merger_into(self, targets: list[Tensor], rounding: Rounding, bases: list[Base] | None = None) -> Merger:
+        """A merger of all layers' frozen weights, or of other `bases`, and factors into `targets`."""
         return Merger(
-            self.bases(),
+            bases or self.bases(),
             [layer.left for layer in self.layers],
             [layer.right for layer in self.layers],
             [salt_of(name) for name in self.names],
@@ -124,7 +124,8 @@ class TinyLoRA(nn.Module):
 
 
 def value_key(v: Tensor) -> tuple[int, int]:
-    """Changes with every edit of a tensor; equal for a parameter and its detached alias."""
+    """Changes with every edit that autograd counts, such as a step of torch's plain optimizers (fused ones are not
+    counted); equal for a parameter and its detached alias."""
     return v.data_ptr(), v._version
 
 

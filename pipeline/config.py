@@ -198,9 +198,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     """Fill every field that is None and has a default. A real model without a dataset is a `ConfigError`."""
+    if config.refresh == "lowrank" and not config.vllm:
+        raise ConfigError("--refresh lowrank: without --vllm there is no engine to refresh; add it, or leave it out")
+    if config.refresh == "lowrank" and config.rounding is not None:
+        raise ConfigError(f"--rounding {config.rounding}: --refresh lowrank merges and rounds nothing; leave one out")
     preset = PRESETS[STARTER if starter else "model"] | {
         "quant": "nf4" if gpu else "none",
-        "rounding": "stochastic",
+        "rounding": "stochastic" if config.refresh == "merge" else None,
         "epsilon_high": config.epsilon,
     }
     config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})

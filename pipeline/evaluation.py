@@ -22,7 +22,7 @@ from pipeline.run_folder import RUNS, check_target, write_json, write_json_lines
 from pipeline.tasks import start_graders, task_of
 from pipeline.train import EVALUATION_SEED, prepare
 
-ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections")
+ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections", "refresh", "rounding")
 
 
 def newest_run() -> Path | None:
@@ -196,7 +196,8 @@ def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, l
 def adapter_settings(config: RunConfig, checkpoint: Path) -> RunConfig:
     """`config` with the adapter of the run that the checkpoint belongs to."""
     stored = checkpoint_settings(checkpoint)
-    return replace(config, **{name: getattr(stored, name) for name in ADAPTER_SETTINGS})
+    values = {name: getattr(stored, name) for name in ADAPTER_SETTINGS}
+    return replace(config, **{name: value for name, value in values.items() if value is not None})
 
 
 def compare_files(a: Path, b: Path, ks: Sequence[int]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ of its own. The budget is a promise: torch's allocator is told not to go beyond 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ BATCHED_TOKENS = 8192  # of one forward pass of the engine
 MOST_SEQUENCES = 512  # vLLM captures graphs up to this many
 HEAD_BYTES = 0.5e9  # logits of one chunk in the training pass
 LEAST_MICRO_BATCH = 4096
+TRANSFORMERS_ROWS = 64  # that generate at a time without vLLM
 NF4_BYTES = 0.5 + 4 / 64 + 1.1 / 64  # codes, expanded scales, and the packed scales they come from; per parameter
 
 
@@ -108,12 +110,16 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, total: float
     fixed = CONTEXT + GRAPHS + frozen + served + 2 * sizes.hidden * sizes.intermediate
     length = config.max_length
     wanted = min(MOST_SEQUENCES, max(config.batch_size, 64))
-    least = max(LEAST_MICRO_BATCH, length)
-    phase = max(sizes.training_bytes(least, True), sizes.engine_bytes(wanted) if config.vllm else 0)
+    least = max(length, min(LEAST_MICRO_BATCH, config.micro_batch_tokens))
+    sampling = sizes.engine_bytes(wanted)
+    if not config.vllm:  # transformers generates with a cache of its own, which it gives back
+        rows = min(TRANSFORMERS_ROWS, config.batch_size)
+        sampling = rows * (length * sizes.kv_token + 12 * sizes.vocabulary)
+    phase = max(sizes.training_bytes(least, True), sampling)
     cache = min(budget - fixed - phase, 1.1 * wanted * length * sizes.kv_token) if config.vllm else 0
     sequences = min(wanted, int(cache // (length * sizes.kv_token))) if config.vllm else wanted
     if sequences < 1 or budget < fixed + phase:
-        needed = (fixed + phase + length * sizes.kv_token * config.vllm) / 1e9
+        needed = math.ceil((fixed + phase + length * sizes.kv_token * config.vllm) / 1e8) / 10
         raise ConfigError(
             f"--gpu-memory: this run needs at least {needed:.1f} GB for the frozen weights, "
             f"{'the engine, ' if config.vllm else ''}and a training pass over {least} tokens; it has {budget / 1e9:.1f}"

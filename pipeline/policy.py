@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
-from pipeline.memory import MemoryPlan, plan_memory
+from pipeline.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
 from pipeline.models import ModelChoice, compute_dtype, eos_token_ids, load_model
 from rewards.pool import GraderPool
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.rollout import RolloutEngine
 
 REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-TRANSFORMERS_BATCH = 64
 ENGINE_CORES = 2
 
 
@@ -65,13 +64,13 @@ def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
 def load_engine(
     choice: ModelChoice, config: RunConfig, model: Any, tokenizer: Any, memory: MemoryPlan | None = None
 ) -> RolloutEngine:
-    """The engine for an adapted model, which from now on computes with the weights that the engine serves."""
+    """The engine for an adapted model, which beside a merging engine computes with the weights that this one serves."""
     ends = eos_token_ids(model, tokenizer)
     if not config.vllm:
         from pipeline.rollout.transformers_engine import TransformersEngine
 
         return TransformersEngine(
-            model, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id, batch_size=TRANSFORMERS_BATCH
+            model, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id, batch_size=TRANSFORMERS_ROWS
         )
     from pipeline.models import quiet_libraries
     from pipeline.rollout.vllm_engine import EngineLimits, VLLMEngine

@@ -25,6 +25,7 @@ from transformers import PrinterCallback, Trainer
 from trl import GRPOTrainer
 
 from adapters import load_checkpoint, save_checkpoint
+from adapters.base import dense_weight
 from pipeline.config import RunConfig, parse_scales
 from pipeline.grading import StreamingGrader, verdict_metrics
 from pipeline.grpo import RATIO_CAP, grpo_arguments, training_rows
@@ -102,7 +103,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self.use_vllm = True  # both engines return log-probabilities: correct for the mismatch
         self._last_loaded_step = -1
         self.loss_beta = config.beta
-        self.base_norm = float(torch.stack([_norm(layer) for layer in _layers(model)]).square().sum().sqrt())
+        self.base_norm = float(torch.stack([_norm(layer) for layer in model.tinylora.layers]).square().sum().sqrt())
 
     # rollouts and rewards
 
@@ -325,7 +326,7 @@ class TinyLoRATrainer(GRPOTrainer):
                 self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
-        delta = torch.stack([(layer.mixing() * _sigma(layer).unsqueeze(1)).norm() for layer in _layers(self.model)])
+        delta = torch.stack([(layer.mixing() * _sigma(layer).unsqueeze(1)).norm() for layer in self.bank.layers])
         seconds = {name: round(self.record.seconds[name], 4) for name in PHASES}
         seconds["train"] = round(seconds["log_probs"] + seconds["backward"], 4)
         return {
@@ -377,7 +378,8 @@ def _wait_for_device() -> None:
 
 
 def _gpu_memory() -> float | None:
-    """Peak GB of the card that this process held since the last call: torch's allocator and what lies outside it."""
+    """Peak GB of the card in use since the last call: torch's allocator, and all that lies outside it, which is this
+    process's own where it has the card for itself."""
     if not torch.cuda.is_available():
         return None
     free, total = torch.cuda.mem_get_info()
@@ -387,19 +389,11 @@ def _gpu_memory() -> float | None:
     return round(peak / 1e9, 3)
 
 
-def _layers(model: Any) -> list[Any]:
-    from adapters import adapted_layers
-
-    return list(adapted_layers(model).values())
-
-
 def _sigma(layer: Any) -> Tensor:
     return layer.left.float().norm(dim=0)
 
 
 def _norm(layer: Any) -> Tensor:
-    from adapters.base import dense_weight
-
     return dense_weight(layer.base_layer).float().norm()
 
 

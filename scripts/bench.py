@@ -3,6 +3,7 @@ measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,9 @@ def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **version
     from pipeline.config import ConfigError
     from rewards.errors import GraderError
 
-    picture = Path(out).with_suffix(".png")
-    if picture == Path(out):
-        raise click.UsageError(f"--out {out}: the JSON needs another ending than .png, which is the picture's")
     machine = describe_machine()
     try:
+        picture = _picture(out)
         rows = measure()
     except (BenchmarkError, ConfigError, GraderError) as error:
         click.echo(f"Error: {error}", err=True)
@@ -50,6 +49,19 @@ def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **version
     write_json(out, report(rows, machine, describe_versions() | versions))
     draw_rows(title, rows, picture)
     click.echo(f"wrote {out} and {picture}")
+
+
+def _picture(out: str) -> Path:
+    """The PNG beside the JSON; an `out` that cannot be written is a `ConfigError`, before anything is measured."""
+    from pipeline.config import ConfigError
+
+    path = Path(out)
+    if path.suffix in ("", ".png"):
+        raise ConfigError(f"--out {out}: needs the ending .json or another; .png is the picture's")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--out {out}: the folder {path.parent} cannot be written to")
+    return path.with_suffix(".png")
 
 
 def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
@@ -95,7 +107,7 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
     """Tokens per second: vLLM as training runs it, as TRL runs it, and Unsloth's generate, beside the roofline."""
     from pipeline.bench.generation import CONTENDERS, measure
 
-    choice, _, _ = settings(model)
+    choice, _, _ = settings(model, gpu_memory=gpu_memory)
 
     def run() -> Sequence[Any]:
         return measure(choice, contenders=contenders or CONTENDERS, gpu_memory=gpu_memory)

@@ -36,7 +36,7 @@ HELP = {
     "prompts_per_step": "Prompts per step.",
     "temperature": "Sampling temperature.",
     "max_completion_length": "Tokens after which a completion is cut.",
-    "refresh": "How the update reaches vLLM: merge it into the weights, or lowrank: beside them, exact and slower.",
+    "refresh": "How the update reaches vLLM: merged into the weights, or lowrank: beside them, unrounded, slower.",
     "rounding": "How merged weights are rounded to bf16: stochastic or nearest.",
     "gpu_memory": "GB of GPU memory for trainer and engine together.",
     "reward": "tiered, pass-rate, binary, perfect-bonus or compile-or-all.",

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: a bar for every row that has a baseline or a bar, grouped by unit."""
+"""The picture of a benchmark: a bar for every row, grouped by unit; red where it misses what it must reach."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from pipeline.bench.form import write_json
 from pipeline.bench.generation import Case, Task
 from pipeline.config import RunConfig, resolved
 from pipeline.environment import has_gpu, prepare_environment
+from pipeline.shapes import shape_name
 
 Prompts = list[list[int]]
 Generate = Callable[[Prompts, Case], list[int]]  # one prompt for every group → tokens of every completion
@@ -125,7 +126,7 @@ def ours(task: Task) -> dict[str, Any]:
     plain = load_plain(task.choice.location)
     result = {
         "rates": rates,
-        "shape": [plain.config.hidden_size, plain.config.num_hidden_layers],
+        "shape": shape_name(plain.config.to_dict()),
         **decoding_bytes(plain),
         "refresh_seconds": refresh_seconds,
         "trl_sync_seconds": time_sync(bare_generation(plain, engine.llm)),  # last: the engine serves the base after it

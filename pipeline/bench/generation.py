@@ -41,7 +41,7 @@ TITLES = {
 REPEATS = {"ours": 3, "lowrank": 3, "trl": 2, "generate": 1}
 TIMEOUT = 3600.0  # seconds for one contender, from its start to its end
 TAIL_LINES = 30
-BAR_SHAPE = [2048, 36]  # hidden size and layers of a 3B Qwen, for which there is an absolute bar
+BAR_SHAPE = "3b"  # for which there is an absolute bar
 BAR_RATE, BAR_TRL, BAR_GENERATE = 45_000, 2, 20
 
 

@@ -136,13 +136,8 @@ class _Bench:
         return ways
 
     def _merge(self, rounding: Any, bases: Any = None) -> None:
-        from adapters.merger import Merger
-
         worker: Any = self.policy.engine.worker  # type: ignore[attr-defined]
-        own = self.bank.merger_into(worker.tinylora_weights, rounding)
-        worker.tinylora_merger = own if bases is None else Merger(
-            bases, own.lefts, own.rights, own.salts, rounding, own.targets
-        )  # fmt: skip
+        worker.tinylora_merger = self.bank.merger_into(worker.tinylora_weights, rounding, bases)
         self.rounding = rounding
 
     def _merge_foreign(self, choice: ModelChoice) -> None:

@@ -29,7 +29,6 @@ def measure(choice: ModelChoice, config: RunConfig, gpu: bool) -> list[Row]:
 
     from adapters.base import dense
     from adapters.merge import ROUNDINGS, delta_weight
-    from adapters.merger import Merger
 
     policy = load_policy(choice, config)
     bank, engine = policy.model.tinylora, policy.engine
@@ -52,10 +51,7 @@ def measure(choice: ModelChoice, config: RunConfig, gpu: bool) -> list[Row]:
         sources = {config.quant or "none": bank.bases(), "dense": bases}
         for name, source in sources.items():
             for rounding in ROUNDINGS:
-                merger = Merger(
-                    source, worker.tinylora_merger.lefts, worker.tinylora_merger.rights, worker.tinylora_merger.salts,
-                    rounding, weights,
-                )  # fmt: skip
+                merger = bank.merger_into(weights, rounding, source)
                 seconds = device_seconds(partial(merger.every, mixings))
                 add(f"merge from {name} weights, {rounding}: {what}", seconds, at_most=BAR_MS if barred else None)
         copy = device_seconds(lambda: torch._foreach_copy_(weights, bases))

@@ -165,7 +165,8 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
     walls = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
     phases = {name: statistics.median(r["seconds"][name] for r in measured) for name in measured[0]["seconds"]}
     grade = grader.seconds_alone()
-    bound = max(phases["generate"], grade) + phases["train"] + phases["refresh"]
+    generate = phases["generate"] + phases["log_probs"]  # the comparison with the base runs beside the graders too
+    bound = max(generate, grade) + phases["backward"] + phases["refresh"]
     size = f"{config.prompts_per_step} × {config.num_generations} completions"
     what = f"step of {size} of at most {config.max_completion_length} tokens"
     rows = [

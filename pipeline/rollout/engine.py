@@ -36,7 +36,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
-    """seconds: wall time of a refresh. kept: share ⟨W' − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the update that survived the merge."""
+    """seconds: wall time until the policy has changed. kept: share ⟨W' − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the update that survived
+    the merge."""
 
     seconds: float
     kept: float

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM's offline engine, in this process, on merged weights.
+"""Rollouts by vLLM's offline engine, in this process, with the update merged into its weights or beside them.
 
 Requests carry token ids and ask for no text, so the engine's step loop never detokenises. Every completion is a request
 of its own, which the engine reports the moment it ends; samples of one prompt share its prefix in the cache.
@@ -100,7 +100,7 @@ class VLLMEngine:
         return self.llm.collective_rpc(method, args=arguments)[0]
 
     def refresh(self, v: Tensor) -> RefreshReport:
-        """Merge `v` (groups, u) into the served weights in place and forget cached prefixes."""
+        """Make `v` (groups, u) the policy, in place, and forget cached prefixes."""
         start = time.perf_counter()
         vector = v.detach().float().cpu().tolist()
         self.adapter.served = None

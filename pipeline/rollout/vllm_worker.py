@@ -12,15 +12,13 @@ Left out: tensor parallelism (one worker holds all).
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor
 
 from adapters import TinyLoRA
 from adapters.base import Packed, dense
 from adapters.merge import Rounding, delta_weight, kept_share
-from pipeline.rollout.vllm_lowrank import LowRank, register
+from pipeline.rollout.vllm_lowrank import LowRank
 
 FUSED = {  # module: (vLLM's fused module, position among its parts)
     "q_proj": ("qkv_proj", 0),
@@ -46,7 +44,6 @@ def keep_cpu_weights_in_place() -> None:
 
 if not torch.cuda.is_available():
     keep_cpu_weights_in_place()
-register()
 
 
 class TinyLoRAWorker:
@@ -81,9 +78,8 @@ class TinyLoRAWorker:
         return ""
 
     @torch.inference_mode()
-    def tinylora_refresh(self, v: list[list[float]]) -> float:
-        """Make `v` the policy; returns seconds."""
-        start = time.perf_counter()
+    def tinylora_refresh(self, v: list[list[float]]) -> None:
+        """Make `v` the policy."""
         mixings = self._tinylora_mixings(v)
         if self.tinylora_merger is not None:
             self.tinylora_merger.every(mixings)
@@ -91,7 +87,6 @@ class TinyLoRAWorker:
             self.tinylora_lowrank.write(mixings)  # type: ignore[union-attr]
         if mixings.is_cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - start
 
     def _tinylora_mixings(self, v: list[list[float]]) -> Tensor:
         return self.tinylora.mixings_of(torch.tensor(v, dtype=torch.float32, device=self.tinylora_weights[0].device))

@@ -33,7 +33,7 @@ def canned(rates: dict[str, float], case: Case, **measured: object) -> dict:
     return {"rates": timings, **measured}
 
 
-def three_results(case: Case, ours: float, shape: list[int]) -> dict[str, dict]:
+def three_results(case: Case, ours: float, shape: str) -> dict[str, dict]:
     traffic = {"weight_bytes": 1000, "kv_bytes_per_token": 10, "bandwidth": 1e6}
     seconds = {"refresh_seconds": 0.002, "trl_sync_seconds": 0.08}
     return {
@@ -101,7 +101,7 @@ def test_the_main_case_on_a_gpu_has_bars() -> None:
 
 
 def test_a_cpu_another_shape_and_other_cases_have_no_bars() -> None:
-    results = three_results(SMALL, 44_000.0, [256, 5])
+    results = three_results(SMALL, 44_000.0, "7b")
     assert not any(one.bar for one in make_rows([SMALL], results, gpu=False))
     barred = [one.what for one in make_rows([SMALL], results, gpu=True) if one.bar]
     assert len(barred) == 2 and all("against" in what for what in barred)

@@ -144,3 +144,33 @@ def test_completions_are_handed_on_while_others_are_generated(model, engine) -> 
         assert len(set(lengths)) > 3
         assert max(arrivals.values()) - min(arrivals.values()) > 0.005
     engine._eos_token_ids = []
+
+
+def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> None:
+    if not engine.merges:
+        pytest.skip("an update beside the weights leaves the engine nothing merged to share")
+    bank, before = model.tinylora, model.tinylora.v.detach().clone()
+    layers = list(adapted_layers(model).values())
+    bank.merge_with("stochastic")
+    with torch.no_grad():
+        bank.v.copy_(vector(model, 0.4))
+    engine.refresh(bank.v.detach())
+    served = engine.worker.tinylora_weights
+    assert [layer.merged_weight().data_ptr() for layer in layers] == [weight.data_ptr() for weight in served]
+    assert not any(torch.equal(weight, layer.base_layer.weight) for layer, weight in zip(layers, served, strict=True))
+    bank.served = None
+    for layer, weight in zip(layers, served, strict=True):  # one at a time: they share a scratch
+        own = layer.merged_weight()
+        assert own.data_ptr() != weight.data_ptr() and torch.equal(own, weight)
+    engine.refresh(bank.v.detach())
+    assert layers[0].merged_weight().data_ptr() == served[0].data_ptr()
+    with torch.no_grad():
+        bank.v.mul_(2)
+    for layer, weight in zip(layers, served, strict=True):
+        own = layer.merged_weight()
+        assert own.data_ptr() != weight.data_ptr()
+        torch.testing.assert_close(own, layer.base_layer.weight + layer.delta_weight(), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(own, weight, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        bank.v.copy_(before)
+    bank.merge_with(None)
