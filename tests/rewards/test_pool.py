@@ -146,9 +146,11 @@ PARENT = """
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_orphans_when_the_trainer_dies(how: signal.Signals) -> None:
     script = textwrap.dedent(PARENT).format(root=str(ROOT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born ignoring it
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
+    signal.signal(signal.SIGINT, before)
     assert parent.stdout and parent.stdout.readline() == "ready\n"
     family = psutil.Process(parent.pid)
     assert eventually(lambda: len(family.children(recursive=True)) >= 4)  # two graders, each with a sandbox
