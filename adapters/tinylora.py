@@ -139,6 +139,10 @@ class SharedInput:
         self._last = layers[-1]
         self._kept: tuple[Any, Tensor] | None = None
 
+    def rows(self, layer: TinyLoRALinear) -> Tensor:
+        """A (r, in) of this layer in the dtype of activations."""
+        return self.right[self._parts[layer]]
+
     @torch.no_grad()
     def hidden(self, layer: TinyLoRALinear, x: Tensor) -> Tensor:
         """x Aᵀ (rows, r) of this layer in float32; x (..., in)."""
@@ -199,7 +203,7 @@ class TinyLoRALinear(nn.Module):
         if bank.merger is not None:
             hidden = self.shared.hidden(self, x) if torch.is_grad_enabled() else None
             return _MergedLinear.apply(x, bank.v, hidden, self)  # type: ignore[no-any-return]
-        hidden = F.linear(x.to(self.dtype), self.right.to(self.dtype))
+        hidden = F.linear(x.to(self.dtype), self.shared.rows(self))
         with torch.autocast(x.device.type, enabled=False):
             hidden = F.linear(hidden.float(), self.mixing())
         y = self.base_layer(x)
@@ -209,7 +213,7 @@ class TinyLoRALinear(nn.Module):
 class _MergedLinear(torch.autograd.Function):
     """y = x W'ᵀ + b, with the gradients of x and of v.
 
-    W' is merged anew in the backward pass, so nothing of its size is kept. With g = ∂L/∂y: ∂L/∂x = g W', and since
+    W' is asked for anew in the backward pass, so nothing of its size is kept. With g = ∂L/∂y: ∂L/∂x = g W', and since
     W' moves with R as ΔW does (rounding is passed straight through), ∂L/∂R = (g U Σ)ᵀ (x V), ∂L/∂v_i = ⟨P_i, ∂L/∂R⟩.
     """
 

@@ -27,6 +27,7 @@ from trl import GRPOTrainer
 from adapters import load_checkpoint, save_checkpoint
 from adapters.base import dense_weight
 from pipeline.config import RunConfig, parse_scales
+from pipeline.device import peak_memory, wait_for_device
 from pipeline.grading import StreamingGrader, verdict_metrics
 from pipeline.grpo import RATIO_CAP, grpo_arguments, training_rows
 from pipeline.logprobs import (
@@ -103,7 +104,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self.use_vllm = True  # both engines return log-probabilities: correct for the mismatch
         self._last_loaded_step = -1
         self.loss_beta = config.beta
-        self.base_norm = float(torch.stack([_norm(layer) for layer in model.tinylora.layers]).square().sum().sqrt())
+        norms = [dense_weight(layer.base_layer).float().norm() for layer in self.bank.layers]
+        self.base_norm = float(torch.stack(norms).square().sum().sqrt())
 
     # rollouts and rewards
 
@@ -249,7 +251,7 @@ class TinyLoRATrainer(GRPOTrainer):
         log_probs, entropies = log_probs_without_gradient(
             self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens
         )
-        _wait_for_device()
+        wait_for_device()
         self.record.seconds["log_probs"] += time.perf_counter() - start
         return log_probs, entropies
 
@@ -297,7 +299,7 @@ class TinyLoRATrainer(GRPOTrainer):
             self.record.values["mismatch"] = kl_k3(mismatch, torch.ones_like(mismatch))
             self._mismatches = []
         self._step += 1
-        _wait_for_device()
+        wait_for_device()
         self.record.seconds["backward"] += time.perf_counter() - begin
         self.record.seconds["step"] += time.perf_counter() - start
         return total
@@ -346,7 +348,7 @@ class TinyLoRATrainer(GRPOTrainer):
             "v_norm": float(self.bank.v.norm()),
             "v": [round(x, 6) for x in self.bank.v.detach().flatten().tolist()],
             "delta_norm": float(delta.square().sum().sqrt()) / self.base_norm,
-            "gpu_memory": _gpu_memory(),
+            "gpu_memory": peak_memory(),
             "seconds": seconds,
         }
 
@@ -371,30 +373,8 @@ class TinyLoRATrainer(GRPOTrainer):
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 
 
-def _wait_for_device() -> None:
-    """GPU work is asynchronous: a phase's seconds are read after it."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _gpu_memory() -> float | None:
-    """Peak GB of the card in use since the last call: torch's allocator, and all that lies outside it, which is this
-    process's own where it has the card for itself."""
-    if not torch.cuda.is_available():
-        return None
-    free, total = torch.cuda.mem_get_info()
-    outside = total - free - torch.cuda.memory_reserved()
-    peak = torch.cuda.max_memory_reserved() + outside
-    torch.cuda.reset_peak_memory_stats()
-    return round(peak / 1e9, 3)
-
-
 def _sigma(layer: Any) -> Tensor:
     return layer.left.float().norm(dim=0)
-
-
-def _norm(layer: Any) -> Tensor:
-    return dense_weight(layer.base_layer).float().norm()
 
 
 def _check_trl() -> None:

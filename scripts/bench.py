@@ -4,7 +4,8 @@ measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +31,32 @@ QUANT = click.option("--quant", type=click.Choice(["nf4", "none"]), help="Defaul
 GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for trainer and engine together.")
 
 
-def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
-    """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
-    from pipeline.bench.chart import draw_rows
-    from pipeline.bench.form import describe_machine, describe_versions, print_table, report, write_json
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Errors that are the user's to mend end the command with one sentence."""
     from pipeline.bench.generation import BenchmarkError
     from pipeline.config import ConfigError
     from rewards.errors import GraderError
 
-    machine = describe_machine()
     try:
-        picture = _picture(out)
-        rows = measure()
+        yield
     except (BenchmarkError, ConfigError, GraderError) as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
+
+
+def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
+    """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
+    from pipeline.bench.chart import draw_rows
+    from pipeline.bench.form import describe_machine, describe_versions, print_table, report
+    from pipeline.run_folder import write_json
+
+    machine = describe_machine()
+    with one_sentence():
+        picture = _picture(out)
+        rows = measure()
     print_table(title, rows)
-    write_json(out, report(rows, machine, describe_versions() | versions))
+    write_json(Path(out), report(rows, machine, describe_versions() | versions))
     draw_rows(title, rows, picture)
     click.echo(f"wrote {out} and {picture}")
 
@@ -54,11 +64,12 @@ def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **version
 def _picture(out: str) -> Path:
     """The PNG beside the JSON; an `out` that cannot be written is a `ConfigError`, before anything is measured."""
     from pipeline.config import ConfigError
+    from pipeline.run_folder import check_target
 
     path = Path(out)
     if path.suffix in ("", ".png"):
         raise ConfigError(f"--out {out}: needs the ending .json or another; .png is the picture's")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_target(path)
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--out {out}: the folder {path.parent} cannot be written to")
     return path.with_suffix(".png")
@@ -66,21 +77,16 @@ def _picture(out: str) -> Path:
 
 def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
-    from dataclasses import replace
-
-    from pipeline.config import ConfigError, RunConfig, resolved
+    from pipeline.config import RunConfig, resolved
     from pipeline.environment import has_gpu, prepare_environment
     from pipeline.models import choose_model
     from pipeline.policy import check_packages
 
-    try:
+    with one_sentence():
         choice = choose_model(model)
         config = RunConfig(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
-        config = resolved(replace(config), starter=choice.is_starter, gpu=has_gpu())
+        config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
         check_packages(config)
-    except ConfigError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
     prepare_environment(choice.location)
     return choice, config, has_gpu()
 
@@ -108,11 +114,9 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
     from pipeline.bench.generation import CONTENDERS, measure
 
     choice, _, _ = settings(model, gpu_memory=gpu_memory)
-
-    def run() -> Sequence[Any]:
-        return measure(choice, contenders=contenders or CONTENDERS, gpu_memory=gpu_memory)
-
-    finish(f"generation, {Path(choice.name).name}", out, run)
+    chosen = contenders or CONTENDERS
+    title = f"generation, {Path(choice.name).name}"
+    finish(title, out, lambda: measure(choice, contenders=chosen, gpu_memory=gpu_memory))
 
 
 @bench.command()
@@ -122,13 +126,9 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
 def refresh(model: str, quant: str | None, out: str) -> None:
     """Milliseconds until another v is in the engine's weights, beside a copy, addmm and TRL's sync_weights."""
     choice, config, gpu = settings(model, quant=quant, vllm=True)
+    from pipeline.bench.refresh import measure
 
-    def run() -> Sequence[Any]:
-        from pipeline.bench.refresh import measure
-
-        return measure(choice, config, gpu)
-
-    finish(f"refresh, {Path(choice.name).name}", out, run)
+    finish(f"refresh, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
 
 
 @bench.command("train-step")
@@ -165,13 +165,10 @@ def train_step(
         max_completion_length=512 if gpu else None,
         unsafe_grader=unsafe_grader,
     )
+    from pipeline.bench.train_step import measure
 
-    def run() -> Sequence[Any]:
-        from pipeline.bench.train_step import measure
-
-        return measure(choice, config, 8192 if gpu else 1024, steps, gpu)
-
-    finish(f"train-step, {Path(choice.name).name}", out, run)
+    tokens = 8192 if gpu else 1024
+    finish(f"train-step, {Path(choice.name).name}", out, lambda: measure(choice, config, tokens, steps, gpu))
 
 
 @bench.command()
@@ -181,13 +178,9 @@ def train_step(
 def init(model: str, quant: str | None, out: str) -> None:
     """Seconds from a frozen model to an adapted one, and the residuals of its singular pairs."""
     choice, config, gpu = settings(model, quant=quant)
+    from pipeline.bench.init import measure
 
-    def run() -> Sequence[Any]:
-        from pipeline.bench.init import measure
-
-        return measure(choice, config, gpu)
-
-    finish(f"init, {Path(choice.name).name}", out, run)
+    finish(f"init, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
 
 
 @bench.command()
@@ -202,13 +195,10 @@ def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, uns
     choice, config, gpu = settings(
         model, quant=quant, vllm=True, prompts_per_step=prompts, unsafe_grader=unsafe_grader
     )
+    from pipeline.bench.mismatch import measure
 
-    def run() -> Sequence[Any]:
-        from pipeline.bench.mismatch import measure
-
-        return measure(choice, config, steps or (20 if gpu else 2), gpu)
-
-    finish(f"mismatch, {Path(choice.name).name}", out, run)
+    count = steps or (20 if gpu else 2)
+    finish(f"mismatch, {Path(choice.name).name}", out, lambda: measure(choice, config, count, gpu))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from pipeline.bench.form import write_json
 from pipeline.bench.generation import Case, Task
+from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig, resolved
 from pipeline.environment import has_gpu, prepare_environment
+from pipeline.run_folder import write_json
 from pipeline.shapes import shape_name
 
 Prompts = list[list[int]]
@@ -88,34 +90,41 @@ def run_config(task: Task) -> RunConfig:
     return resolved(config, starter=task.choice.is_starter, gpu=has_gpu())
 
 
+def serving(task: Task) -> tuple[Any, Generate, Callable[[], float]]:
+    """A loaded policy that serves a small update; how its engine generates, and how it refreshes, in seconds."""
+    import torch
+
+    from pipeline.policy import load_policy
+    from pipeline.rollout import Sampling
+
+    policy = load_policy(task.choice, run_config(task))
+    v = SMALL * torch.randn(policy.model.tinylora.v.shape, generator=torch.Generator().manual_seed(0))
+
+    def by_completion(prompts: Prompts, case: Case) -> list[int]:
+        rows = repeated(prompts, case.samples)
+        completions = policy.engine.generate(rows, Sampling(case.new_tokens), lambda row, completion: None)
+        return [len(completion.token_ids) for completion in completions]
+
+    def refresh() -> float:
+        return policy.engine.refresh(v).seconds
+
+    refresh()
+    return policy, by_completion, refresh
+
+
 def ours(task: Task) -> dict[str, Any]:
     """vLLM as training runs it, then with a request per group; and what a refresh and TRL's sync cost on it."""
     import torch
 
     from pipeline.models import eos_token_ids
-    from pipeline.policy import load_policy
-    from pipeline.rollout import Sampling
-    from pipeline.rollout.vllm_engine import VLLMEngine
 
-    policy = load_policy(task.choice, run_config(task))
-    engine, tokenizer = policy.engine, policy.tokenizer
-    assert isinstance(engine, VLLMEngine)
+    policy, by_completion, refresh = serving(task)
+    llm, tokenizer = policy.engine.llm, policy.tokenizer
     ends = eos_token_ids(policy.model, tokenizer)
-    shape = policy.model.tinylora.v.shape
-    v = SMALL * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-    def by_completion(prompts: Prompts, case: Case) -> list[int]:
-        rows = repeated(prompts, case.samples)
-        completions = engine.generate(rows, Sampling(case.new_tokens), lambda row, completion: None)
-        return [len(completion.token_ids) for completion in completions]
 
     def by_group(prompts: Prompts, case: Case) -> list[int]:
-        return generate_groups(engine.llm, prompts, case, ends)
+        return generate_groups(llm, prompts, case, ends)
 
-    def refresh() -> float:
-        return engine.refresh(v).seconds
-
-    refresh()
     rates = {
         "ours": time_cases(task, tokenizer, by_completion, before=refresh),  # a refresh also empties the prefix cache
         "groups": time_cases(replace(task, cases=task.cases[:1]), tokenizer, by_group, before=refresh),
@@ -129,7 +138,7 @@ def ours(task: Task) -> dict[str, Any]:
         "shape": shape_name(plain.config.to_dict()),
         **decoding_bytes(plain),
         "refresh_seconds": refresh_seconds,
-        "trl_sync_seconds": time_sync(bare_generation(plain, engine.llm)),  # last: the engine serves the base after it
+        "trl_sync_seconds": time_sync(bare_generation(plain, llm)),  # last: the engine serves the base after it
         "bandwidth": copy_bandwidth(),
     }
     policy.close()
@@ -138,24 +147,7 @@ def ours(task: Task) -> dict[str, Any]:
 
 def lowrank(task: Task) -> dict[str, Any]:
     """vLLM with the update beside its weights: a refresh writes a few bytes, and every token pays."""
-    import torch
-
-    from pipeline.policy import load_policy
-    from pipeline.rollout import Sampling
-
-    policy = load_policy(task.choice, run_config(task))
-    engine = policy.engine
-    v = SMALL * torch.randn(policy.model.tinylora.v.shape, generator=torch.Generator().manual_seed(0))
-
-    def by_completion(prompts: Prompts, case: Case) -> list[int]:
-        rows = repeated(prompts, case.samples)
-        completions = engine.generate(rows, Sampling(case.new_tokens), lambda row, completion: None)
-        return [len(completion.token_ids) for completion in completions]
-
-    def refresh() -> float:
-        return engine.refresh(v).seconds
-
-    refresh()
+    policy, by_completion, refresh = serving(task)
     rates = {"lowrank": time_cases(task, policy.tokenizer, by_completion, before=refresh)}
     result = {"rates": rates, "refresh_seconds": statistics.median(refresh() for _ in range(REFRESHES))}
     policy.close()
@@ -303,20 +295,7 @@ def copy_bandwidth() -> float:
     gpu = torch.cuda.is_available()
     source = torch.ones((1 << 30) if gpu else (1 << 28), dtype=torch.uint8, device="cuda" if gpu else "cpu")
     target = source.clone()
-    seconds = []
-    for _ in range(10):
-        if gpu:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            target.copy_(source)
-            end.record()
-            end.synchronize()
-            seconds.append(start.elapsed_time(end) / 1000)
-        else:
-            began = time.perf_counter()
-            target.copy_(source)
-            seconds.append(time.perf_counter() - began)
-    return 2 * source.numel() / statistics.median(seconds)
+    return 2 * source.numel() / device_seconds(lambda: target.copy_(source))
 
 
 def bare_generation(model: Any, llm: Any) -> Any:
@@ -337,22 +316,14 @@ def bare_generation(model: Any, llm: Any) -> Any:
 
 def time_sync(generation: Any) -> float:
     """Median seconds of TRL's `sync_weights`, with the copies finished."""
-    import torch
-
-    seconds = []
-    for _ in range(SYNCS):
-        start = time.perf_counter()
-        generation.sync_weights()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(once(generation.sync_weights) for _ in range(SYNCS))
 
 
 def main(asked: str, answered: str) -> None:
     task = Task.read(asked)
     prepare_environment(task.choice.location)
-    write_json(answered, {"ours": ours, "lowrank": lowrank, "trl": trl, "generate": generate}[task.contender](task))
+    contender = {"ours": ours, "lowrank": lowrank, "trl": trl, "generate": generate}[task.contender]
+    write_json(Path(answered), contender(task))
 
 
 if __name__ == "__main__":

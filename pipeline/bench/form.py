@@ -8,7 +8,6 @@ value) must reach. Imports nothing heavy: versions are read from the packages' m
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -94,15 +93,6 @@ def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 def report(rows: Sequence[Row], machine: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
     return {"machine": machine, "versions": versions, "rows": [asdict(one) for one in rows]}
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON so that the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

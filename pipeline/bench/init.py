@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from typing import Any
+from unittest.mock import patch
 
 from pipeline.bench.form import Row, row
 from pipeline.bench.timing import once
@@ -28,17 +29,12 @@ def measure(choice: ModelChoice, config: RunConfig, gpu: bool) -> list[Row]:
     load = once(lambda: loaded.extend(load_frozen(choice, config)))
     model = loaded[0]
     shape = shape_name(model.config.to_dict())
-    before = os.environ.get("TINYLORA_CACHE")
-    with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as folder:
-        os.environ["TINYLORA_CACHE"] = folder
+    with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as folder, patch.dict(os.environ, TINYLORA_CACHE=folder):
         first = once(lambda: inject(model, adapter_config(config)))
         layers = dict(zip(model.tinylora.names, model.tinylora.layers, strict=True))
         frozen = {name: layer.base_layer for name, layer in layers.items()}
         again = once(lambda: compute_factors(frozen, config.rank))
         cached = once(lambda: cached_factors(frozen, config.rank))
-    os.environ.pop("TINYLORA_CACHE")
-    if before is not None:
-        os.environ["TINYLORA_CACHE"] = before
     count = f"{len(layers)} modules"
     residual = max(map(_residual, layers.values()))
     return [

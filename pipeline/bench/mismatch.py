@@ -49,8 +49,7 @@ def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> li
     chosen = prompt_ids(policy.tokenizer, problems[: config.prompts_per_step], task)
     prompts = [ids for ids in chosen for _ in range(config.num_generations or 1)]
     bench = _Bench(policy, config, prompts, Sampling(config.max_completion_length))
-    generator = torch_generator()
-    direction = bench.normal(generator)
+    direction = bench.direction()
     fixed = [completion.token_ids for completion in bench.generate(0 * direction, seed=-1)]
     found: dict[str, dict[str, Any]] = {}
     for title, serve in bench.ways(choice).items():
@@ -62,12 +61,6 @@ def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> li
         found[title] = {"floor": floor, "mean": mean, "slopes": slopes}
     bench.policy.close()
     return _rows(found, logged, steps, gpu)
-
-
-def torch_generator() -> Any:
-    import torch
-
-    return torch.Generator().manual_seed(0)
 
 
 def _rows(found: dict[str, dict[str, Any]], logged: Sequence[float], steps: int, gpu: bool) -> list[Row]:
@@ -117,11 +110,11 @@ class _Bench:
         self.model, self.bank = policy.model, policy.model.tinylora
         self.rounding: Any = None  # of the trainer's own forward pass
 
-    def normal(self, generator: Any) -> Any:
-        """A vector of rms 1."""
+    def direction(self) -> Any:
+        """A fixed random vector of rms 1."""
         import torch
 
-        direction = torch.randn(self.bank.v.shape, generator=generator)
+        direction = torch.randn(self.bank.v.shape, generator=torch.Generator().manual_seed(0))
         return (direction / direction.square().mean().sqrt()).to(self.bank.v.device)
 
     def ways(self, choice: ModelChoice) -> dict[str, Callable[[], None]]:

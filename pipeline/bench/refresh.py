@@ -8,6 +8,7 @@ merges, sends and takes out again, as it does for every policy that is an adapte
 
 from __future__ import annotations
 
+import statistics
 from functools import partial
 from typing import Any
 
@@ -67,7 +68,7 @@ def measure(choice: ModelChoice, config: RunConfig, gpu: bool) -> list[Row]:
         add("an addmm for every matrix", device_seconds(addmm))
         call = device_seconds(lambda: engine.refresh(v), repeats=5)
         add("whole refresh of the engine: RPC, merge, prefix cache, surviving share", call)
-        seconds = sorted(once(lambda: worker.tinylora_refresh(v.tolist())) for _ in range(11))[5]
+        seconds = statistics.median(once(lambda: worker.tinylora_refresh(v.tolist())) for _ in range(11))
     plain = load_plain(choice.location)
     sync = time_sync(bare_generation(plain, engine.llm))  # type: ignore[attr-defined]
     bar = BAR_SYNC if barred else None

@@ -17,28 +17,25 @@ def device_seconds(work: Callable[[], Any], repeats: int = 10, warm_up: int = 3)
         work()
     seconds = []
     for _ in range(repeats):
-        if gpu:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            seconds.append(start.elapsed_time(end) / 1000)
-        else:
-            began = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - began)
+        if not gpu:
+            seconds.append(once(work))
+            continue
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1000)
     return statistics.median(seconds)
 
 
 def once(work: Callable[[], Any]) -> float:
     """Seconds of one run of `work`, with what it started on a GPU finished."""
-    import torch
+    from pipeline.device import wait_for_device
 
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
+    wait_for_device()
     began = time.perf_counter()
     work()
-    wait()
+    wait_for_device()
     return time.perf_counter() - began

@@ -158,6 +158,7 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
         folder = RunFolder.create(str(Path(name) / "run"), "bench")
         trainer = TinyLoRATrainer(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step)
         trainer.train()
+
     def median(name: str) -> float:
         return statistics.median(record[name] for record in measured)
 
