@@ -31,6 +31,7 @@ from adapters.merge import Rounding, delta_weight, mixing, salt_of
 from adapters.merger import Merger
 from adapters.seeds import projection_of
 
+MOST_ROWS = 64  # of A that the kernels of `skinny_kernel.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
 
 
@@ -235,7 +236,7 @@ class _MergedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
         if ctx.needs_input_grad[1]:
-            to_mixing = _onto(flat, layer.left_rows).mT @ hidden  # (r, r)
+            to_mixing = _outer(flat, layer.left_rows, hidden)  # (r, r)
             to_row = layer.projections.flatten(1) @ to_mixing.flatten()
             groups, u = ctx.groups
             if groups == 1:
@@ -247,12 +248,24 @@ class _MergedLinear(torch.autograd.Function):
 
 def _onto(x: Tensor, rows: Tensor) -> Tensor:
     """x rowsᵀ in float32: x (n, width), rows (few, width)."""
-    if x.is_cuda and x.dtype == torch.bfloat16:
-        from adapters.skinny_kernel import MOST, skinny_product
+    if _is_skinny(x, rows):
+        from adapters.skinny_kernel import skinny_product
 
-        if len(rows) <= MOST:
-            return skinny_product(x, rows)
+        return skinny_product(x, rows)
     return F.linear(x, rows).float()
+
+
+def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+    """(x rowsᵀ)ᵀ factors (few, m) in float32: x (n, width), rows (few, width), factors (n, m) float32."""
+    if _is_skinny(x, rows):
+        from adapters.skinny_kernel import skinny_outer
+
+        return skinny_outer(x, rows, factors)
+    return F.linear(x, rows).float().mT @ factors
+
+
+def _is_skinny(x: Tensor, rows: Tensor) -> bool:
+    return x.is_cuda and x.dtype == torch.bfloat16 and len(rows) <= MOST_ROWS
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:

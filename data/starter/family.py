@@ -25,6 +25,7 @@ PEOPLE = ("Ann", "Boris", "Chen", "Dana", "Emil", "Farah", "Gita", "Hugo", "Ines
 THINGS = ("readings", "scores", "prices", "heights", "weights", "votes", "profits", "numbers", "values", "signals")
 RESULTS = ("Print $it.", "Output $it.", "Print a single line: $it.", "Write $it.")
 PUBLIC_CASES = 2
+TIME_LIMIT = 0.5  # seconds; right programs need milliseconds, and one that loops for ever holds up a whole step
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def make_instance(family: Family, params: Params, rng: Random) -> Instance:
         for index, case in enumerate(family.cases(rng, params))
     )
     digest = hashlib.sha256(statement.encode()).hexdigest()[:10]
-    problem = Problem(id=f"{family.name}-{digest}", statement=statement, tests=tests, source=family.name)
+    identifier = f"{family.name}-{digest}"
+    problem = Problem(identifier, statement, tests, time_limit=TIME_LIMIT, source=family.name)
     return Instance(family, params, problem)
 
 

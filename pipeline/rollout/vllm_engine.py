@@ -1,13 +1,16 @@
 """Rollouts by vLLM's offline engine, in this process, with the update merged into its weights or beside them.
 
-Requests carry token ids and ask for no text, so the engine's step loop never detokenises. Every completion is a request
-of its own, which the engine reports the moment it ends; samples of one prompt share its prefix in the cache.
+Every completion is a request of its own, which is reported the moment it ends; samples of one prompt share its prefix
+in the cache. A step over hundreds of sequences takes a GPU less time than vLLM's own loop takes its host, so that loop
+is kept short: requests carry token ids, the outputs of the engine's core are read without making text or a record for
+every token, and on a GPU `vllm_scheduler.py` schedules.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +64,16 @@ class VLLMEngine:
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
+            from pipeline.rollout.vllm_scheduler import RolloutScheduler
+
             options = {
+                "scheduler_cls": RolloutScheduler,
                 "kv_cache_memory_bytes": limits.kv_bytes,
                 "max_num_batched_tokens": limits.batched_tokens,
                 "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
             }
+            if rounding is not None:  # without compiling, which would take most of the start to make a step 2 % shorter
+                options["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL"}
         if rounding is None:
             register()
             options |= lowrank_options(adapter.config.rank)
@@ -83,7 +91,8 @@ class VLLMEngine:
         )
         self.adapter, self.merges = adapter, rounding is not None
         self._eos_token_ids = eos_token_ids
-        self._requests = 0
+        self._count = 0  # of requests so far
+        self._scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
         stranger = self._rpc("tinylora_attach", adapter, rounding)
         if stranger:
             raise EngineError(
@@ -117,38 +126,49 @@ class VLLMEngine:
         return self._rpc("tinylora_digest")
 
     def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        core = self.llm.llm_engine.engine_core
+        unfinished = {}
+        for row, request in enumerate(self._requests(prompts, sampling)):
+            unfinished[request.request_id] = row, Completion([], [])
+            core.add_request(request)
+        completions = [completion for _, completion in unfinished.values()]
+        while unfinished:
+            outputs = core.get_output().outputs
+            for output in outputs:
+                row, completion = unfinished[output.request_id]
+                completion.token_ids.extend(output.new_token_ids)
+                completion.log_probs.extend(output.new_logprobs.logprobs[:, 0].tolist())
+                if output.finish_reason is not None:
+                    del unfinished[output.request_id]
+                    on_finished(row, completion)
+            if unfinished and not outputs and not self._scheduler.has_unfinished_requests():
+                raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(prompts)} requests")
+        return completions
 
-        engine = self.llm.llm_engine
+    def _requests(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[Any]:
+        """vLLM's requests of one generation, drawn from `sampling.seed`: on a GPU each has a seed of its own, on a CPU
+        all draw from torch's generator, since seeds of their own would be sampled one by one there."""
+        from vllm import SamplingParams
+
         params = SamplingParams(
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
             logprobs=0,
             detokenize=False,
             stop_token_ids=self._eos_token_ids,
-            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        self._rpc("tinylora_seed", sampling.seed)
-        rows: dict[str, int] = {}
+        engine, tasks = self.llm.llm_engine, self.llm.llm_engine.get_supported_tasks()
+        seeded = torch.cuda.is_available()
+        if not seeded:
+            torch.manual_seed(sampling.seed)
         for row, prompt in enumerate(prompts):
-            self._requests += 1
-            request = str(self._requests)
-            rows[request] = row
-            engine.add_request(request, {"prompt_token_ids": prompt}, params)
-        completions: list[Completion | None] = [None] * len(prompts)
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                sample = output.outputs[0]
-                ids = list(sample.token_ids)
-                log_probs = [entry[token].logprob for entry, token in zip(sample.logprobs, ids, strict=True)]
-                row = rows.pop(output.request_id)
-                completions[row] = completion = Completion(ids, log_probs)
-                on_finished(row, completion)
-        if rows:
-            raise EngineError(f"vLLM ended without finishing {len(rows)} of {len(prompts)} requests")
-        return completions  # type: ignore[return-value]
+            self._count += 1
+            params.seed = ((sampling.seed << 24) + row) % 2**63 if seeded else None  # the request gets a copy
+            yield engine.input_processor.process_inputs(
+                str(self._count), {"prompt_token_ids": prompt}, params, supported_tasks=tasks
+            )
 
     def close(self) -> None:
         self.adapter.served = None
         self.llm.llm_engine.engine_core.shutdown()
+

@@ -105,10 +105,6 @@ class TinyLoRAWorker:
         survived, wanted = totals.tolist()
         return survived / wanted if wanted else 1.0
 
-    def tinylora_seed(self, seed: int) -> None:
-        """Fix the worker's random numbers for the next generation."""
-        torch.manual_seed(seed)
-
     def tinylora_digest(self) -> str:
         """Hex digest of all bits of the adapted weights as they are served now, and of R where it is beside them."""
         import hashlib

@@ -64,3 +64,15 @@ def test_skinny_product(rows: int, width: int, n: int) -> None:
 
     x, a = torch.randn(rows, width, device="cuda").bfloat16(), torch.randn(n, width, device="cuda").bfloat16()
     torch.testing.assert_close(skinny_product(x, a), x.float() @ a.float().mT, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows, width, n, m", [(1, 64, 2, 2), (100, 896, 2, 2), (513, 11008, 2, 2), (64, 1000, 8, 8)])
+def test_skinny_outer(rows: int, width: int, n: int, m: int) -> None:
+    from adapters.skinny_kernel import skinny_outer
+
+    x, a = torch.randn(rows, width, device="cuda").bfloat16(), torch.randn(n, width, device="cuda").bfloat16()
+    b = torch.randn(rows, 3 * m, device="cuda")[:, m : 2 * m]
+    product = skinny_outer(x, a, b)
+    expected = (x.double() @ a.double().mT).mT @ b.double()
+    torch.testing.assert_close(product.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert torch.equal(product, skinny_outer(x, a, b))
