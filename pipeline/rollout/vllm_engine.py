@@ -72,8 +72,9 @@ class VLLMEngine:
                 "max_num_batched_tokens": limits.batched_tokens,
                 "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
             }
-            if rounding is not None:  # without compiling, which would take most of the start to make a step 2 % shorter
-                options["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL"}
+            if rounding is not None:  # without compiling, which takes most of the start to make a step 2 % shorter
+                # not "FULL": vLLM 0.26 captures with one token a sequence, and replays give prompts wrong attention
+                options["compilation_config"] = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
         if rounding is None:
             register()
             options |= lowrank_options(adapter.config.rank)

@@ -1,10 +1,13 @@
 """vLLM's scheduler with a short way through steps that only decode, which is what nearly all steps of a rollout do.
 
-A step over hundreds of sequences takes vLLM's own bookkeeping longer than it takes a fast GPU. Where nobody waits and
-every sequence needs exactly one more token, a step is the same for all of them: slots of the key-value cache are asked
-for only where a block begins, and the tokens, which nobody reads before a sequence ends, are handed on with its end.
-Every other step is vLLM's. The state between steps is vLLM's own, so short and ordinary steps follow each other in any
-order, and sequences get the same slots and the same tokens as without this class (tests compare the two).
+A step over hundreds of sequences takes vLLM's own bookkeeping longer than it takes a fast GPU. Where every sequence
+needs exactly one more token, a step is the same for all of them: slots of the key-value cache are asked for only where
+a block begins, and the tokens, which nobody reads before a sequence ends, are handed on with its end. Every other step
+is vLLM's. The state between steps is vLLM's own, so short and ordinary steps follow each other in any order, and
+sequences get the same tokens as without this class, and the same slots while nobody waits (tests compare the two).
+
+Who waits is let in together with others: a step that also reads prompts has no CUDA graph and lasts several times as
+long, and no one looks at the latency of a single rollout.
 
 Left out: everything that is not plain sampling with the log-probability of the sampled token from a model whose layers
 all attend to everything, on one GPU with vLLM's second model runner. Then all steps are vLLM's.
@@ -23,6 +26,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists
 
+CROWD_SHARE = 16  # that part of all seats is free before new sequences are let in
+
 
 class RolloutScheduler(AsyncScheduler):
     """For `LLM(scheduler_cls=RolloutScheduler)`, beside asynchronous scheduling."""
@@ -36,6 +41,7 @@ class RolloutScheduler(AsyncScheduler):
         kinds = [group.kv_cache_spec for group in self.kv_cache_config.kv_cache_groups]
         self._block = kinds[0].block_size if kinds else 0
         self._short: list[SchedulerOutput] = []  # short steps on their way through the GPU
+        self._crowd = max(1, self.max_num_running_reqs // CROWD_SHARE)
         self._possible = (
             [type(kind) for kind in kinds] == [FullAttentionSpec]
             and self.use_v2_model_runner
@@ -52,9 +58,14 @@ class RolloutScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         step = None
-        if self._possible and not self.get_request_counts()[1] and self._pause_state == PauseState.UNPAUSED:
+        if self._possible and self._pause_state == PauseState.UNPAUSED and not self._lets_in():
             step = self._short_step()
         return super().schedule(*args, **kwargs) if step is None else step
+
+    def _lets_in(self) -> bool:
+        """Whether there are enough seats for all who wait, or for a crowd of them."""
+        running, waiting = self.get_request_counts()
+        return waiting > 0 and self.max_num_running_reqs - running >= min(waiting, self._crowd)
 
     def _short_step(self) -> SchedulerOutput | None:
         """One more token for every running sequence that is not about to end; None if this is no such step."""

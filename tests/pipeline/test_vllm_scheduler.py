@@ -23,7 +23,7 @@ BLOCK = 4
 END = 7
 
 
-def make(kind: type, blocks: int, sequences: int, length: int = 64) -> Any:
+def make(kind: type, blocks: int, sequences: int, length: int = 64, tokens: int = 32) -> Any:
     """A scheduler as it is with the model runner of GPUs."""
     import torch
     from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
@@ -34,7 +34,7 @@ def make(kind: type, blocks: int, sequences: int, length: int = 64) -> Any:
         model_config=ModelConfig(str(STARTER), dtype="float32", max_model_len=length),
         cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=True),
         scheduler_config=SchedulerConfig(
-            max_num_seqs=sequences, max_num_batched_tokens=32, max_model_len=length, is_encoder_decoder=False
+            max_num_seqs=sequences, max_num_batched_tokens=tokens, max_model_len=length, is_encoder_decoder=False
         ),
     )
     config.scheduler_config.async_scheduling = True
@@ -69,7 +69,7 @@ def request(name: str, prompt: list[int], limit: int) -> Any:
 def sampled(name: str, position: int) -> tuple[int, float, int]:
     """What a model draws as the token of a sequence at a position: token, log-probability, rank."""
     rng = random.Random(f"{name}/{position}")
-    return rng.randrange(5, 40), np.float32(-rng.random()).item(), rng.randrange(9)
+    return rng.randrange(END - 1, 60), np.float32(-rng.random()).item(), rng.randrange(9)
 
 
 def answer(scheduler: Any, step: Any) -> Any:
@@ -163,6 +163,24 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(rows: Any, blocks: int, se
     for name, (tokens, log_probs, ranks, ends) in got.items():
         assert len(tokens) == len(log_probs) == len(ranks), name
         assert len(ends) == 1, name
+
+
+def test_who_waits_is_let_in_with_others() -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+    from pipeline.rollout.vllm_scheduler import RolloutScheduler
+
+    rng = random.Random(0)
+    work = [(0, f"r{index}", [index, 1, 2], rng.randrange(30, 60)) for index in range(90)]
+    admitting = []
+    for kind in (AsyncScheduler, RolloutScheduler):
+        steps, got = run(make(kind, 400, 32, tokens=256), work)
+        admitting.append(sum(bool(dict(step)["scheduled_new_reqs"]) for step in steps))
+        assert {name: ends for name, (_, _, _, ends) in got.items() if len(ends) != 1} == {}
+        if kind is AsyncScheduler:
+            expected = got
+    assert got == expected
+    assert admitting[1] < 0.75 * admitting[0]
 
 
 def test_decoding_takes_the_short_way() -> None:
