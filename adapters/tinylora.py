@@ -204,11 +204,12 @@ class TinyLoRALinear(nn.Module):
         if bank.merger is not None:
             hidden = self.shared.hidden(self, x) if torch.is_grad_enabled() else None
             return _MergedLinear.apply(x, bank.v, hidden, self)  # type: ignore[no-any-return]
-        hidden = F.linear(x.to(self.dtype), self.shared.rows(self))
-        with torch.autocast(x.device.type, enabled=False):
-            hidden = F.linear(hidden.float(), self.mixing())
         y = self.base_layer(x)
-        return y + F.linear(hidden.to(self.dtype), self.left_rows.mT).to(y.dtype)
+        hidden = _Onto.apply(x.reshape(-1, self.in_features).to(self.dtype), self.shared.rows(self))
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = F.linear(hidden, self.mixing())
+            total = torch.addmm(y.reshape(-1, self.out_features).float(), mixed, self.left_rows.float())
+        return total.view(y.shape).to(y.dtype)
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -246,9 +247,24 @@ class _MergedLinear(torch.autograd.Function):
         return to_x, to_v, None, None
 
 
+class _Onto(torch.autograd.Function):
+    """x rowsᵀ in float32, with the gradient of x: x (n, width), rows (few, width)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.dtype = x.dtype
+        return _onto(x, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
+        (rows,) = ctx.saved_tensors
+        return (grads[0] @ rows.float()).to(ctx.dtype), None
+
+
 def _onto(x: Tensor, rows: Tensor) -> Tensor:
     """x rowsᵀ in float32: x (n, width), rows (few, width)."""
-    if _is_skinny(x, rows):
+    if is_skinny(x, rows):
         from adapters.skinny_kernel import skinny_product
 
         return skinny_product(x, rows)
@@ -257,14 +273,15 @@ def _onto(x: Tensor, rows: Tensor) -> Tensor:
 
 def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
     """(x rowsᵀ)ᵀ factors (few, m) in float32: x (n, width), rows (few, width), factors (n, m) float32."""
-    if _is_skinny(x, rows):
+    if is_skinny(x, rows):
         from adapters.skinny_kernel import skinny_outer
 
         return skinny_outer(x, rows, factors)
     return F.linear(x, rows).float().mT @ factors
 
 
-def _is_skinny(x: Tensor, rows: Tensor) -> bool:
+def is_skinny(x: Tensor, rows: Tensor) -> bool:
+    """Whether the kernels of `skinny_kernel.py` can multiply the two."""
     return x.is_cuda and x.dtype == torch.bfloat16 and len(rows) <= MOST_ROWS
 
 

@@ -2,8 +2,8 @@
 
 A refresh then writes only R, a few bytes a layer, and nothing is rounded into the weights; every token pays for the
 extra products. vLLM builds its graphs when it loads the model, so the layers get their buffers there, by vLLM's own way
-to add a kind of linear layer: a registered quantisation method. A = Vᵀ and B = U Σ are in the activations' dtype, R and
-the sum are float32. Everything after x Aᵀ is elementwise, so the compiler makes one pass over y of it.
+to add a kind of linear layer: a registered quantisation method. A = Vᵀ and B = U Σ are in the activations' dtype, x Aᵀ,
+R and the sum are float32. On a GPU it takes two kernels: one reads x, one reads and writes y.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from adapters.tinylora import is_skinny
+
 if TYPE_CHECKING:
     from adapters import TinyLoRA
 
 METHOD = "tinylora-lowrank"
-RANK = "tinylora_rank"  # key in vLLM's additional_config, which is part of the key of its compiled graphs
+RANK = "tinylora_rank"  # key in vLLM's additional_config
+MOST_PARTS = 3  # of a fused layer that the kernel takes
 ADAPTED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
@@ -89,9 +92,14 @@ def add_lowrank(y: Tensor, x: Tensor, right: Tensor, mixing: Tensor, left: Tenso
     """y + ((x Aᵀ) Rᵀ) Bᵀ, rounded once.
 
     y (..., out) of parts of the given sizes, x (..., in), right (parts · r, in), mixing (parts, r, r) float32, left (r,
-    out).
+    out). In place where the kernels can do it.
     """
     parts, rank, _ = mixing.shape
+    if is_skinny(x, right) and x.dim() == 2 and parts <= MOST_PARTS:
+        from adapters.skinny_kernel import skinny_product
+        from pipeline.rollout.lowrank_kernel import add_mixed
+
+        return add_mixed(y, skinny_product(x, right), mixing, left, sizes)
     hidden = nn.functional.linear(x, right).float().unflatten(-1, (parts, 1, rank))
     mixed = (hidden * mixing).sum(dim=-1)  # (..., parts, r)
     served, start = [], 0

@@ -1,4 +1,5 @@
-"""The engine on a GPU: what a seed fixes, and that the short way through decoding steps changes no token."""
+"""The engine on a GPU: what a seed fixes, that the short way through decoding steps changes no token, and that it
+samples from the trained model."""
 
 from __future__ import annotations
 
@@ -16,17 +17,25 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 PROMPTS = [list(range(20, 80)), list(range(90, 120)), list(range(7, 200))]
 
 
-@pytest.fixture(scope="module")
-def policy() -> Iterator[Policy]:
+@pytest.fixture(scope="module", params=["merge", "lowrank"])
+def policy(request) -> Iterator[Policy]:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from pipeline.policy import load_policy
 
-    config = resolved(RunConfig(vllm=True, dataset="starter", gpu_memory=12), starter=True, gpu=True)
-    policy = load_policy(choose_model("starter"), config)
-    policy.engine.refresh(0.01 * torch.ones_like(policy.model.tinylora.v))
+    settings = RunConfig(vllm=True, dataset="starter", gpu_memory=12, refresh=request.param)
+    policy = load_policy(choose_model("starter"), resolved(settings, starter=True, gpu=True))
+    serve(policy, 0)
     yield policy
     policy.close()
     torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def serve(policy: Policy, seed: int) -> None:
+    """Make a random vector the policy of trainer and engine, and forget cached prefixes."""
+    v = policy.model.tinylora.v
+    with torch.no_grad():
+        v.normal_(std=0.03, generator=torch.Generator(v.device).manual_seed(seed))
+    policy.engine.refresh(v.detach())
 
 
 def sampled(policy: Policy, seed: int) -> list[list[int]]:
@@ -35,28 +44,48 @@ def sampled(policy: Policy, seed: int) -> list[list[int]]:
 
 
 def test_a_seed_fixes_the_completions_and_samples_of_a_group_differ(policy: Policy) -> None:
+    serve(policy, 1)
     first = sampled(policy, 1)
+    serve(policy, 1)
     assert sampled(policy, 1) == first
+    serve(policy, 1)
     assert sampled(policy, 2) != first
     assert all(len({tuple(ids) for ids in first[start : start + 4]}) > 1 for start in range(0, len(first), 4))
 
 
 def test_the_short_way_changes_no_token(policy: Policy) -> None:
     scheduler = policy.engine._scheduler  # type: ignore[attr-defined]
-    short = sampled(policy, 3)
     assert scheduler._possible
+    serve(policy, 2)
+    short = sampled(policy, 3)
+    serve(policy, 2)
     scheduler._possible = False
     assert sampled(policy, 3) == short
     scheduler._possible = True
 
 
-def test_log_probs_are_those_of_the_trained_model(policy: Policy) -> None:
+@pytest.mark.parametrize("seats", [None, 5])
+def test_log_probs_are_those_of_the_trained_model(policy: Policy, seats: int | None, monkeypatch) -> None:
+    """After every refresh, for prompts that are read at once and for those that wait for a seat."""
+    scheduler = policy.engine._scheduler  # type: ignore[attr-defined]
+    if seats:
+        monkeypatch.setattr(scheduler, "max_num_running_reqs", seats)
+        monkeypatch.setattr(scheduler, "_crowd", 2)
+    rows = [prompt for prompt in PROMPTS for _ in range(4)]
+    for seed in range(3):
+        serve(policy, seed)
+        for prompt, completion in zip(
+            rows, policy.engine.generate(rows, Sampling(48, seed=seed), lambda row, completion: None), strict=True
+        ):
+            own = trained(policy, prompt, completion.token_ids)
+            distances = [abs(a - b) for a, b in zip(own, completion.log_probs, strict=True)]
+            assert max(distances) < 1 and sum(distances) / len(distances) < 0.1
+
+
+def trained(policy: Policy, prompt: list[int], sampled: list[int]) -> list[float]:
+    """Log-probabilities of the sampled tokens under the trained model."""
+    ids = torch.tensor([prompt + sampled], device="cuda")
     with torch.no_grad():
-        policy.model.tinylora.v.fill_(0.01)
-    policy.engine.refresh(policy.model.tinylora.v.detach())
-    (completion,) = policy.engine.generate(PROMPTS[:1], Sampling(48), lambda row, completion: None)
-    ids = torch.tensor([PROMPTS[0] + completion.token_ids], device="cuda")
-    with torch.no_grad():
-        logits = policy.model(input_ids=ids).logits[0, len(PROMPTS[0]) - 1 : -1].float()
-    own = logits.log_softmax(-1).gather(1, ids[0, len(PROMPTS[0]) :, None])[:, 0]
-    assert own.tolist() == pytest.approx(completion.log_probs, abs=0.1)
+        logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
+

@@ -76,3 +76,15 @@ def test_skinny_outer(rows: int, width: int, n: int, m: int) -> None:
     expected = (x.double() @ a.double().mT).mT @ b.double()
     torch.testing.assert_close(product.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert torch.equal(product, skinny_outer(x, a, b))
+
+
+@pytest.mark.parametrize("sizes", [[512], [2048, 256, 256], [300, 40, 40], [1000, 1000]], ids=str)
+def test_update_beside_the_weights(sizes: list[int]) -> None:
+    """The kernels of the engine give what the torch path gives."""
+    from pipeline.rollout.vllm_lowrank import add_lowrank
+
+    y, x = torch.randn(100, sum(sizes), device="cuda").bfloat16(), torch.randn(100, 320, device="cuda").bfloat16()
+    right, left = torch.randn(2 * len(sizes), 320, device="cuda").bfloat16(), torch.randn(2, sum(sizes), device="cuda")
+    mixing, left = torch.randn(len(sizes), 2, 2, device="cuda"), left.bfloat16()
+    expected = add_lowrank(y.double(), x.double(), right.double(), mixing, left.double(), sizes)
+    torch.testing.assert_close(add_lowrank(y, x, right, mixing, left, sizes).double(), expected, rtol=5e-3, atol=5e-2)
