@@ -172,4 +172,3 @@ class VLLMEngine:
     def close(self) -> None:
         self.adapter.served = None
         self.llm.llm_engine.engine_core.shutdown()
-

@@ -8,15 +8,12 @@ R and the sum are float32. On a GPU it takes two kernels: one reads x, one reads
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adapters.tinylora import is_skinny
-
-if TYPE_CHECKING:
-    from adapters import TinyLoRA
+from adapters.tinylora import TinyLoRA, is_skinny
 
 METHOD = "tinylora-lowrank"
 RANK = "tinylora_rank"  # key in vLLM's additional_config
