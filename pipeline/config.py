@@ -207,6 +207,8 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
         "rounding": "stochastic" if config.refresh == "merge" else None,
         "epsilon_high": config.epsilon,
     }
+    if starter and gpu:
+        preset["steps"] = 48  # of two seconds instead of 24
     config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
     if config.dataset is None:
         default = "generated" if config.task == "countdown" else STARTER if starter and config.task == "code" else None

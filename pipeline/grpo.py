@@ -1,13 +1,14 @@
-"""What TRL's GRPO trainer is given: its arguments and its rows."""
+"""What TRL's GRPO trainer is given, its arguments and its rows, and what our trainer relies on in it."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from pipeline.config import RunConfig
 from pipeline.problem_sets import training_order
@@ -70,3 +71,21 @@ def training_rows(problems: list[Problem], config: RunConfig, origin: Mapping[st
     chosen = [problems[i] for i in order]
     columns = column_lists([task.columns(problem) for problem in chosen])
     return Dataset.from_dict({"prompt": [task.prompt.messages(p) for p in chosen], "problem": order, **columns})
+
+
+def check_trl() -> None:
+    """The hooks that our trainer overrides are private: fail with a name, not with wrong gradients, when TRL changes
+    them."""
+    expected = {
+        "_tokenize_prompts": ["self", "prompts"],
+        "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"],
+        "_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"],
+        "_generate_and_score_completions": ["self", "inputs"],
+        "_compute_loss": ["self", "model", "inputs"],
+        "_prepare_inputs": ["self", "generation_batch"],
+        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    }
+    for name, parameters in expected.items():
+        found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[: len(parameters)]
+        if found != parameters:
+            raise RuntimeError(f"TRL's GRPOTrainer.{name} changed ({found}); this project is written for trl 1.15")

@@ -10,7 +10,6 @@ Left out: several processes. One process drives one engine.
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import time
 from collections import defaultdict
@@ -29,7 +28,7 @@ from adapters.base import dense_weight
 from pipeline.config import RunConfig, parse_scales
 from pipeline.device import peak_memory, wait_for_device
 from pipeline.grading import StreamingGrader, verdict_metrics
-from pipeline.grpo import RATIO_CAP, grpo_arguments, training_rows
+from pipeline.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows
 from pipeline.logprobs import (
     completion_log_probs,
     kl_k3,
@@ -47,6 +46,7 @@ from pipeline.trackers import log_rollouts, numbers
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
+PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
 
@@ -72,7 +72,7 @@ class TinyLoRATrainer(GRPOTrainer):
         on_step: Callable[[dict[str, Any]], bool | None],
         origin: Mapping[str, int] | None = None,
     ) -> None:
-        _check_trl()
+        check_trl()
         model, memory = policy.model, policy.memory
         self.run_config = config
         self.engine: RolloutEngine = policy.engine
@@ -105,7 +105,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self._last_loaded_step = -1
         self.loss_beta = config.beta
         norms = [dense_weight(layer.base_layer).float().norm() for layer in self.bank.layers]
-        self.base_norm = float(torch.stack(norms).square().sum().sqrt())
+        self.base_norm = float(torch.stack(norms).norm())
+        self.sigma = torch.stack([layer.left.norm(dim=0) for layer in self.bank.layers])[..., None]  # (modules, r, 1)
 
     # rollouts and rewards
 
@@ -131,6 +132,11 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
         self._compare_with_base(prompt_ids, completions)
         return [c.token_ids for c in completions], [c.log_probs for c in completions]
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
+        """TRL's, but once for every group: its rows follow one another and share their prompt."""
+        token_ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])
+        return [ids for ids in token_ids for _ in range(self.num_generations)], images, fields
 
     def _compare_with_base(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
         """KL to the base, on all rows where the loss has a KL term; done here because the last programs are still being
@@ -328,7 +334,6 @@ class TinyLoRATrainer(GRPOTrainer):
                 self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
-        delta = torch.stack([(layer.mixing() * _sigma(layer).unsqueeze(1)).norm() for layer in self.bank.layers])
         seconds = {name: round(self.record.seconds[name], 4) for name in PHASES}
         seconds["train"] = round(seconds["log_probs"] + seconds["backward"], 4)
         return {
@@ -347,7 +352,7 @@ class TinyLoRATrainer(GRPOTrainer):
             "lr": logs.get("learning_rate"),
             "v_norm": float(self.bank.v.norm()),
             "v": [round(x, 6) for x in self.bank.v.detach().flatten().tolist()],
-            "delta_norm": float(delta.square().sum().sqrt()) / self.base_norm,
+            "delta_norm": float((self.bank.mixings() * self.sigma).norm()) / self.base_norm,
             "gpu_memory": peak_memory(),
             "seconds": seconds,
         }
@@ -368,26 +373,3 @@ class TinyLoRATrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_checkpoint(resume_from_checkpoint, self.model)
-
-
-PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
-
-
-def _sigma(layer: Any) -> Tensor:
-    return layer.left.float().norm(dim=0)
-
-
-def _check_trl() -> None:
-    """The hooks this class overrides are private: fail with a name, not with wrong gradients, when TRL changes them."""
-    expected = {
-        "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"],
-        "_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"],
-        "_generate_and_score_completions": ["self", "inputs"],
-        "_compute_loss": ["self", "model", "inputs"],
-        "_prepare_inputs": ["self", "generation_batch"],
-        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-    }
-    for name, parameters in expected.items():
-        found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)[: len(parameters)]
-        if found != parameters:
-            raise RuntimeError(f"TRL's GRPOTrainer.{name} changed ({found}); this project is written for trl 1.15")

@@ -224,4 +224,9 @@ def measure(
     cases = default_cases(gpu) if cases is None else cases
     check_contenders(contenders)
     tasks = make_tasks(choice, cases, contenders, gpu_memory, chunk)
-    return make_rows(cases, {task.contender: run_task(task) for task in tasks}, gpu)
+    results = {}
+    for task in tasks:  # minutes each on a large model, so each tells at once what it measured
+        results[task.contender] = run_task(task)
+        for name, rates in results[task.contender]["rates"].items():
+            print(f"{TITLES[name]}: " + ", ".join(f"{case} {t['rate']:,.0f} tokens/s" for case, t in rates.items()))
+    return make_rows(cases, results, gpu)

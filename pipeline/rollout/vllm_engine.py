@@ -172,3 +172,8 @@ class VLLMEngine:
     def close(self) -> None:
         self.adapter.served = None
         self.llm.llm_engine.engine_core.shutdown()
+        if torch.cuda.is_available():
+            from vllm.platforms import current_platform
+
+            # vLLM captures the graphs of all engines of a process into one pool, which these graphs take with them.
+            type(current_platform)._global_graph_pool = None

@@ -26,7 +26,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists
 
-CROWD_SHARE = 16  # that part of all seats is free before new sequences are let in
+CROWD_SHARE = 6  # that part of all seats is free before new sequences are let in
 
 
 class RolloutScheduler(AsyncScheduler):

@@ -127,14 +127,23 @@ def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
     assert trainer.record.values["rows_trained"] == 0
 
 
+def test_prompts_of_a_group_are_tokenised_as_trl_does_each(trainer) -> None:
+    from trl import GRPOTrainer
+
+    prompts = [[{"role": "user", "content": f"Print {i}."}] for i in (7, 12) for _ in range(trainer.num_generations)]
+    expected, _, _ = GRPOTrainer._tokenize_prompts(trainer, prompts)
+    assert trainer._tokenize_prompts(prompts) == (expected, None, {})
+    assert len(expected) == 8 and expected[0] == expected[3] != expected[4]
+
+
 def test_a_changed_trl_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from trl import GRPOTrainer
 
-    from pipeline.trainer import _check_trl
+    from pipeline.grpo import check_trl
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, batch: None)
     with pytest.raises(RuntimeError, match="_compute_loss changed"):
-        _check_trl()
+        check_trl()
 
 
 def test_rows_of_a_run_extend_without_changing(trainer) -> None:
