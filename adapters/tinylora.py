@@ -125,8 +125,8 @@ class TinyLoRA(nn.Module):
 
 
 def value_key(v: Tensor) -> tuple[int, int]:
-    """Changes with every edit that autograd counts, such as a step of torch's plain optimizers (fused ones are not
-    counted); equal for a parameter and its detached alias."""
+    """Changes with every edit that autograd counts; equal for a parameter and its detached alias. Steps of fused
+    optimizers are not counted by themselves: whoever uses one has to (`pipeline/trainer.py`)."""
     return v.data_ptr(), v._version
 
 

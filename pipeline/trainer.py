@@ -310,6 +310,12 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["step"] += time.perf_counter() - start
         return total
 
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(self.bank.v))
+        return optimizer
+
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
         budget = self.micro_batch_tokens
         parts, share = micro_batches(batch, budget, self.loss_type, every_row=self.loss_beta != 0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adapters import TinyLoRAConfig, inject
+from adapters.tinylora import value_key
 from pipeline.config import LOSS_TYPES, RunConfig, resolved
 from rewards.problem import Problem, Test
 
@@ -125,6 +126,26 @@ def test_a_completion_drawn_twice_is_computed_once(trainer, loss_type: str) -> N
 def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
     assert trainer._micro_batches(batch() | {"advantages": torch.zeros(ROWS)}) == []
     assert trainer.record.values["rows_trained"] == 0
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str) -> None:
+    """Autograd does not count the steps of fused optimizers, which Unsloth prefers on a CPU."""
+    bank, before = trainer.bank, trainer.bank.v.detach().clone()
+    trainer.args.optim, trainer.optimizer = optim, None
+    optimizer = trainer.create_optimizer()
+    bank.merge_with("stochastic")
+    bank.served = (value_key(bank.v), [layer.base_layer.weight for layer in bank.layers])
+    mixings = bank.mixings()
+    bank.v.grad = torch.ones_like(bank.v)
+    optimizer.step()
+    assert not torch.equal(bank.mixings(), mixings)
+    assert torch.equal(bank.merged_weight(0), bank.merger.one(0, bank.mixings_of(bank.v)))
+    assert not torch.equal(bank.merged_weight(0), bank.served[1][0])
+    bank.merge_with(None)
+    bank.served = None
+    with torch.no_grad():
+        bank.v.copy_(before)
 
 
 def test_prompts_of_a_group_are_tokenised_as_trl_does_each(trainer) -> None:
