@@ -228,5 +228,6 @@ def measure(
     for task in tasks:  # minutes each on a large model, so each tells at once what it measured
         results[task.contender] = run_task(task)
         for name, rates in results[task.contender]["rates"].items():
-            print(f"{TITLES[name]}: " + ", ".join(f"{case} {t['rate']:,.0f} tokens/s" for case, t in rates.items()))
+            measured = ", ".join(f"{case} {timing['rate']:,.0f} tokens/s" for case, timing in rates.items())
+            print(f"{TITLES[name]}: {measured}", flush=True)
     return make_rows(cases, results, gpu)
