@@ -1,4 +1,4 @@
-"""When to stop a run early: the policy has collapsed. Never judged by the training reward, which a collapse can raise.
+"""When to stop a run early, or to warn. Never judged by the training reward, which a collapse can raise.
 
 A collapse shows as numbers that are no numbers, as a policy far from its base (KL), or as one that says the same
 whatever it is asked (entropy). One bad step is noise; `PATIENCE` in a row are not.
@@ -7,6 +7,7 @@ whatever it is asked (entropy). One bad step is noise; `PATIENCE` in a row are n
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -43,3 +44,34 @@ class CollapseWatch:
         if self.stale >= PATIENCE:
             return f"the entropy was below {self.entropy_floor:g} for {PATIENCE} steps (now {entropy:.3g})"
         return None
+
+
+class JudgeWatch:
+    """Warns once when most programs did not compile at first and ever more do: a policy that learns to avoid a fault
+    of the judge looks like this, and so does one that learns to write programs at all.
+
+    `earlier` are the records of a resumed run.
+    """
+
+    LOW, RISE, STEPS = 0.2, 0.15, 3  # of the compile rate, in means over so many steps
+
+    def __init__(self, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.warnings: list[str] = []
+        self._rates: list[float] = []
+        for record in earlier:
+            self.check(record)
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Look at one step's `compile_rate`."""
+        rate = record.get("compile_rate")
+        if rate is None:
+            return
+        self._rates.append(rate)
+        first, last = self._rates[: self.STEPS], self._rates[-self.STEPS :]
+        before, now = sum(first) / len(first), sum(last) / len(last)
+        if not self.warnings and len(self._rates) > self.STEPS and before < self.LOW and now > before + self.RISE:
+            self.warnings.append(
+                f"the compile rate rose from {before:.2f} to {now:.2f} by step {record['step']}: the policy may be "
+                f"learning the judge; read the compiler's messages in the report"
+            )
+            print(f"\nwarning: {self.warnings[0]}", file=sys.stderr, flush=True)

@@ -37,7 +37,7 @@ POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "lr"
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
 POSITIVE += ("grader_workers", "gpu_memory")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
-NOT_NEGATIVE += ("stop_kl", "stop_entropy")
+NOT_NEGATIVE += ("stop_kl", "stop_entropy", "header_store")
 
 STARTER = "starter"
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
@@ -85,6 +85,8 @@ class RunConfig:
     advantage_scale: str | None = None  # "codeforces=0.5,codeforces/B=1.1"
     grader_workers: int | None = None
     unsafe_grader: bool = False
+    header_store: int = 1024  # megabytes of precompiled headers
+    canary: bool = True  # end a run whose graders refuse known-right solutions
     # GRPO
     steps: int | None = None
     lr: float | None = None

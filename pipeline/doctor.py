@@ -86,7 +86,8 @@ def examine(config: RunConfig, *, with_model: bool = True) -> list[Check]:
     it.add("compiler", _compiler, advice="install g++ (Debian, Ubuntu: apt-get install g++)")
     it.add("sandbox", lambda: _sandbox(it), advice="install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap)")
     try:
-        it.add("header", lambda: _header(it), it.pool, "remove the folder tinylora-coder in ~/.cache and try again")
+        it.add("headers", lambda: _headers(it), it.pool, "run python -m pytest tests/rewards/test_header.py")
+        it.add("humaneval-x", _humaneval_x)
         it.add("extract, compile, run", lambda: _grade(it), it.pool, TESTS)
         it.add("hub", lambda: _hub(config))
         if with_model:
@@ -218,11 +219,40 @@ def _sandbox(it: Examination) -> tuple[str, str, str]:
     return WARNING, found, f"for tier A: {about['why_not_better']}"
 
 
-def _header(it: Examination) -> tuple[str, str, str]:
+def _headers(it: Examination) -> tuple[str, str, str]:
+    """Two programs with one prologue, then a third that its precompiled header should serve."""
+    from rewards.problem import Problem, Test
+
+    slower = "verdicts are right, compiling takes about four times as long"
     about = it.pool.describe()
-    if about["header"] != "ready":
-        return WARNING, "no precompiled header: compiling takes about four times as long", "use g++ as the compiler"
-    return OK, f"bits/stdc++.h is precompiled, linker {about['linker']}", ""
+    if it.pool.headers is None:
+        return WARNING, f"none are made: {slower}", "use g++ as the compiler and --header-store above 0"
+    problem = Problem("doctor", "", (Test("", ""),))
+    prologue = "#include <bits/stdc++.h>\n"
+    for number in range(3):
+        verdict = it.pool.submit(f"{prologue}int main() {{ return 0 * {number}; }}\n", problem).result()
+        it.pool.headers.wait()
+    kept = it.pool.headers.describe()
+    if verdict.header != "used":
+        faults = "; ".join(f"{name}: {why}" for name, why in it.pool.headers.faults.items()) or "refused"
+        return WARNING, f"none can be used ({faults}); {slower}", "free space in /dev/shm, or use another g++"
+    store = f"at most {it.pool.headers.limit_bytes >> 20} MB in {it.pool.headers.folder.parent}"
+    if it.pool.headers.faults:
+        name, why = next(iter(it.pool.headers.faults.items()))
+        return WARNING, f"made and used, but not {name} ({why})", "programs with it compile more slowly"
+    return OK, f"made and used ({kept['bytes'] / 1e6:.0f} MB for bits/stdc++.h; {store}), linker {about['linker']}", ""
+
+
+def _humaneval_x() -> tuple[str, str, str]:
+    """The tasks of the benchmark whose own code needs packages that are not here."""
+    from data.sources.humaneval_x import NEEDS
+    from rewards.needs import missing_header
+
+    lacking = {header: why for header in NEEDS if (why := missing_header(header))}
+    if not lacking:
+        return OK, "all 164 tasks can be graded", ""
+    tasks = ", ".join(task for header in lacking for task in NEEDS[header])
+    return WARNING, f"{tasks} cannot be solved here and are left out", "; ".join(lacking.values())
 
 
 def _grade(it: Examination) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from adapters.config import AdapterError
 from pipeline.bench.form import describe_versions
+from pipeline.canary import Canary
 from pipeline.comparison import compare_counts, power_lines, stored_counts
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.environment import prepare_environment
@@ -129,9 +130,12 @@ def evaluate_policies(
     loaded: Loaded | None = None
     with start_graders(config) as pool:
         grader = StreamingGrader(pool, task_of(config))
+        canary = Canary(pool, grader.task, problems)  # graded while the model is loaded
+        checked: dict[str, Any] | None = None
         for name, checkpoint in policies:
             loaded = policy_of(checkpoint, choice, config, loaded)
             policy = loaded.policy
+            checked = checked or canary.check(config.canary)
             problems, dropped = fitting_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
             bar = EvaluationBar(len(problems) * samples, name)
             result = evaluate(policy.engine, policy.tokenizer, grader, problems, samples, sampling, bar.graded)
@@ -149,6 +153,7 @@ def evaluate_policies(
         "temperature": config.eval_temperature,
         "seed": seed,
         "engine": loaded.policy.engine.name,
+        "canary": checked,
         **results,
     }
     if len(policies) == 2:

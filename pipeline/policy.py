@@ -38,7 +38,7 @@ def start_graders(config: RunConfig) -> GraderPool:
     """
     cores = len(os.sched_getaffinity(0))
     workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
-    return GraderPool(workers=workers, unsafe=config.unsafe_grader)
+    return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from data.sources import Loaded, Skip, convert_record, find_source, read_records
 from data.sources.luogu import Unparsable
 from pipeline.run_folder import check_target, write_json_lines
 from rewards.harness import grade
+from rewards.needs import missing_need
 from rewards.pool import GraderPool
 from rewards.problem import Problem, Test
 from rewards.toolchains import LANGUAGES
@@ -110,6 +112,7 @@ def prepare_dataset(settings: Preparation) -> Counter[str]:
     evaluation = [problem for path in settings.against for problem in read_problems(path)]
     outcome = convert(settings)
     outcome.keep_if(lambda loaded: _filter(loaded.problem, settings))
+    outcome.keep_if(_unmet_need)
     drop_duplicates(outcome)
     drop_overlap(outcome, evaluation)
     if settings.max_samples is not None and len(outcome.kept) > settings.max_samples:
@@ -203,6 +206,14 @@ def _filter(problem: Problem, settings: Preparation) -> str | None:
     if settings.text_language is not None and text_language(problem.statement) != settings.text_language:
         return f"the text is not in {settings.text_language}"
     return None
+
+
+def _unmet_need(loaded: Loaded) -> str | None:
+    """What this machine lacks to grade the problem; said at once, because installing it brings the problem back."""
+    reason = missing_need(loaded.problem)
+    if reason:
+        print(f"{loaded.problem.id} cannot be graded here and is left out: {reason}", file=sys.stderr)
+    return reason
 
 
 def text_language(text: str) -> str:

@@ -17,6 +17,7 @@ from data.overlap import fingerprint
 from data.problems import read_problems
 from pipeline.config import STARTER, ConfigError, RunConfig
 from pipeline.tasks import TASKS, Task
+from rewards.needs import missing_need
 from rewards.problem import Problem
 
 HELD_OUT_SHARE = 0.1
@@ -187,7 +188,17 @@ def read_dataset(name: str, task: Task) -> list[Problem]:
     return _gradable(list(problems.values()), name, task)
 
 
+def without_missing_needs(problems: list[Problem]) -> tuple[list[Problem], dict[str, str]]:
+    """The problems that can be graded on this machine; of the others, by id, what it lacks."""
+    lacking = {problem.id: reason for problem in problems if (reason := missing_need(problem))}
+    return [problem for problem in problems if problem.id not in lacking], lacking
+
+
 def _gradable(problems: list[Problem], name: str, task: Task) -> list[Problem]:
+    problems, lacking_here = without_missing_needs(problems)
+    if lacking_here:
+        named = "; ".join(f"{problem_id}: {reason}" for problem_id, reason in lacking_here.items())
+        print(f"{name}: {len(lacking_here)} problems cannot be graded here and are left out ({named})", file=sys.stderr)
     kept = [problem for problem in problems if task.gradable(problem)]
     if not kept:
         lacking = "has tests" if task.runs_programs else "has an answer"

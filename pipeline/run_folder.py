@@ -20,12 +20,12 @@ from typing import Any
 from pipeline.config import ConfigError
 from rewards.files import json_lines
 from rewards.problem import ProblemError
-from rewards.verdict import Verdict
+from rewards.verdict import Status, Verdict
 
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
-MESSAGE_CHARACTERS = 600  # of a compiler's or a test's message, kept with a rollout
+MESSAGE_CHARACTERS = 300  # of a compiler's or a test's message, kept with a rollout
 
 
 def check_target(out: Path) -> None:
@@ -75,12 +75,21 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     """What a rollout's record keeps of its verdict: `tests` has one letter a test (A accepted, W wrong answer, T time,
-    M memory, O output limit, R runtime error), `message` the compiler's words or the first failed test's."""
+    M memory, O output limit, R runtime error), `message` is the `first_message` of one that was not accepted."""
     fields: dict[str, Any] = {"verdict": verdict.status.name, "passed": verdict.passed, "total": verdict.total}
     if verdict.tests:
         fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
+    message = "" if verdict.accepted else first_message(verdict)
+    return fields | ({"message": message} if message else {})
+
+
+def first_message(verdict: Verdict) -> str:
+    """Why a program was not accepted: the compiler's first error, or what was said of the first failed test."""
     message = verdict.diagnostics or next((test.detail for test in verdict.tests if test.detail), "")
-    return fields | ({"message": message[:MESSAGE_CHARACTERS]} if message and not verdict.accepted else {})
+    if verdict.status is Status.COMPILE_ERROR:
+        lines = message.splitlines()
+        message = next((line for line in lines if "error: " in line or "undefined reference" in line), message)
+    return message.strip()[:MESSAGE_CHARACTERS]
 
 
 def checkpoint_fault(folder: Path) -> str | None:

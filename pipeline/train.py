@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.form import describe_versions
+from pipeline.canary import Canary
 from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.models import ModelChoice, choose_model
@@ -23,7 +24,7 @@ from rewards.problem import Problem
 
 EVALUATION_SEED = 7_000_003
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
-CHANGEABLE += ("stop_kl", "stop_entropy")
+CHANGEABLE += ("stop_kl", "stop_entropy", "header_store", "canary")
 
 
 def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
@@ -54,9 +55,11 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         folder.write_json("grader.json", grader_report)
         engine = "vllm" if config.vllm else "transformers"
         print(f"run: {folder.path} (engine {engine}, grader tier {grader_report['tier']})", flush=True)
+        canary = Canary(pool, task_of(config), [*sets.train, *sets.held_out])  # graded while the model is loaded
         policy = load_policy(choice, config)
         try:
-            _run(config, policy, pool, folder, sets, resume, start)
+            checked = canary.check(config.canary)
+            _run(config, policy, pool, folder, sets, resume, start, checked)
         except KeyboardInterrupt:
             print(f"\ninterrupted; continue with: {_resume_command(folder)}")
             raise
@@ -86,9 +89,10 @@ def _run(
     sets: ProblemSets,
     resume: bool,
     start: float,
+    canary: dict[str, Any],
 ) -> None:
     from adapters import load_checkpoint, save_checkpoint
-    from pipeline.collapse import CollapseWatch
+    from pipeline.collapse import CollapseWatch, JudgeWatch
     from pipeline.evaluate import fitting_problems
     from pipeline.grading import StreamingGrader
     from pipeline.plots import draw_curves
@@ -119,6 +123,7 @@ def _run(
         before = _evaluate(config, policy, grader, held_out, folder, 0, "held-out before")
     bar = TrainingBar(config.steps, done)
     watch = CollapseWatch(config.stop_kl, config.stop_entropy, read_json_lines(folder.path / "metrics.jsonl"))
+    judge_watch = JudgeWatch(read_json_lines(folder.path / "metrics.jsonl"))
     stopped: str | None = None
 
     def on_step(record: dict[str, Any]) -> bool:
@@ -127,6 +132,7 @@ def _run(
         bar.step(record)
         step = record["step"]
         stopped = watch.check(record)
+        judge_watch.check(record)
         if config.eval_every and step % config.eval_every == 0 and step < (config.steps or 0) and stopped is None:
             policy.engine.refresh(policy.model.tinylora.v)
             _evaluate(config, policy, grader, held_out, folder, step, f"held-out at step {step}")
@@ -161,6 +167,8 @@ def _run(
         "steps": step,
         "best": read_json(folder.path / "best" / "best.json"),
         "stopped": stopped,
+        "canary": canary,
+        "warnings": judge_watch.warnings,
         "dropped_prompts": dropped + dropped_held_out,
         "wall_seconds": round(time.perf_counter() - start, 1),
         "step_seconds": round(sum(r["seconds"]["step"] for r in read_json_lines(folder.path / "metrics.jsonl")), 1),

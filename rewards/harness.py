@@ -11,14 +11,16 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
+from rewards.extraction import LITERALS
 from rewards.pool import GraderPool
 from rewards.problem import Problem, Test
+from rewards.prologue import behind, read_prologue
 from rewards.verdict import Status, TestVerdict, Verdict
 
-_SIGNATURE = re.compile(r"(\w+)\s*\([^{};]*\)\s*\{\s*\Z")
 _MAIN = re.compile(r"\bint\s+main\s*\([^)]{0,200}\)\s*\{")  # bounds keep degenerate texts from costing minutes
 _Q_EXIT = re.compile(r"(?:^|(?<=[;\n]))[ \t]*exit[ \t]+[0-9]+[ \t]*;?\s*\Z")
-_PROLOGUE = re.compile(r"^[ \t]*(?:#[ \t]*include\b|using\b).*$", re.MULTILINE)
+_FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
+_DECLARATION_END = re.compile(r"[;}]|^[ \t]*#.*$", re.MULTILINE)
 
 
 def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verdict]:
@@ -66,6 +68,7 @@ def join(verdicts: list[Verdict]) -> Verdict:
         diagnostics=failed.diagnostics if failed else "",
         cpu_s=sum(verdict.cpu_s for verdict in verdicts),
         compile_s=sum(verdict.compile_s for verdict in verdicts),
+        header=min((verdict.header for verdict in verdicts if verdict.header), default=""),  # rejected before used
         cached=all(verdict.cached for verdict in verdicts),
     )
 
@@ -74,18 +77,36 @@ def whole_program(source: str, problem: Problem) -> str:
     """The completion's code made ready for a test to be put behind it.
 
     A model may continue `problem.preamble` (a signature up to its brace) or write the whole function again, with or
-    without the includes, with or without a `main` of its own."""
+    without the includes and the functions before it, with or without a `main` of its own."""
     if problem.language == "q":
         return _Q_EXIT.sub("", source)
     if problem.language not in ("c", "cpp"):
         return source
     source = without_main(source)
-    signature = _SIGNATURE.search(problem.preamble)
-    if signature is None:
-        return source
-    if re.search(rf"\b{signature[1]}\s*\([^{{}};]{{0,1000}}\)\s*\{{", source):
-        return "\n".join([*_PROLOGUE.findall(problem.preamble), source])
-    return problem.preamble + source
+    code = LITERALS.sub(lambda found: " " * len(found[0]), problem.preamble)
+    opened = functions(code)
+    if not code.rstrip().endswith("{") or not opened or opened[-1] not in (written := functions(source)):
+        return problem.preamble + source
+    before = [found.end() for found in _DECLARATION_END.finditer(code[: code.rindex(opened[-1])])]
+    head = problem.preamble[: before[-1] if before else 0] + "\n"
+    if set(opened[:-1]) & set(written):  # its own helpers, too: only the includes are missing
+        head = "".join(f"{text}\n" for text in read_prologue(head).texts)
+    return behind(head, source)
+
+
+def functions(text: str) -> list[str]:
+    """The names of the functions that C or C++ source defines outside of any braces; one may still be open."""
+    outside, depth = [], 0
+    for piece in re.split(r"([{}])", LITERALS.sub(" ", text)):
+        if piece == "{":
+            outside.append("{" if depth == 0 else "")
+            depth += 1
+        elif piece == "}":
+            depth = max(0, depth - 1)
+            outside.append(";" if depth == 0 else "")
+        elif depth == 0:
+            outside.append(piece)
+    return _FUNCTION.findall("".join(outside))
 
 
 def without_main(source: str) -> str:

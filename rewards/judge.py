@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import shutil
 import signal
 import struct
 import tempfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rewards.compare import matches
 from rewards.errors import GraderFault
-from rewards.header import FULL, LEAN, STREAM, identifiers, lean_names
+from rewards.header import Shortcut
 from rewards.problem import Problem
 from rewards.runner import MESSAGES, Limits, Run
 from rewards.sandbox import Sandbox
-from rewards.toolchains import Toolchain, find_toolchain
+from rewards.storage import free_bytes
+from rewards.toolchains import Toolchain, find_toolchain, with_libraries
 from rewards.verdict import Status, TestVerdict, Verdict
 
 MEGABYTE = 1 << 20
@@ -39,14 +40,15 @@ _OUT_OF_MEMORY = re.compile(rb"bad_alloc|bad_array_new_length|MemoryError|cannot
 # Written by the compiler's driver when the kernel took one of its parts away, which only a shortage of memory does.
 _KILLED = re.compile(r"^\S+: fatal error: (Killed signal terminated program \w+|ld terminated with signal 9.*)$", re.M)
 _CANNOT_START = {errno.ENOEXEC, errno.ENOENT, errno.EINVAL, errno.EACCES, errno.ELIBBAD}
-_INCLUDES_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<bits/stdc\+\+\.h>", re.MULTILINE)
-_FIRST_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b[ \t]*(\S*)", re.MULTILINE)
-_HEADER_LINE = re.compile(r"^(\.+ |! |x | main\.cpp$)")  # what -H adds to the messages
+# What a program's own errors look like: not those of a header that the compiler cannot use (a fatal error, a crash).
+_OWN_ERROR = re.compile(r": error: |undefined reference to|multiple definition of")
+_TOO_LONG = "CPU time limit exceeded"  # the compiler's driver says it of its parts
+_COMPILERS_ERROR = re.compile(r"fatal error: |internal compiler error")
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """Everything a grader process must know. `header_folder` holds the precompiled headers, if there are any."""
+    """Everything a grader process must know. `header_folder` is the store of precompiled headers, if there is one."""
 
     sandbox: Sandbox
     compiler: str
@@ -55,7 +57,7 @@ class JudgeConfig:
     time_factor: float = 1.5  # CPU limit = time_factor * nominal + time_extra
     time_extra: float = 0.1
     idle_s: float = 3.0  # a program that does not use the CPU for this long is waiting for nothing
-    compile_cpu_s: float = 10.0
+    compile_cpu_s: float = 20.0  # <regex> takes 3 s on an idle core
     compile_memory: int = 2048 * MEGABYTE
     compile_file: int = 64 * MEGABYTE
     output_bytes: int = 16 * MEGABYTE  # or four times the longest expected output, if that is more
@@ -67,28 +69,33 @@ class Judge:
     def __init__(self, config: JudgeConfig, folder: Path) -> None:
         self.config = config
         self.folder = folder
-        self._headers = Path(config.header_folder) if config.header_folder else None
-        self._lean_names = lean_names(self._headers) if self._headers else None
         self._toolchains: dict[str, Toolchain] = {}
         self._inputs: OrderedDict[tuple[str, ...], Path] = OrderedDict()
         self._checkers: OrderedDict[str, Path] = OrderedDict()
 
-    def grade(self, source: str, problem: Problem) -> Verdict:
-        """The verdict. Raises `GraderFault` when the grader failed, `GraderError` when there is no toolchain."""
-        toolchain = self._toolchain(problem.language)
+    def grade(self, source: str, problem: Problem, shortcuts: Sequence[Shortcut] = ()) -> Verdict:
+        """The verdict. `shortcuts` are faster ways to compile the same program, tried in their order.
+
+        Raises `GraderFault` when the grader failed, `GraderError` when there is no toolchain.
+        """
+        toolchain = with_libraries(self._toolchain(problem.language), problem.libraries)
         job = Path(tempfile.mkdtemp(prefix="job-", dir=self.folder))
         try:
-            return self._grade(source, problem, toolchain, job)
+            return self._grade(source, problem, shortcuts, toolchain, job)
         finally:
             shutil.rmtree(job)
 
-    def _grade(self, source: str, problem: Problem, toolchain: Toolchain, job: Path) -> Verdict:
+    def _grade(
+        self, source: str, problem: Problem, shortcuts: Sequence[Shortcut], toolchain: Toolchain, job: Path
+    ) -> Verdict:
         total = len(problem.tests)
-        compiled, messages, header = self._compile(source, toolchain, job)
+        compiled, messages, header = self._compile(source, toolchain, job, shortcuts)
         messages = messages.encode()[:DIAGNOSTICS_BYTES].decode(errors="replace")
         if compiled is None:
             return Verdict(Status.COMPILE_ERROR, total=total, diagnostics=messages, header=header)
-        if compiled.how != "exit" or compiled.code != 0:
+        if compiled.how == "cpu" or _TOO_LONG in messages:
+            messages = f"the compiler took more than {self.config.compile_cpu_s:g} s of CPU time"
+        if not _is_done(compiled):
             return Verdict(
                 Status.COMPILE_ERROR, total=total, diagnostics=messages, compile_s=compiled.cpu_s, header=header
             )
@@ -121,30 +128,20 @@ class Judge:
             self._toolchains[language] = find_toolchain(language, self.config.compiler, self.config.standard)
         return self._toolchains[language]
 
-    def _compile(self, source: str, toolchain: Toolchain, job: Path) -> tuple[Run | None, str, str]:
-        """How the compiler ended (None: it made no program), its messages, what became of the precompiled header.
-
-        The lean header goes first where it can serve; what it cannot compile, the full one decides.
-        """
-        (job / toolchain.source_name).write_bytes(source.encode("utf-8", "replace"))
-        if not toolchain.header or not self._headers:
-            run, messages = self._call_compiler(toolchain, job, ())
-            return run, messages, ""
-        if not _INCLUDES_HEADER.search(source):
-            first = _FIRST_INCLUDE.search(source)
-            if first is None or first.group(1) != "<iostream>":
-                run, messages = self._call_compiler(toolchain, job, ())
-                return run, messages, ""
-            run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / STREAM)))
-            return run, *_split_messages(messages)
-        spent = 0.0
-        if self._lean_names is not None and self._lean_names.isdisjoint(identifiers(source)):
-            run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / LEAN)))
-            if run is not None and run.how == "exit" and run.code == 0:
-                return run, *_split_messages(messages)
-            spent = run.cpu_s if run else 0.0
-        run, messages = self._call_compiler(toolchain, job, ("-H", "-I", str(self._headers / FULL)))
-        return run and replace(run, cpu_s=run.cpu_s + spent), *_split_messages(messages)
+    def _compile(
+        self, source: str, toolchain: Toolchain, job: Path, shortcuts: Sequence[Shortcut] = ()
+    ) -> tuple[Run | None, str, str]:
+        """How the compiler ended (None: it made no program), its messages, what became of the precompiled header."""
+        path, spent = job / toolchain.source_name, 0.0
+        for shortcut in shortcuts:
+            path.write_bytes(shortcut.rest.encode("utf-8", "replace"))
+            run, messages = self._call_compiler(toolchain, job, ("-include", shortcut.header))
+            spent += run.cpu_s if run else 0.0
+            if run and (_is_done(run) or (not shortcut.lean and _is_own_fault(run, messages))):
+                return replace(run, cpu_s=spent), messages, "used"
+        path.write_bytes(source.encode("utf-8", "replace"))
+        run, messages = self._call_compiler(toolchain, job, ())
+        return run and replace(run, cpu_s=run.cpu_s + spent), messages, "rejected" if shortcuts else ""
 
     def _call_compiler(self, toolchain: Toolchain, job: Path, flags: tuple[str, ...]) -> tuple[Run | None, str]:
         config = self.config
@@ -155,11 +152,12 @@ class Judge:
         wall_s = max(60.0, 10 * config.compile_cpu_s)  # idle or not: the compiler waits for its parts
         limits = Limits(config.compile_cpu_s, config.compile_memory, config.compile_file, wall_s=wall_s, idle_s=wall_s)
         readable = (*toolchain.folders, *((config.header_folder,) if flags else ()))
+        (job / toolchain.program_name).unlink(missing_ok=True)
         run = config.sandbox.compile(command, job, limits, readable)
         messages = _head(job / MESSAGES, 64 * DIAGNOSTICS_BYTES).decode(errors="replace").replace(f"{job}/", "")
         if run.how in ("starved", "idle", "unstarted"):
             raise GraderFault(f"the compiler did not finish ({run.how}, code {run.code}): the machine is too busy")
-        if _KILLED.search(messages) or (run.code and _free_bytes(job) < config.compile_file):
+        if _KILLED.search(messages) or (run.code and free_bytes(job) < config.compile_file):
             raise GraderFault(f"the machine ran out of memory or space while compiling: {messages[:200]}")
         if run.how == "exit" and run.code == 0 and not (job / toolchain.program_name).is_file():
             return None, "the compiler made no program\n" + messages
@@ -331,11 +329,6 @@ def _loaded_bytes(program: Path) -> int:
     return max((struct.unpack_from("<Q", data, at + 40)[0] for at in segments), default=0)
 
 
-def _free_bytes(folder: Path) -> int:
-    info = os.statvfs(folder)
-    return info.f_bavail * info.f_frsize
-
-
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
@@ -348,13 +341,12 @@ def _head(path: Path, length: int) -> bytes:
         return b""
 
 
-def _split_messages(text: str) -> tuple[str, str]:
-    """The compiler's own messages, and what became of the precompiled header: `-H` lists every file it read."""
-    used = any(line.startswith("! ") for line in text.splitlines()[:200])
-    lines = []
-    for line in text.splitlines():
-        if line.startswith("Multiple include guards may be useful for:"):
-            break
-        if not _HEADER_LINE.match(line):
-            lines.append(line)
-    return "\n".join(lines), "used" if used else "rejected"
+def _is_done(run: Run) -> bool:
+    return run.how == "exit" and run.code == 0
+
+
+def _is_own_fault(run: Run, messages: str) -> bool:
+    """Whether a compilation with a precompiled header failed as it would have without."""
+    if run.how == "cpu" or _TOO_LONG in messages:
+        return True
+    return bool(run.how == "exit" and _OWN_ERROR.search(messages) and not _COMPILERS_ERROR.search(messages))

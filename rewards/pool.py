@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,12 +25,12 @@ from select import POLLHUP, POLLIN, poll
 from typing import Any, BinaryIO, cast
 
 from rewards.errors import GraderError
+from rewards.header import DEFAULT_BYTES, HeaderStore, Shortcut
 from rewards.header import PREFIX as HEADER_PREFIX
-from rewards.header import lease_headers
 from rewards.judge import JudgeConfig
 from rewards.problem import Problem, Test
 from rewards.sandbox import TIERS, choose_sandbox
-from rewards.storage import cache_root, sweep
+from rewards.storage import sweep
 from rewards.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain, linker_flags
 from rewards.verdict import Status, Verdict
 from rewards.worker import PREFIX, receive, send
@@ -58,6 +58,7 @@ class GraderPool:
         compiler, standard: for C++ (see `rewards/toolchains.py`).
         tier: insist on one tier instead of taking the best (for tests).
         quiet: do not print the line that says which tier and toolchain were chosen.
+        header_bytes: of all precompiled headers together (`rewards/header.py`); 0 switches them off.
         limits: other fields of `JudgeConfig`, such as `time_factor` or `compile_cpu_s`.
 
     Raises `GraderError` when the compiler is missing, when no safe sandbox can be had, or when a trial program fails.
@@ -74,16 +75,17 @@ class GraderPool:
         standard: str = DEFAULT_STANDARD,
         tier: str | None = None,
         quiet: bool = False,
+        header_bytes: int = DEFAULT_BYTES,
         **limits: Any,
     ) -> None:
         if workers is not None and workers < 1:
             raise GraderError(f"a pool of {workers} graders grades nothing; ask for at least 1")
         toolchain = find_toolchain("cpp", compiler, standard)
         sandbox, self._tier_reason = choose_sandbox(unsafe=unsafe, tier=tier)
-        self._header = lease_headers(toolchain) if toolchain.header else None
+        self.headers = HeaderStore(toolchain, sandbox, header_bytes) if toolchain.header and header_bytes else None
         sweep(PREFIX)
         sweep(HEADER_PREFIX)
-        folder = str(self._header.folder) if self._header else ""
+        folder = str(self.headers.folder) if self.headers else ""
         self.config = JudgeConfig(sandbox, compiler, standard, header_folder=folder, **limits)
         self._toolchain = toolchain
         self.workers = workers or len(os.sched_getaffinity(0))
@@ -153,7 +155,7 @@ class GraderPool:
         about = self.describe()
         return (
             f"grader: tier {about['tier']} ({about['isolation']}), {self.workers} processes, {about['toolchain']}, "
-            f"precompiled header {about['header']}, linker {about['linker']}"
+            f"precompiled headers {about['header']}, linker {about['linker']}"
         )
 
     def describe(self) -> dict[str, Any]:
@@ -166,7 +168,8 @@ class GraderPool:
             "workers": self.workers,
             "toolchain": self._toolchain.name,
             "compiler_version": compiler_version(self._toolchain.compile[0]),
-            "header": "ready" if self._header else "none",
+            "header": "of repeated prologues" if self.headers else "none",
+            "headers": self.headers.describe() if self.headers else {},
             "linker": flags[0].removeprefix("-fuse-ld=") if flags else "default",
             "time_limit": f"{self.config.time_factor} x nominal + {self.config.time_extra} s of CPU time",
             "counts": dict(self.counts),
@@ -191,8 +194,8 @@ class GraderPool:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
-        if self._header:
-            self._header.release()
+        if self.headers:
+            self.headers.close()
 
     def __enter__(self) -> GraderPool:
         return self
@@ -214,14 +217,18 @@ class GraderPool:
         grader.stop()
 
     def _grade(self, grader: _Grader, key: Key) -> Verdict:
+        source, problem = key
+        shortcuts = self.headers.shortcuts(source) if self.headers and problem.language == "cpp" else ()
         with self._turns.together():
-            verdict = grader.grade(*key)
+            verdict = grader.grade(source, problem, shortcuts)
         if isinstance(verdict, Verdict):
+            if self.headers and verdict.header == "rejected":
+                self.headers.missed(source)
             return verdict
         if not self._closed:
             self.counts["retried"] += 1
             with self._turns.alone():
-                verdict = grader.grade(*key)
+                verdict = grader.grade(source, problem)
         if isinstance(verdict, Verdict):
             return verdict
         self.counts["no_verdict"] += 1
@@ -245,8 +252,6 @@ class GraderPool:
         if not verdict.accepted:
             why = verdict.diagnostics.strip()[:300]
             raise GraderError(f"the grader's trial program was judged {verdict.status}: {why}")
-        if self._header and verdict.header != "used":
-            raise GraderError(f"the compiler refuses its own precompiled header; remove {cache_root()} and try again")
         self.counts.clear()
         self._cache.clear()
 
@@ -271,7 +276,7 @@ class _Grader:
         with suppress(OSError):
             self._running()
 
-    def grade(self, source: str, problem: Problem) -> Verdict | str:
+    def grade(self, source: str, problem: Problem, shortcuts: Sequence[Shortcut] = ()) -> Verdict | str:
         """A verdict, or what was wrong with the grader."""
         try:
             process = self._running()
@@ -280,7 +285,7 @@ class _Grader:
         if process is None:
             return "the grader pool was closed"
         try:
-            send(cast(BinaryIO, process.stdin), (source, problem))
+            send(cast(BinaryIO, process.stdin), (source, problem, shortcuts))
             replies = cast(BinaryIO, process.stdout)
             waiting = poll()
             waiting.register(replies, POLLIN | POLLHUP)

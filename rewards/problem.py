@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from rewards.toolchains import LANGUAGES
+from rewards.toolchains import LANGUAGES, LIBRARIES
 
 MEGABYTE = 1_000_000
 DEFAULT_TIME_LIMIT = 2.0
@@ -77,12 +77,16 @@ class Problem:
     solution: str = ""  # a right program, or the worked answer: what supervised training imitates
     preamble: str = ""  # code that a completion may continue: a signature up to its brace
     tests_are_code: bool = False  # a test's input is code to be put behind the program (see rewards/harness.py)
+    libraries: tuple[str, ...] = ()  # of `rewards.toolchains.LIBRARIES`, linked into the program
     license: str = ""  # of the statement and tests, with whom to credit
 
     def __post_init__(self) -> None:
         if not 0 < self.time_limit <= MAX_TIME_LIMIT:
             raise ProblemError(f"time_limit {self.time_limit} is not a number of seconds up to {MAX_TIME_LIMIT:g}")
         object.__setattr__(self, "time_limit", float(self.time_limit))
+        object.__setattr__(self, "libraries", tuple(self.libraries))
+        if unknown := set(self.libraries) - set(LIBRARIES):
+            raise ProblemError(f"library {min(unknown)!r} is unknown; use one of {', '.join(LIBRARIES)}")
         if not 0 < self.memory_limit <= MAX_MEMORY_LIMIT:
             raise ProblemError(f"memory_limit {self.memory_limit} is not a number of bytes up to {MAX_MEMORY_LIMIT}")
 
@@ -151,6 +155,7 @@ def problem_from_record(record: Any) -> Problem:
         solution=_take(record, "solution", str, default=""),
         preamble=_take(record, "preamble", str, default=""),
         tests_are_code=_take(record, "tests_are_code", bool, default=False),
+        libraries=_libraries_from_record(_take(record, "libraries", (list, tuple), default=[])),
         license=_take(record, "license", str, default=""),
     )
 
@@ -167,6 +172,12 @@ def _memory_from_record(record: Mapping[str, Any]) -> int:
 def _numbers_from_record(values: list[Any]) -> tuple[int, ...]:
     if any(not isinstance(value, int) or isinstance(value, bool) for value in values):
         raise ProblemError("field 'numbers' must hold integers only")
+    return tuple(values)
+
+
+def _libraries_from_record(values: list[Any]) -> tuple[str, ...]:
+    if any(not isinstance(value, str) for value in values):
+        raise ProblemError("field 'libraries' must hold names only")
     return tuple(values)
 
 

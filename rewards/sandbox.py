@@ -21,7 +21,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,12 +56,22 @@ class Sandbox:
     runner: str  # path of the compiled runner
     bubblewrap: str = ""  # path of bwrap, for tier A
 
-    def compile(self, command: Sequence[str], folder: Path, limits: Limits, readable: Sequence[str] = ()) -> Run:
-        """Run a compiler once, in `folder`, which it may write; its messages go to `folder/messages`."""
+    def compile(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        limits: Limits,
+        readable: Sequence[str] = (),
+        started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+    ) -> Run:
+        """Run a compiler once, in `folder`, which it may write; its messages go to `folder/messages`.
+
+        `started` is handed the process, whose end is the end of all that it started.
+        """
         shown = (*_COMPILERS, *readable)
         options = ["filter=compile", *limits.arguments()]
         environment = _ENVIRONMENT | {"TMPDIR": str(folder)}
-        (run,) = self._call(options, command, folder, None, shown, (str(folder),), environment)
+        (run,) = self._call(options, command, folder, None, shown, (str(folder),), environment, started)
         return run
 
     def run(
@@ -93,6 +103,7 @@ class Sandbox:
         readable: Sequence[str],
         writable: Sequence[str],
         environment: dict[str, str],
+        started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
     ) -> list[Run]:
         folders = {"out": outputs, "in": inputs, "proc": Path("/proc")}
         opened = {name: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for name, path in folders.items() if path}
@@ -114,6 +125,7 @@ class Sandbox:
                     cwd=writable[0] if writable else "/",
                     pass_fds=tuple(opened.values()),
                 )
+                started(process)
                 process.wait()
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EACCES):

@@ -1,6 +1,6 @@
 """Where the grader keeps files: a cache folder on disk, and scratch folders on tmpfs that are gone after use.
 
-cache_root()    $XDG_CACHE_HOME/tinylora-coder or ~/.cache/tinylora-coder: the runner, precompiled headers
+cache_root()    $XDG_CACHE_HOME/tinylora-coder or ~/.cache/tinylora-coder: the runner, names of the lean header
 scratch_root()  /dev/shm/tinylora-coder-<uid>, or the temporary folder where /dev/shm is missing, full or noexec
 ScratchFolder   a locked folder in there; the lock is released by the kernel, however its owner ended, so that
                 `sweep` can tell a dead owner's folder from a living one's
@@ -13,12 +13,13 @@ import os
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from rewards.errors import GraderError
 
 _NAME = "tinylora-coder"
-_NEEDED_BYTES = 640 * 1024 * 1024  # the precompiled headers and the outputs of a few programs
+_NEEDED_BYTES = 640 * 1024 * 1024  # some precompiled headers and the outputs of a few programs
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -36,10 +37,11 @@ def _private(folder: Path) -> Path:
 def cache_root() -> Path:
     """The folder for things that are costly to make again; in the temporary folder where home is read-only."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    try:
-        return _private(Path(home) / _NAME)
-    except OSError:
-        return _private(Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}")
+    with suppress(OSError):
+        folder = _private(Path(home) / _NAME)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return _private(Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}")
 
 
 def scratch_root() -> Path:
@@ -50,16 +52,23 @@ def scratch_root() -> Path:
         except OSError:
             continue
         usable = not info.f_flag & os.ST_NOEXEC and os.access(base, os.W_OK | os.X_OK)
-        if usable and info.f_bavail * info.f_frsize >= _NEEDED_BYTES:
+        if usable and free_bytes(base) >= _NEEDED_BYTES:
             return _private(base / f"{_NAME}-{os.getuid()}")
     raise GraderError("no scratch folder: /dev/shm and TMPDIR both lack 640 MB of space or forbid programs (noexec)")
 
 
-class ScratchFolder:
-    """A folder that is removed on exit; its lock tells `sweep` that the owner lives."""
+def free_bytes(folder: Path) -> int:
+    """Free space of the file system that holds a folder."""
+    info = os.statvfs(folder)
+    return info.f_bavail * info.f_frsize
 
-    def __init__(self, prefix: str) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=scratch_root()))
+
+class ScratchFolder:
+    """A folder in `root` (default: `scratch_root()`) that is removed on exit; its lock tells `sweep` that the owner
+    lives."""
+
+    def __init__(self, prefix: str, root: Path | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=root or scratch_root()))
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -71,9 +80,9 @@ class ScratchFolder:
         os.close(self._lock)
 
 
-def sweep(prefix: str) -> None:
+def sweep(prefix: str, root: Path | None = None) -> None:
     """Remove the scratch folders whose owner died without cleaning up."""
-    for folder in scratch_root().glob(f"{prefix}-*"):
+    for folder in (root or scratch_root()).glob(f"{prefix}-*"):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rewards.errors import GraderError
@@ -19,12 +19,13 @@ DEFAULT_COMPILER = "g++"
 DEFAULT_STANDARD = "c++17"
 COMPILERS = ("g++", "clang++")
 _STANDARDS = ("c++11", "c++14", "c++17", "c++20", "c++23")
+LIBRARIES = ("crypto", "ssl")  # that a problem may ask to be linked
 _MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """What the judge needs to know of a language. `header` asks for the precompiled `bits/stdc++.h`."""
+    """What the judge needs to know of a language. `header` says that it takes precompiled headers."""
 
     name: str
     source_name: str
@@ -132,6 +133,11 @@ def _q(compiler: str, standard: str) -> Toolchain:
 
 _entries: dict[str, Callable[[str, str], Toolchain]] = {"cpp": _cpp, "c": _c, "python": _python, "q": _q}
 LANGUAGES = tuple(_entries)
+
+
+def with_libraries(toolchain: Toolchain, libraries: Sequence[str]) -> Toolchain:
+    """The toolchain, linking these of `LIBRARIES` as well."""
+    return replace(toolchain, compile=(*toolchain.compile, *(f"-l{name}" for name in libraries)))
 
 
 def find_toolchain(language: str, compiler: str = DEFAULT_COMPILER, standard: str = DEFAULT_STANDARD) -> Toolchain:

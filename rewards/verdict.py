@@ -52,7 +52,7 @@ class Verdict:
     diagnostics: str = ""  # messages of the compiler, or what happened to the grader; at most 4 kB
     cpu_s: float = 0.0  # of all tests together
     compile_s: float = 0.0  # CPU seconds of the compiler
-    header: str = ""  # precompiled header: "used", "rejected" (a slow compile), or "" where none applies
+    header: str = ""  # precompiled header: "used", "rejected" (the program was compiled as it is), "" where none was
     cached: bool = False  # taken from the pool's cache, not graded again
 
     @property

@@ -1,7 +1,7 @@
 """A grader process: reads programs from its standard input, writes verdicts to its standard output.
 
 The pool starts it as `python -I -S -c BOOT`, so that neither the trainer's main module nor any site package is
-imported. Messages are pickles behind an 8-byte length: first a `JudgeConfig`, then `(source, problem)` pairs, each
+imported. Messages are pickles behind an 8-byte length: first a `JudgeConfig`, then `(source, problem, shortcuts)`, each
 answered by a `Verdict` or by a text that says what was wrong with the grader.
 
 It ends when its input ends or when the trainer dies (the kernel then sends SIGTERM), and removes its files.
@@ -81,9 +81,9 @@ def main(parent: int) -> None:
                 stack.enter_context(HeaderLease(Path(config.header_folder)))
             judge = Judge(config, folder)
             while True:
-                source, problem = receive(requests)
+                source, problem, shortcuts = receive(requests)
                 try:
-                    reply: Any = judge.grade(source, problem)
+                    reply: Any = judge.grade(source, problem, shortcuts)
                 except (GraderFault, GraderError, OSError, UnicodeError) as fault:
                     reply = str(fault)
                 send(replies, reply)

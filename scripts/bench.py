@@ -95,13 +95,27 @@ def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
 @click.option(
     "--programs", type=click.IntRange(min=8), default=96, show_default=True, help="How many different programs."
 )
+@click.option("--grader-workers", "workers", type=click.IntRange(min=1), help="Grader processes. Default: all cores.")
+@click.option(
+    "--workload", "only", multiple=True, type=click.Choice(["contest", "mbxp", "humaneval-x"]), help="Default: all."
+)
+@click.option("--completions", type=click.Path(path_type=Path), help="Grade these of a model: {problem, completion}.")
+@click.option("--dataset", help="The problems of --completions, such as mbxp:FILE.")
 @out_option("grader")
-def grader(programs: int, out: str) -> None:
+def grader(
+    programs: int, workers: int | None, only: tuple[str, ...], completions: Path | None, dataset: str | None, out: str
+) -> None:
     """The grader pool beside the naive way, beside the compiler alone, and its cost per test."""
     from pipeline.bench.grader import measure
+    from pipeline.bench.programs import real_tasks
+    from pipeline.config import ConfigError
     from rewards.pool import compiler_version
 
-    finish("grader", out, lambda: measure(programs), **{"g++": compiler_version("g++")})
+    with one_sentence():
+        if (completions is None) != (dataset is None):
+            raise ConfigError("--completions and --dataset go together")
+        real = real_tasks(dataset, completions) if completions and dataset else None
+    finish("grader", out, lambda: measure(programs, workers, only, real), **{"g++": compiler_version("g++")})
 
 
 @bench.command()

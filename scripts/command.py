@@ -44,6 +44,8 @@ HELP = {
     "advantage_scale": "Factors of the advantage by source or source/difficulty, such as codeforces=0.5,taco/EASY=2.",
     "grader_workers": "Grader processes. Default: one per core.",
     "unsafe_grader": "Grade even where programs cannot be sandboxed.",
+    "header_store": "MB of memory for precompiled headers of prologues that come again (0: none).",
+    "canary": "End a run before it starts whose graders refuse known-right solutions.",
     "steps": "Optimizer steps.",
     "lr": "Learning rate of Adam.",
     "lr_schedule": "constant, or falling to zero over the run: linear or cosine.",

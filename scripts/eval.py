@@ -50,6 +50,8 @@ from command import one_sentence_errors, only
     "compile_credit",
     "grader_workers",
     "unsafe_grader",
+    "header_store",
+    "canary",
     "gpu_memory",
 )
 def main(

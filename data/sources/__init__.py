@@ -19,6 +19,7 @@ from data.sources import (
     kattis,
     livecodebench,
     luogu,
+    mbxp,
     open_r1,
     q,
 )
@@ -42,6 +43,7 @@ SOURCES: dict[str, Source] = {
         countdown.SOURCE,
         q.SOURCE,
         humaneval_x.SOURCE,
+        mbxp.SOURCE,
     )
 }
 

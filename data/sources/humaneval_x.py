@@ -3,27 +3,18 @@ program."""
 
 from __future__ import annotations
 
-from data.sources.base import Loaded, Record, Skip, Source, optional, text
-from rewards.problem import Problem, Test
+from data.sources.base import Loaded, Record, Source
+from data.sources.functions import function_problem
+
+# What the benchmark's harness (CodeGeeX, `codegeex/benchmark/utils.py`) puts before every C++ program.
+_HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
+INCLUDES = "".join(f"#include<{name}>\n" for name in _HEADERS)
+# The tasks that need more than the compiler brings, by the header that they include.
+NEEDS = {"boost/any.hpp": ("CPP/22", "CPP/137"), "openssl/md5.h": ("CPP/162",)}
 
 
 def convert(record: Record) -> Loaded:
-    identifier = text(record, "task_id")
-    if not identifier.startswith(("CPP/", "MBCPP/")):
-        raise Skip(f"{identifier} is not a C++ task")
-    prompt = text(record, "prompt")
-    body = optional(record, "canonical_solution")
-    problem = Problem(
-        id=f"humaneval-x/{identifier}",
-        statement=f"Complete this function. Write the whole function, and no `main`.\n\n```cpp\n{prompt.rstrip()}\n```",
-        tests=(Test(text(record, "test"), ""),),
-        source="humaneval-x",
-        preamble=prompt,
-        solution=prompt + body if body else "",
-        tests_are_code=True,
-        license="Apache-2.0",
-    )
-    return Loaded(problem, (("cpp", prompt + body),) if body else ())
+    return function_problem(record, prefix="CPP/", source="humaneval-x", includes=INCLUDES, license="Apache-2.0")
 
 
 SOURCE = Source("humaneval_x", convert, hub="THUDM/humaneval-x", config="cpp", split="test")

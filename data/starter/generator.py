@@ -7,10 +7,11 @@ any wording.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
-from data.starter.authors import program
+from data.starter.authors import BY_NAME, program
 from data.starter.families import FAMILIES, HELD_OUT_FAMILIES, TRAIN_FAMILIES
 from data.starter.family import Family, Instance, make_instance, params_digest
 from rewards.problem import Problem
@@ -49,5 +50,9 @@ def instances(split: Literal["train", "held_out"], count: int, seed: int) -> lis
 
 
 def problems(split: Literal["train", "held_out"], count: int, seed: int) -> list[Problem]:
-    """`count` problems of the split's families; `Problem.source` is the family's name."""
-    return [instance.problem for instance in instances(split, count, seed)]
+    """`count` problems of the split's families, each with a right program; `Problem.source` is the family's name."""
+    return [replace(instance.problem, solution=_right(instance)) for instance in instances(split, count, seed)]
+
+
+def _right(instance: Instance) -> str:
+    return program(instance, BY_NAME["steady"], Random(0))

@@ -1,14 +1,14 @@
 """The measurements behind `python scripts/bench.py grader`: the pool beside the naive way and beside the compiler
-alone.
+alone, for each kind of program in `programs.py`.
 
-    naive   `g++ -O2` per program, then `subprocess.run` with pipes per test; as many threads as cores
-    floor   the pool's own compiler command with the precompiled header, without sandbox, tests or comparison
-    lean    the same with the lean header, where the pool would use it (see `rewards/header.py`)
-    pool    `GraderPool`, everything it does
+    naive   `g++ -O2` per program, then `subprocess.run` with pipes per test; as many threads as graders
+    floor   the pool's own compiler command with the ideal precompiled header, that of the program's very prologue,
+            without sandbox, tests or comparison
+    pool    `GraderPool`, everything it does, with the headers that it made by itself when it saw the prologues before
 
-The four take turns on small batches, so that a change of the machine's load hits all of them; medians over the batches
-count. All programs are different sources: six kinds of contest program, with names and constants drawn anew. Every
-process runs at the niceness of the graders.
+The three take turns on small batches, so that a change of the machine's load hits all of them; medians over the batches
+count. All programs are different sources. Every process runs at the niceness of the graders. `cold` is a pool that
+has seen nothing yet and makes its headers beside the verdicts.
 
 The cost per test is measured inside one sandbox: the pool's CPU and wall time for N tests of a program that does
 nothing, less the time of a bare exec of the same program.
@@ -25,273 +25,205 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pipeline.bench.form import Row, row
-from rewards.header import FULL, LEAN, identifiers, lean_names, lease_headers
+from pipeline.bench.programs import Task, workloads
+from rewards.harness import grade
 from rewards.judge import Judge, JudgeConfig
+from rewards.lean import flags
 from rewards.pool import GraderPool
 from rewards.problem import Problem, Test
+from rewards.prologue import read_prologue
 from rewards.sandbox import choose_sandbox
 from rewards.storage import ScratchFolder, scratch_root
-from rewards.toolchains import Toolchain, find_toolchain
+from rewards.toolchains import find_toolchain
 from rewards.worker import NICENESS
 
-TESTS = 10
 BATCH = 8
-Task = tuple[str, Problem]
+TIMED = 24  # programs whose time is taken apart
+NAIVE_BARS = {"contest": 4.0, "mbxp": 4.0, "humaneval-x": 2.2}
+FLOOR_BAR = 0.85
 Batch = list[tuple[int, Task]]
 
-# Each kind: a program with the places $K (constant) and names a..e to be renamed, and the same computation in Python.
-_HEAD = "#include <bits/stdc++.h>\nusing namespace std;\n"
-_KINDS: list[tuple[str, Callable[[list[int], int], str]]] = []
 
+class Contenders:
+    """The three ways to judge a batch. `folder` is for the files of those that are not the pool."""
 
-def _kind(body: str) -> Callable[[Callable[[list[int], int], str]], Callable[[list[int], int], str]]:
-    def keep(reference: Callable[[list[int], int], str]) -> Callable[[list[int], int], str]:
-        _KINDS.append((_HEAD + body, reference))
-        return reference
+    def __init__(self, pool: GraderPool, folder: Path, threads: ThreadPoolExecutor) -> None:
+        self.pool = pool
+        self.folder = folder
+        self.threads = threads
+        self.toolchain = find_toolchain("cpp")
+        self._ideal: dict[tuple[str, ...], Path | None] = {}
 
-    return keep
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Make every precompiled header, those of the floor and those of the pool."""
+        for task in tasks:
+            self._ideal_header(read_prologue(task.program).includes)
+        if self.pool.headers is not None:
+            self.pool.headers.wait()
+            for task in [*tasks, *tasks]:  # every prologue is seen at least twice
+                self.pool.headers.shortcuts(task.program)
+            self.pool.headers.wait()
 
+    def naive(self, batch: Batch) -> list[bool]:
+        return list(self.threads.map(lambda one: self._naive(*one), batch))
 
-@_kind("""
-int main() {
-    int n; cin >> n;
-    vector<long long> items(n);
-    for (auto &x : items) cin >> x;
-    sort(items.begin(), items.end(), [](long long p, long long q) { return p > q; });
-    long long total = 0;
-    for (int i = 0; i < n; i += 2) total += items[i] * $K;
-    cout << total << endl;
-}
-""")
-def _sorted_sum(values: list[int], k: int) -> str:
-    return str(sum(sorted(values, reverse=True)[::2]) * k)
+    def floor(self, batch: Batch) -> list[bool]:
+        return list(self.threads.map(lambda one: self._floor(*one), batch))
 
+    def graded(self, batch: Batch) -> list[bool]:
+        return [f.result().accepted for f in [grade(self.pool, task.source, task.problem) for _, task in batch]]
 
-@_kind("""
-int main() {
-    int n; scanf("%d", &n);
-    map<int, int> items;
-    for (int i = 0; i < n; i++) { int x; scanf("%d", &x); items[x % $K]++; }
-    int best = 0, total = -1;
-    for (auto &entry : items) if (entry.second > best) { best = entry.second; total = entry.first; }
-    printf("%d %d\\n", total, best);
-}
-""")
-def _most_frequent(values: list[int], k: int) -> str:
-    rests = [value % k for value in values]
-    best = max(rests.count(rest) for rest in rests)
-    return f"{min(rest for rest in rests if rests.count(rest) == best)} {best}"
-
-
-@_kind("""
-struct Tree {
-    int n; vector<long long> node;
-    Tree(int n) : n(n), node(n + 1) {}
-    void add(int i, long long x) { for (i++; i <= n; i += i & -i) node[i] += x; }
-    long long sum(int i) { long long s = 0; for (; i > 0; i -= i & -i) s += node[i]; return s; }
-};
-int main() {
-    ios::sync_with_stdio(false); cin.tie(nullptr);
-    int n; cin >> n;
-    Tree items(n);
-    for (int i = 0; i < n; i++) { long long x; cin >> x; items.add(i, x + $K); }
-    long long total = 0;
-    for (int i = 1; i <= n; i++) total ^= items.sum(i);
-    cout << total << '\\n';
-}
-""")
-def _prefix_sums(values: list[int], k: int) -> str:
-    total = running = 0
-    for value in values:
-        running += value + k
-        total ^= running
-    return str(total)
-
-
-@_kind("""
-int main() {
-    int n; cin >> n;
-    priority_queue<pair<int, int>, vector<pair<int, int>>, greater<>> items;
-    for (int i = 0; i < n; i++) { int x; cin >> x; items.push({x, i}); }
-    long long total = 0;
-    while (items.size() > 1) {
-        auto p = items.top(); items.pop();
-        auto q = items.top(); items.pop();
-        total = (total + p.first + q.first) % 1000000007;
-        items.push({p.first + q.first + $K, 0});
-    }
-    cout << total << "\\n";
-}
-""")
-def _merge_cost(values: list[int], k: int) -> str:
-    import heapq
-
-    heap = list(values)
-    heapq.heapify(heap)
-    total = 0
-    while len(heap) > 1:
-        one, other = heapq.heappop(heap), heapq.heappop(heap)
-        total = (total + one + other) % 1000000007
-        heapq.heappush(heap, one + other + k)
-    return str(total)
-
-
-@_kind("""
-int main() {
-    int n; cin >> n;
-    vector<int> items(n);
-    for (int i = 0; i < n; i++) cin >> items[i];
-    vector<int> best;
-    for (int x : items) {
-        x += $K;
-        auto place = lower_bound(best.begin(), best.end(), x);
-        if (place == best.end()) best.push_back(x); else *place = x;
-    }
-    string total = to_string(best.size());
-    reverse(total.begin(), total.end());
-    cout << total << endl;
-}
-""")
-def _increasing(values: list[int], k: int) -> str:
-    import bisect
-
-    best: list[int] = []
-    for value in values:
-        place = bisect.bisect_left(best, value)
-        best[place : place + 1] = [value]
-    return str(len(best))[::-1]
-
-
-@_kind("""
-long long solve(vector<int> &items, int left, int right) {
-    if (right - left < 2) return 0;
-    int middle = (left + right) / 2;
-    long long total = solve(items, left, middle) + solve(items, middle, right);
-    vector<int> merged;
-    int i = left, j = middle;
-    while (i < middle || j < right) {
-        if (j == right || (i < middle && items[i] <= items[j])) merged.push_back(items[i++]);
-        else { merged.push_back(items[j++]); total += middle - i; }
-    }
-    copy(merged.begin(), merged.end(), items.begin() + left);
-    return total;
-}
-int main() {
-    int n; cin >> n;
-    vector<int> items(n);
-    for (auto &x : items) cin >> x;
-    cout << solve(items, 0, n) + $K << endl;
-}
-""")
-def _inversions(values: list[int], k: int) -> str:
-    return str(sum(a > b for i, a in enumerate(values) for b in values[i + 1 :]) + k)
-
-
-def make_tasks(count: int, seed: int = 0) -> list[Task]:
-    """Different right programs, each with its problem of `TESTS` tests. Deterministic in the seed."""
-    rng = random.Random(seed)
-    tasks = []
-    for index in range(count):
-        body, reference = _KINDS[index % len(_KINDS)]
-        k = rng.randrange(3, 100_000)
-        source = body.replace("$K", str(k))
-        for name in ("items", "total", "best", "merged", "place"):
-            source = source.replace(name, f"{name}_{rng.randrange(10**6)}")
-        tests = []
-        for size in range(1, TESTS + 1):
-            values = [rng.randrange(1000) for _ in range(10 * size)]
-            tests.append(Test(f"{len(values)}\n{' '.join(map(str, values))}\n", reference(values, k) + "\n"))
-        tasks.append((source, Problem(f"bench-{index}", "", tuple(tests))))
-    return tasks
-
-
-def _naive(folder: Path, index: int, task: Task) -> bool:
-    source, problem = task
-    path = folder / f"naive-{index}"
-    path.with_suffix(".cpp").write_text(source)
-    subprocess.run(["g++", "-O2", "-std=c++17", f"{path}.cpp", "-o", str(path)], check=True, capture_output=True)
-    for test in problem.tests:
-        done = subprocess.run([str(path)], input=test.input, capture_output=True, text=True, timeout=10, check=False)
-        if done.returncode or done.stdout.split() != test.output.split():
+    def _naive(self, index: int, task: Task) -> bool:
+        path = self.folder / f"naive-{index}"
+        path.with_suffix(".cpp").write_text(task.program)
+        command = ["g++", "-O2", "-std=c++17", "-w", f"{path}.cpp", "-o", str(path)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
             return False
-    path.unlink()
-    return True
+        right = True
+        for test in task.problem.tests:
+            text, expected = ("", "") if task.problem.tests_are_code else (test.input, test.output)
+            with suppress(subprocess.TimeoutExpired):
+                done = subprocess.run([str(path)], input=text, capture_output=True, text=True, timeout=10, check=False)
+                right &= done.returncode == 0 and done.stdout.split() == expected.split()
+        path.unlink()
+        return right
+
+    def _floor(self, index: int, task: Task) -> bool:
+        path = self.folder / f"floor-{index}"
+        prologue = read_prologue(task.program)
+        header = self._ideal_header(prologue.includes)
+        rest = prologue.without(prologue.lines[: len(prologue.includes)]) if header else task.program
+        path.with_suffix(".cpp").write_text(rest)
+        words = {"{source}": [f"{path}.cpp"], "{program}": [str(path)]}
+        words["{flags}"] = ["-include", str(header)] if header else []
+        command = [part for word in self.toolchain.compile for part in words.get(word, [word])]
+        done = subprocess.run(command, check=False, capture_output=True)
+        path.unlink(missing_ok=True)
+        return done.returncode == 0
+
+    def _ideal_header(self, lines: tuple[str, ...]) -> Path | None:
+        if lines not in self._ideal:
+            header = self.folder / f"ideal-{len(self._ideal)}.h"
+            header.write_text("".join(f"{line}\n" for line in lines))
+            command = [self.toolchain.compile[0], *flags(self.toolchain), "-w", "-x", "c++-header", str(header)]
+            made = lines and subprocess.run([*command, "-o", f"{header}.gch"], check=False, capture_output=True)
+            self._ideal[lines] = header if made and made.returncode == 0 else None
+        return self._ideal[lines]
 
 
-def _floor(folder: Path, index: int, task: Task, command: Sequence[str]) -> bool:
-    path = folder / f"floor-{index}"
-    path.with_suffix(".cpp").write_text(task[0])
-    words = {"{source}": f"{path}.cpp", "{program}": str(path)}
-    subprocess.run([words.get(word, word) for word in command], check=True, capture_output=True)
-    path.unlink()
-    return True
-
-
-def _with_header(toolchain: Toolchain, folder: Path) -> list[str]:
-    command: list[str] = []
-    for word in toolchain.compile:
-        command += ["-I", str(folder)] if word == "{flags}" else [word]
-    return command
-
-
-def _seconds(work: Callable[[], list[bool]]) -> float:
+def _seconds(work: Callable[[], list[bool]], all_right: bool) -> float:
     began = time.perf_counter()
-    if not all(work()):
+    results = work()
+    if all_right and not all(results):
         raise RuntimeError("a benchmark program was judged wrong; the measurement is void")
     return time.perf_counter() - began
 
 
-def _throughput_rows(programs: int) -> list[Row]:
-    tasks = make_tasks(-(-programs // BATCH) * BATCH)
-    toolchain = find_toolchain("cpp")
-    spent: dict[str, list[float]] = {"naive": [], "floor": [], "lean": [], "pool": []}
+def _cold_rate(tasks: Sequence[Task], workers: int | None) -> tuple[float, str]:
+    """Programs per second of a pool that has seen no prologue before, and what it made of them."""
+    with GraderPool(workers, quiet=True) as pool:
+        if pool.headers is not None:
+            pool.headers.wait()  # for the names of the lean header, which are kept on disk
+        began = time.perf_counter()
+        for future in [grade(pool, task.source, task.problem) for task in tasks]:
+            future.result()
+        seconds = time.perf_counter() - began
+        about = pool.headers.describe() if pool.headers else {}
+        return len(tasks) / seconds, f"{pool.counts['header_used']} served by {about.get('built', 0)} headers"
+
+
+def _throughput_rows(kind: str, tasks: Sequence[Task], workers: int | None) -> list[Row]:
+    tasks = tasks[: len(tasks) // BATCH * BATCH]
+    real = kind not in NAIVE_BARS  # programs of a model may be wrong
+    cold, made = _cold_rate(tasks, workers)
+    spent: dict[str, list[float]] = {"naive": [], "floor": [], "pool": []}
     with (
-        GraderPool(quiet=True) as pool,
-        lease_headers(toolchain) as header,
+        GraderPool(workers, quiet=True, cache_size=0) as pool,
         tempfile.TemporaryDirectory(dir=scratch_root()) as name,
         ThreadPoolExecutor(pool.workers) as threads,
     ):
-        folder = Path(name)
-        floor = _with_header(toolchain, header.folder / FULL)
-        lean = _with_header(toolchain, header.folder / LEAN)
-        names = lean_names(header.folder) or frozenset()
-
-        def lean_command(task: Task) -> list[str]:
-            return lean if names.isdisjoint(identifiers(task[0])) else floor
-
-        def naive(batch: Batch) -> list[bool]:
-            return list(threads.map(lambda one: _naive(folder, one[0], one[1]), batch))
-
-        def compile_full(batch: Batch) -> list[bool]:
-            return list(threads.map(lambda one: _floor(folder, one[0], one[1], floor), batch))
-
-        def compile_lean(batch: Batch) -> list[bool]:
-            return list(threads.map(lambda one: _floor(folder, one[0], one[1], lean_command(one[1])), batch))
-
-        def pooled(batch: Batch) -> list[bool]:
-            return [f.result().accepted for f in [pool.submit(*task) for _, task in batch]]
-
-        ways = {"naive": naive, "floor": compile_full, "lean": compile_lean, "pool": pooled}
+        contenders = Contenders(pool, Path(name), threads)
+        contenders.prepare(tasks)
+        ways = {"naive": contenders.naive, "floor": contenders.floor, "pool": contenders.graded}
         for start in range(0, len(tasks), BATCH):
             batch = list(enumerate(tasks[start : start + BATCH], start))
             order = list(ways)
             random.Random(start).shuffle(order)
             for way in order:
-                spent[way].append(_seconds(partial(ways[way], batch)))
-            print(f"\r{start + len(batch)}/{len(tasks)} programs", end="", file=sys.stderr, flush=True)
+                spent[way].append(_seconds(partial(ways[way], batch), all_right=not real))
+            print(f"\r{kind}: {start + len(batch)}/{len(tasks)} programs", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
-        workers = pool.workers
-    rate = {way: BATCH / statistics.median(seconds) for way, seconds in spent.items()}
-    about = f"{len(tasks)} different programs, {TESTS} tests each, {workers} graders"
+        about = f"{kind}, {len(tasks)} programs, {pool.workers} graders, tier {pool.config.sandbox.tier}"
+    average = sum if real else statistics.median  # real programs differ too much for a median of batches
+    count = len(tasks) if real else BATCH
+    rate = {way: count / average(seconds) for way, seconds in spent.items()}
+    bars = NAIVE_BARS.get(kind)
     return [
-        row(f"pool against the naive way ({about})", rate["pool"], "programs/s", baseline=rate["naive"], at_least=4.0),
-        row("pool against the compile floor", rate["pool"], "programs/s", baseline=rate["floor"], at_least=0.85),
-        row("pool against the floor of the lean header", rate["pool"], "programs/s", baseline=rate["lean"]),
+        row(f"{about}: pool against the naive way", rate["pool"], "programs/s", baseline=rate["naive"], at_least=bars),
+        row(
+            f"{kind}: pool against the floor, the compiler with the ideal header", rate["pool"], "programs/s",
+            baseline=rate["floor"], at_least=None if real else FLOOR_BAR,
+        ),
+        row(f"{kind}: a cold pool against the naive way ({made})", cold, "programs/s", baseline=rate["naive"]),
+    ]  # fmt: skip
+
+
+def _time_rows(kind: str, tasks: Sequence[Task]) -> list[Row]:
+    """Where the time of a program goes, in milliseconds of one grader alone: medians over the programs."""
+    toolchain = find_toolchain("cpp")
+    spent: dict[str, list[float]] = {name: [] for name in ("object", "link", "compile", "run", "grade")}
+    with GraderPool(1, quiet=True) as pool, ScratchFolder("bench") as folder, ThreadPoolExecutor(1) as threads:
+        contenders = Contenders(pool, folder, threads)
+        contenders.prepare(tasks)
+        judge = Judge(pool.config, folder)
+        for task in tasks:
+            shortcuts = pool.headers.shortcuts(task.program) if pool.headers else ()
+            source, header = folder / "main.cpp", shortcuts[:1]
+            source.write_text(header[0].rest if header else task.program)
+            include = ["-include", header[0].header] if header else []
+            compiler = [toolchain.compile[0], *flags(toolchain), "-w"]
+            spent["object"].append(_run([*compiler, *include, "-c", str(source), "-o", f"{source}.o"]))
+            linker = [word for word in toolchain.compile if word.startswith("-fuse-ld")]
+            spent["link"].append(_run([*compiler, *linker, f"{source}.o", "-o", f"{source}.out"]))
+            problem = task.problem
+            if problem.tests_are_code:
+                problem = Problem(problem.id, "", (Test("", ""),))
+            job = folder / "job"
+            job.mkdir()
+            began = time.perf_counter()
+            judge._compile(task.program, toolchain, job, shortcuts)
+            compiled = time.perf_counter()
+            judge._run_tests(problem, toolchain, job)
+            spent["compile"].append(compiled - began)
+            spent["run"].append((time.perf_counter() - compiled) / len(problem.tests))
+            for path in sorted(job.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            job.rmdir()
+            began = time.perf_counter()
+            judge.grade(task.program, problem, shortcuts)
+            spent["grade"].append(time.perf_counter() - began)
+    names = {
+        "object": "compile to an object, with the pool's header, no sandbox",
+        "link": "link, no sandbox",
+        "compile": "compile and link in the sandbox",
+        "run": "sandbox, start, run and compare, a test",
+        "grade": "the whole program",
+    }
+    return [
+        row(f"{kind}: {names[name]}", 1000 * statistics.median(values), "ms a program")
+        for name, values in spent.items()
     ]
+
+
+def _run(command: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, check=False, capture_output=True)
+    return time.perf_counter() - began
 
 
 _NOTHING = "int main() {}\n"
@@ -347,10 +279,20 @@ def _clear(job: Path) -> None:
     (job / "out").rmdir()
 
 
-def measure(programs: int) -> list[Row]:
-    """All rows. Raises `GraderError` when no grader can be had."""
+def measure(
+    programs: int, workers: int | None = None, only: Sequence[str] = (), real: Sequence[Task] | None = None
+) -> list[Row]:
+    """All rows. `only` names workloads; `real` are a model's programs, graded instead of ours.
+
+    Raises `GraderError` when no grader can be had.
+    """
     load = os.getloadavg()[0]
     if load > 0.5:  # graders are sessions of their own, which a scheduler may favour against other work
         print(f"other work is running here (load {load:.1f}): the ratios are not reliable", file=sys.stderr)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
-    return _throughput_rows(programs) + _overhead_rows()
+    if real is not None:
+        return _throughput_rows("real", real, workers)
+    chosen = {kind: tasks for kind, tasks in workloads(programs).items() if kind in (only or NAIVE_BARS)}
+    rows = [row for kind, tasks in chosen.items() for row in _throughput_rows(kind, tasks, workers)]
+    rows += [row for kind, tasks in chosen.items() for row in _time_rows(kind, tasks[:TIMED])]
+    return rows + _overhead_rows()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.form import Row, row
-from pipeline.bench.grader import make_tasks
+from pipeline.bench.programs import contest_tasks
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
 from pipeline.grading import StreamingGrader
@@ -94,7 +94,7 @@ def _pass_rows(policy: Policy, count: int, tokens: int, gpu: bool) -> list[Row]:
 def problems_of_length(tokenizer: Any, count: int, tokens: int) -> list[Problem]:
     """`count` problems of `pipeline/bench/grader.py`, their statements about `tokens` tokens long."""
     problems = []
-    for index, (_, problem) in enumerate(make_tasks(count)):
+    for index, problem in enumerate(task.problem for task in contest_tasks(count)):
         words = (f"Problem {index}. " + WORDS * tokens).split()
         low, high = 1, len(words)
         while low < high:  # the longest statement that fits
@@ -110,7 +110,7 @@ class ProgramGrader(StreamingGrader):
 
     def __init__(self, pool: GraderPool, problems: Sequence[Problem]) -> None:
         super().__init__(pool)
-        sources = [source for source, _ in make_tasks(len(problems))]
+        sources = [task.source for task in contest_tasks(len(problems))]
         self.right = {problem.id: source for problem, source in zip(problems, sources, strict=True)}
         self.wrong = {problem.id: other for problem, other in zip(problems, sources[1:] + sources[:1], strict=True)}
         self.batches: list[list[tuple[str, Problem]]] = []

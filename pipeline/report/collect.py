@@ -6,7 +6,8 @@ Only reads. A run that is still going, was killed, or was trained elsewhere give
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")
 SHOWN_TESTS = 4  # of a problem
 SHOWN_CHARACTERS = 400  # of a test's input or output
 FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message")  # of a rollout
+SHOWN_MESSAGES = 12
+PLACE = re.compile(r"^(?:main\.\w+:|/\S+?:)[\d:]*\s*|(?<= on test )\d+")  # of a message: file, line, column, test
 SCORES = ("reward", "advantage", "tokens")
 
 
@@ -62,6 +65,7 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "seconds": {name: _finite([record.get("seconds", {}).get(name) for record in metrics]) for name in PHASES},
         "step_seconds": _finite([record.get("seconds", {}).get("step") for record in metrics]),
         "verdicts": _verdicts(metrics),
+        "messages": _messages(rollouts),
         "v": _finite([record.get("v", []) for record in metrics]),
         "intervals": _step_intervals(rollouts),
         "evaluations": [_evaluation(record) for record in read_json_lines(folder / "evaluations.jsonl")],
@@ -100,6 +104,13 @@ def _verdicts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[int | None
     names = sorted({name for record in metrics for name in record.get("verdicts", {})})
     counts = [record.get("verdicts") for record in metrics]
     return {name: [None if count is None else count.get(name, 0) for count in counts] for name in names}
+
+
+def _messages(rollouts: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """The most frequent messages, without their places in the program: [verdict, message, count, share of all rows]."""
+    rows = list(rollouts)
+    counts = Counter((row["verdict"], PLACE.sub("", row["message"])) for row in rows if row.get("message"))
+    return [[*kind, count, count / len(rows)] for kind, count in counts.most_common(SHOWN_MESSAGES)]
 
 
 def _step_intervals(rollouts: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -176,6 +176,19 @@ function browser(run) {
   return box;
 }
 
+function messages(run) {
+  if (!run.messages.length) return element("p", { class: "soft" }, "No program was refused with a message.");
+  const rows = run.messages.map(([verdict, message, count, share]) => element("tr", {}, element("td", {}, count.toLocaleString("en")), element("td", {}, percent(share)), element("td", {}, chip(verdict)), element("td", {}, element("pre", { class: "wrap" }, message))));
+  return element("table", { id: "messages" }, element("tr", {}, ...["rollouts", "share", "verdict", "first message"].map((name) => element("th", {}, name))), ...rows);
+}
+
+function canary(run) {
+  const result = run.summary.canary;
+  if (!result) return [];
+  const failure = result.first_failure ? `; first failure: ${result.first_failure.problem}, ${words(result.first_failure.verdict)}, ${result.first_failure.message}` : "";
+  return [element("p", { class: "soft", id: "canary" }, `Canary: ${result.accepted} of ${result.graded} known-right solutions were accepted${failure}.`)];
+}
+
 function settings(run) {
   const lines = (record) => Object.entries(record || {}).filter(([, value]) => value !== null && typeof value !== "object").map(([name, value]) => element("div", {}, element("span", { class: "soft" }, name), element("b", {}, String(value))));
   const parts = [["Settings", run.config], ["Versions", run.summary.versions], ["Grader", run.grader], ["Summary", run.summary]].filter(([, record]) => record && Object.keys(record).length);
@@ -189,8 +202,8 @@ function show(report, chosen) {
   document.getElementById("page").replaceChildren(
     element("h1", {}, many ? `${report.runs.length} runs` : run.name), element("p", { class: "soft" }, `made ${report.made}`),
     ...(many ? [element("h2", {}, "All runs"), overview(report.runs), element("div", { class: "tabs" }, ...tabs)] : []),
-    element("h2", {}, many ? run.name : "Result"), headline(run), ...(stopped ? [stopped] : []),
-    element("h2", {}, "Curves"), curves(run), element("h2", {}, "Rollouts"), browser(run), element("h2", {}, "Settings and versions"), settings(run));
+    element("h2", {}, many ? run.name : "Result"), headline(run), ...(stopped ? [stopped] : []), ...(run.summary.warnings || []).map((text) => element("p", {}, `Warning: ${text}.`)), ...canary(run),
+    element("h2", {}, "Curves"), curves(run), element("h2", {}, "What the judge said most often"), messages(run), element("h2", {}, "Rollouts"), browser(run), element("h2", {}, "Settings and versions"), settings(run));
   document.body.dataset.ready = "yes";
 }
 

@@ -16,6 +16,8 @@ from data.problems import read_problems, write_problems
 from data.sources import SOURCES, Loaded, Skip, convert_record, load
 from data.sources.livecodebench import private_tests
 from rewards.gsm8k import parse_number
+from rewards.harness import grade
+from rewards.pool import GraderPool
 from rewards.problem import MEGABYTE, Test
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -248,7 +250,7 @@ def test_gsm8k() -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared test data are not here")
 @pytest.mark.parametrize("split, count", [("train", 200), ("test", 100)])
 def test_real_gsm8k_rows(split: str, count: int) -> None:
-    rows = [row for _, row in load(SOURCES["gsm8k"], str(SHARED / "gsm8k"), split)]
+    rows = [row for _, row in load(SOURCES["gsm8k"], str(SHARED / "gsm8k" / f"{split}.jsonl"))]
     problems = [row.problem for row in rows if isinstance(row, Loaded)]
     assert len(problems) == len({problem.id for problem in problems}) == count
     assert all(parse_number(problem.answer) is not None and "<<" not in problem.solution for problem in problems)
@@ -320,13 +322,32 @@ def test_humaneval_x() -> None:
         "example_test": "int main(){}",
     }
     found = converted("humaneval_x", record)
-    assert (
-        found.problem.tests_are_code
-        and found.problem.preamble == record["prompt"]
-        and "int twice" in found.problem.statement
-    )
+    harness = ["stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream"]
+    lines = [f"#include<{name}>" for name in harness]
+    assert found.problem.preamble.split("\n")[:9] == lines and found.problem.preamble.count("vector") == 1
+    assert found.problem.preamble.endswith("using namespace std;\nint twice(int x){\n")
+    assert found.problem.tests_are_code and "int twice" in found.problem.statement
+    assert "stdlib" not in found.problem.statement and found.problem.source == "humaneval-x"
     assert found.solutions == (("cpp", record["prompt"] + record["canonical_solution"]),)
-    assert "not a C++ task" in skipped("humaneval_x", record | {"task_id": "Python/0"})
+    assert "not in C++" in skipped("humaneval_x", record | {"task_id": "Python/0"})
+    crypto = converted("humaneval_x", record | {"prompt": "#include<openssl/md5.h>\n" + record["prompt"]})
+    assert crypto.problem.libraries == ("crypto",) and not found.problem.libraries
+
+
+def test_mbxp() -> None:
+    record = {
+        "task_id": "MBCPP/7",
+        "prompt": "#include <bits/stdc++.h>\nusing namespace std;\n\n/** Twice. */\nint twice(int x) {\n",
+        "entry_point": "twice",
+        "language": "cpp",
+        "canonical_solution": "    return 2 * x;\n}",
+        "test": "int main() { if (twice(2) != 4) throw runtime_error(\"no\"); }",
+    }
+    found = converted("mbxp", record)
+    assert (found.problem.id, found.problem.source) == ("mbxp/MBCPP/7", "mbxp")
+    assert found.problem.preamble == record["prompt"] and found.problem.solution
+    assert "MBJP tasks are not in C++" in skipped("mbxp", record | {"task_id": "MBJP/7", "language": "java"})
+    assert not converted("mbxp", record | {"canonical_solution": None}).solutions
 
 
 def test_q_rows_and_folders(tmp_path: Path) -> None:
@@ -370,3 +391,20 @@ def test_a_broken_package_is_skipped(tmp_path: Path) -> None:
         (tmp_path / name / "problem.yaml").write_text(text)
     reasons = [str(reason) for _, reason in load(SOURCES["kattis"], str(tmp_path))]
     assert reasons == ["problem.yaml is not valid YAML", "problem.yaml holds no fields", "no statement in English"]
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not (SHARED / "mbxp").is_dir(), reason="the shared test data are not here")
+@pytest.mark.parametrize(
+    ("name", "file", "wrong"),
+    [("mbxp", "mbxp/dev.jsonl", {"mbxp/MBCPP/150"}), ("humaneval_x", "humaneval_x/sample.jsonl", set())],
+)
+def test_canonical_solutions_of_real_benchmarks_are_accepted(name: str, file: str, wrong: set[str]) -> None:
+    """MBCPP/150's own solution throws."""
+    rows = [row for _, row in load(SOURCES[name], str(SHARED / file))]
+    loaded = [row for row in rows if isinstance(row, Loaded) and row.solutions]
+    assert len(rows) == len([row for row in rows if isinstance(row, Loaded)])
+    with GraderPool(2, quiet=True) as pool:
+        futures = {row.problem.id: grade(pool, row.solutions[0][1], row.problem) for row in loaded}
+        refused = {name for name, future in futures.items() if not future.result().accepted}
+    assert refused <= wrong and len(futures) > 15

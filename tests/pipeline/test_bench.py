@@ -17,10 +17,11 @@ from PIL import Image
 
 from pipeline.bench.chart import draw_rows
 from pipeline.bench.form import Row, row
-from pipeline.bench.grader import make_tasks
+from pipeline.bench.programs import contest_tasks, workloads
 from pipeline.bench.timing import device_seconds, once
 from pipeline.bench.train_step import ProgramGrader, problems_of_length
 from pipeline.models import STARTER_FOLDER
+from rewards.harness import grade
 from rewards.pool import GraderPool
 from rewards.verdict import Status
 
@@ -71,11 +72,22 @@ def test_statements_are_as_long_as_the_limit_allows(tiny_model_folder: Path, tok
     longest_word = max(len(word) for problem in problems for word in problem.statement.split())
     assert max(lengths) <= tokens < min(lengths) + longest_word + 2  # a byte is a token; one more space and word
     assert len({problem.statement for problem in problems}) == len({problem.id for problem in problems}) == 12
-    assert [problem.tests for problem in problems] == [problem.tests for _, problem in make_tasks(12)]
+    assert [problem.tests for problem in problems] == [task.problem.tests for task in contest_tasks(12)]
+
+
+@pytest.mark.parametrize("kind", ["contest", "mbxp", "humaneval-x"])
+def test_the_benchmarks_programs_are_right_and_different(kind: str) -> None:
+    tasks = workloads(12)[kind]
+    assert len({task.program for task in tasks}) == 12
+    with GraderPool(2, quiet=True) as pool:
+        futures = [grade(pool, task.source, task.problem) for task in tasks]
+        assert [future.result().status for future in futures] == [Status.ACCEPTED] * 12
+    if kind == "humaneval-x":  # as the benchmark's harness begins every program
+        assert all(task.program.startswith("#include<stdlib.h>\n#include<algorithm>\n") for task in tasks)
 
 
 def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
-    problems = [problem for _, problem in make_tasks(4)]
+    problems = [task.problem for task in contest_tasks(4)]
     with GraderPool(1, quiet=True) as pool:
         grader = ProgramGrader(pool, problems)
         grader.begin(problems)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters import read_checkpoint
-from pipeline.collapse import PATIENCE, CollapseWatch
+from pipeline.collapse import PATIENCE, CollapseWatch, JudgeWatch
 from pipeline.models import STARTER_FOLDER
 from pipeline.run_folder import read_json, read_json_lines
 
@@ -72,3 +72,23 @@ def test_a_collapsed_run_stops_and_goes_back_to_its_best_checkpoint(tmp_path: Pa
     assert [record["step"] for record in read_json_lines(folder / "metrics.jsonl")] == [1, 2, 3]
     assert not read_checkpoint(folder).v.any() and not read_checkpoint(folder / "best").v.any()
     assert summary["after"]["pass_at_1"] == summary["before"]["pass_at_1"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "warned"),
+    [
+        ([0.05, 0.1, 0.1, 0.2, 0.3, 0.5, 0.5], True),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], False),
+        ([0.1, 0.1, 0.1, 0.1, 0.12, 0.11, 0.1], False),
+        ([0.1, 0.9], False),
+        ([0.1, None, 0.1, 0.1, 0.4, 0.4, 0.4], True),
+    ],
+)
+def test_a_compile_rate_that_rises_from_nothing_is_told(rates: list[float | None], warned: bool) -> None:
+    watch = JudgeWatch()
+    for step, rate in enumerate(rates, 1):
+        watch.check({"step": step, "compile_rate": rate})
+    assert len(watch.warnings) == warned
+    assert not warned or "learning the judge" in watch.warnings[0]
+    resumed = JudgeWatch({"step": step, "compile_rate": rate} for step, rate in enumerate(rates, 1))
+    assert resumed.warnings == watch.warnings

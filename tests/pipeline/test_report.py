@@ -189,3 +189,21 @@ def test_twenty_thousand_rollouts_in_a_real_browser(tmp_path: Path) -> None:
         browser.wait_for(f"{count}.startsWith('104 of 104')")
         assert browser.run("return document.title") == "Report: first, second"
         assert browser.run("return document.images.length") == 0
+
+
+def test_messages_are_counted_without_their_places(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", 1, 8))
+    said = ["main.cpp:3:13: error: 'x' was not declared", "main.cpp:7:1: error: 'x' was not declared"]
+    said += ["wrong answer on test 1", "wrong answer on test 12", "wrong answer on test 3", ""]
+    rows = [
+        {"step": 1, "problem": "p", "completion": "", "verdict": "COMPILE_ERROR" if "error" in text else "WRONG_ANSWER"}
+        | ({"message": text} if text else {})
+        for text in said
+    ]
+    for path in (folder.path / "rollouts").iterdir():
+        path.unlink()
+    folder.write_rollouts("step-00001", rows)
+    assert run_data(folder.path, 100)["messages"] == [
+        ["WRONG_ANSWER", "wrong answer on test ", 3, 0.5],
+        ["COMPILE_ERROR", "error: 'x' was not declared", 2, 2 / 6],
+    ]

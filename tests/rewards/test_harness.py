@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rewards.errors import GraderError
-from rewards.harness import grade, join, whole_program, without_main
+from rewards.harness import functions, grade, join, whole_program, without_main
 from rewards.pool import GraderPool
 from rewards.problem import Problem, Test
 from rewards.q import QReward, extract_program, format_reward
@@ -34,6 +35,46 @@ PROBLEM = Problem("CPP/0", "Complete it.", (Test(TESTS, ""),), preamble=PROMPT, 
 def test_completions_of_a_function(pool: GraderPool, source: str, status: Status) -> None:
     verdict = grade(pool, source, PROBLEM).result()
     assert (verdict.status, verdict.total) == (status, 1)
+
+
+def test_the_prologue_is_not_repeated_and_helpers_are_kept() -> None:
+    helper = "int helper(int x){ return x; }\n"
+    preamble = (
+        "/* Twice (of x). */\n#include<vector>\n#include <string>\nusing namespace std;\n" + helper + "int f(int x){\n"
+    )
+    problem = replace(PROBLEM, preamble=preamble)
+    full = whole_program(
+        "#include <vector>\n#include <map>\nusing namespace std;\nint f(int x) { return helper(x); }", problem
+    )
+    assert full.count("vector") == full.count("using namespace std;") == full.count("int helper(") == 1
+    assert full.index("<string>") < full.index("<map>")
+    own = whole_program(helper + "int f(int x) { return helper(x); }", problem)
+    assert own.count("int helper(") == 1 and "<vector>" in own and "<string>" in own
+    assert whole_program("    return helper(x);\n}\n", problem) == preamble + "    return helper(x);\n}\n"
+    hidden = whole_program("// #include <vector>\nint f(int x) { return 0; }", problem)
+    assert "#include <vector>\n" in hidden  # a comment includes nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("int f(int x) { if (x) { return 1; } return 2; }\nstatic string g() {", ["f", "g"]),
+        ("// a function (helper)\nvector<int> f(vector<int> a)\n{\n}", ["f"]),
+        ("struct S { int inner() { return 1; } };\nint f(function<int(int)> g) {", ["f"]),
+        ('const char *s = "int no() {";\nint f(const string& s) {', ["f"]),
+        ("int f(int x);\nint y;", []),
+    ],
+)
+def test_functions_of_a_text(text: str, names: list[str]) -> None:
+    assert functions(text) == names
+
+
+def test_a_signature_behind_a_comment_with_braces_and_calls(pool: GraderPool) -> None:
+    comment = '/**\n * > cut(vector<string>{string("a (b)")})\n * string("a ")\n */\n'
+    preamble = f"#include <bits/stdc++.h>\nusing namespace std;\n{comment}string cut(vector<string> a) {{\n"
+    test = 'int main() { if (cut({"x"}) != "x") throw runtime_error("no"); }\n'
+    problem = Problem("cut", "", (Test(test, ""),), preamble=preamble, tests_are_code=True)
+    assert grade(pool, "string cut(vector<string> a) { return a[0]; }", problem).result().accepted
 
 
 def test_nothing_to_grade(pool: GraderPool) -> None:
