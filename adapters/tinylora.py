@@ -50,6 +50,7 @@ class TinyLoRA(nn.Module):
         self.enabled = True
         self.v = nn.Parameter(torch.zeros(config.groups, config.u, dtype=torch.float32))
         self.layers: tuple[TinyLoRALinear, ...] = ()  # in a tuple: they belong to the model
+        self.rows: Tensor | None = None  # a copy of `v` for every row of the batch, in `per_row`
         self.merger: Merger | None = None
         self.served: tuple[Any, list[Tensor]] | None = None  # a value of `v` and the engine's weights at it
         self._mixings: tuple[Any, Tensor] | None = None
@@ -63,6 +64,19 @@ class TinyLoRA(nn.Module):
             yield
         finally:
             self.enabled = before
+
+    @contextmanager
+    def per_row(self, count: int) -> Iterator[Tensor]:
+        """Within this context batches of `count` rows compute with a copy of `v` for each, (count, groups, u), whose
+        gradients are those of the single rows; at the end their sum is added to the gradient of `v`."""
+        self.rows = rows = self.v.detach().expand(count, -1, -1).clone().requires_grad_()
+        try:
+            yield rows
+        finally:
+            self.rows = None
+        if rows.grad is not None:
+            total = rows.grad.sum(dim=0)
+            self.v.grad = total if self.v.grad is None else self.v.grad + total
 
     def attach(self, layers: list[TinyLoRALinear]) -> None:
         """Take the layers, in order of depth, and keep what all of them need stacked."""
@@ -203,11 +217,15 @@ class TinyLoRALinear(nn.Module):
             return self.base_layer(x)
         if bank.merger is not None:
             hidden = self.shared.hidden(self, x) if torch.is_grad_enabled() else None
-            return _MergedLinear.apply(x, bank.v, hidden, self)  # type: ignore[no-any-return]
+            return _MergedLinear.apply(x, bank.v if bank.rows is None else bank.rows, hidden, self)  # type: ignore[no-any-return]
         y = self.base_layer(x)
         hidden = _Onto.apply(x.reshape(-1, self.in_features).to(self.dtype), self.shared.rows(self))
         with torch.autocast(x.device.type, enabled=False):
-            mixed = F.linear(hidden, self.mixing())
+            if bank.rows is None:
+                mixed = F.linear(hidden, self.mixing())
+            else:
+                by_row = mixing(bank.rows[:, self.group], self.projections)  # (rows, r, r)
+                mixed = (hidden.view(len(by_row), -1, hidden.shape[-1]) @ by_row.mT).flatten(0, 1)
             total = torch.addmm(y.reshape(-1, self.out_features).float(), mixed, self.left_rows.float())
         return total.view(y.shape).to(y.dtype)
 
@@ -217,6 +235,7 @@ class _MergedLinear(torch.autograd.Function):
 
     W' is asked for anew in the backward pass, so nothing of its size is kept. With g = ∂L/∂y: ∂L/∂x = g W', and since
     W' moves with R as ΔW does (rounding is passed straight through), ∂L/∂R = (g U Σ)ᵀ (x V), ∂L/∂v_i = ⟨P_i, ∂L/∂R⟩.
+    Of a `v` for every row (rows, groups, u) all values are equal, and each gets its row's part of the sum.
     """
 
     @staticmethod
@@ -237,13 +256,17 @@ class _MergedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
         if ctx.needs_input_grad[1]:
-            to_mixing = _outer(flat, layer.left_rows, hidden)  # (r, r)
-            to_row = layer.projections.flatten(1) @ to_mixing.flatten()
-            groups, u = ctx.groups
-            if groups == 1:
-                to_v = to_row.view(1, u)
+            if len(ctx.groups) == 3:
+                count = ctx.groups[0]
+                by_row = _onto(flat, layer.left_rows).view(count, -1, len(layer.left_rows))
+                to_mixing = (by_row.mT @ hidden.view(count, -1, hidden.shape[-1])).flatten(1)  # (rows, r · r)
             else:
-                to_v = grad.new_zeros(ctx.groups, dtype=torch.float32).index_copy_(0, layer.group_index, to_row[None])
+                to_mixing = _outer(flat, layer.left_rows, hidden).flatten()
+            to_scalars = (to_mixing @ layer.projections.flatten(1).mT).unsqueeze(-2)  # (..., 1, u)
+            to_v = to_scalars
+            if ctx.groups[-2] > 1:
+                zeros = grad.new_zeros(ctx.groups, dtype=torch.float32)
+                to_v = zeros.index_copy_(zeros.dim() - 2, layer.group_index, to_scalars)
         return to_x, to_v, None, None
 
 

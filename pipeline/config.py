@@ -33,7 +33,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "task": TASK_NAMES,
     "reward": ("tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"),
 }
-POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "lr", "prompts_per_step", "num_iterations")
+POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "prompts_per_step", "num_iterations")
+POSITIVE += ("step_kl",)
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
 POSITIVE += ("grader_workers", "gpu_memory")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
@@ -89,7 +90,8 @@ class RunConfig:
     canary: bool = True  # end a run whose graders refuse known-right solutions
     # GRPO
     steps: int | None = None
-    lr: float | None = None
+    lr: str = "auto"  # or a number: Adam's learning rate
+    step_kl: float = 0.02  # nats a completion, of every step of --lr auto
     lr_schedule: str = "constant"
     num_iterations: int = 1
     epsilon: float = 0.2
@@ -108,6 +110,8 @@ class RunConfig:
     report_to: str = "none"
 
     def __post_init__(self) -> None:
+        if isinstance(self.lr, int | float) and not isinstance(self.lr, bool):
+            object.__setattr__(self, "lr", f"{self.lr:g}")
         for name, kind in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), kind))
         for name in POSITIVE:
@@ -126,6 +130,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"--{name.replace('_', '-')} must not be negative, not {value}")
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(f"--lr must be auto or a number greater than 0, not {self.lr}")
         scales, weights = parse_scales(self.advantage_scale), self.weights
         if any(not (value >= 0 and math.isfinite(value)) for value in scales.values()):
             raise ConfigError(f"--advantage-scale must hold numbers from 0 on, not {self.advantage_scale!r}")
@@ -145,6 +151,16 @@ class RunConfig:
     def datasets(self) -> list[str]:
         """The data sets that `dataset` names."""
         return [part.strip() for part in (self.dataset or "").split(",") if part.strip()]
+
+    @property
+    def learning_rate(self) -> float | None:
+        """`lr` as a number, None for auto."""
+        if self.lr == "auto":
+            return None
+        try:
+            return float(self.lr)
+        except ValueError:
+            raise ConfigError(f"--lr must be auto or a number greater than 0, not {self.lr!r}") from None
 
     @property
     def weights(self) -> list[float] | None:
@@ -183,7 +199,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prompts_per_step": 16,
         "num_generations": 16,
         "steps": 28,
-        "lr": 0.01,
         "eval_problems": 1024,
     },
     "model": {
@@ -192,7 +207,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prompts_per_step": 32,
         "num_generations": 8,
         "steps": 200,
-        "lr": 0.001,
         "eval_problems": 256,
     },
 }

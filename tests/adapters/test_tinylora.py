@@ -90,6 +90,27 @@ def test_merged_weights_give_the_loss_and_gradient_of_the_side_path(model, rank:
     assert not torch.allclose(changed, loss, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rounding", [None, "stochastic"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gradients_of_single_rows(model, rounding, groups: int) -> None:
+    """A copy of v for every row gives the loss of one v, and each row's own gradient."""
+    bank = inject(model, TinyLoRAConfig(u=5, rank=3, groups=groups))
+    nn.init.normal_(bank.v, std=0.2)
+    bank.merge_with(rounding)
+    ids = torch.arange(5, 65).view(3, 20)
+    loss, gradient = loss_and_gradient(model, ids)
+    bank.v.grad = None
+    with bank.per_row(3) as rows:
+        row_losses = model(ids).logits.float().square().mean(dim=(1, 2))
+        row_losses.mean().backward()
+    torch.testing.assert_close(row_losses.mean().detach(), loss)
+    torch.testing.assert_close(bank.v.grad, gradient, rtol=1e-4, atol=1e-7)
+    assert bank.rows is None and rows.grad is not None and rows.grad.shape == (3, groups, 5)
+    for row in range(3):
+        alone = loss_and_gradient(model, ids[row : row + 1])[1]
+        torch.testing.assert_close(3 * rows.grad[row], alone, rtol=1e-3, atol=1e-6)
+
+
 def test_merged_weights_are_those_of_the_engine(tiny_model_folder: Path) -> None:
     """bf16, where rounding matters: a layer computes with round(W + ΔW), and hands its gradient on to x."""
     from transformers import AutoModelForCausalLM

@@ -44,7 +44,7 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
 
 
 def test_saved_config_is_the_same_config(tmp_path: Path) -> None:
-    config = resolved(RunConfig(lr=1e-3, vllm=True), starter=True, gpu=False)
+    config = resolved(RunConfig(lr="0.001", vllm=True), starter=True, gpu=False)
     config.save(tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
@@ -67,4 +67,4 @@ def test_bad_config_files_are_named(tmp_path: Path, text: str, reason: str) -> N
 def test_config_file_takes_the_names_of_the_options(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("num-generations: 4\nlr: 1\n")
-    assert RunConfig(**read_settings(path)) == RunConfig(num_generations=4, lr=1.0)
+    assert RunConfig(**read_settings(path)) == RunConfig(num_generations=4, lr="1")
