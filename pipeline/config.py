@@ -53,7 +53,7 @@ class RunConfig:
     """Every setting of a training run. Lengths are in tokens, `gpu_memory` in GB."""
 
     # the policy
-    model: str | None = None  # folder, hub id or "starter"
+    model: str | None = None  # folder, GGUF file, hub id or "starter"
     hub: str = "huggingface"
     quant: str | None = None
     u: int = 32

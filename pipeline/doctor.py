@@ -20,8 +20,8 @@ from typing import Any
 from urllib import error, request
 
 from pipeline.config import STARTER, RunConfig
-from pipeline.environment import has_gpu, prepare_environment
-from pipeline.models import choose_model
+from pipeline.environment import has_gpu
+from pipeline.models import choose_model, made_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 OK, WARNING, FAILURE, SKIPPED = "ok", "warning", "FAILURE", "skipped"
@@ -193,7 +193,7 @@ def _compiler() -> tuple[str, str, str]:
 def _hub(config: RunConfig) -> tuple[str, str, str]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     choice = choose_model(config.model, config.hub)
-    local = Path(choice.location).is_dir()
+    local = Path(choice.location).exists()
     try:
         with request.urlopen(request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
             return OK, f"{endpoint} answers", ""
@@ -281,7 +281,7 @@ def _load(it: Examination) -> tuple[str, str, str]:
     from pipeline.train import prepare
 
     choice, config = prepare(replace(it.config, dataset=STARTER))
-    prepare_environment(choice.location)
+    choice = made_ready(choice)
     start = time.perf_counter()
     it.policy = load_policy(choice, config)
     it.config = config

@@ -15,8 +15,7 @@ from pipeline.bench.form import describe_versions
 from pipeline.canary import Canary
 from pipeline.comparison import compare_counts, power_lines, stored_counts
 from pipeline.config import ConfigError, RunConfig, load_config
-from pipeline.environment import prepare_environment
-from pipeline.models import ModelChoice, architecture
+from pipeline.models import ModelChoice, architecture, made_ready
 from pipeline.policy import Policy, load_policy
 from pipeline.problem_sets import held_out_problems
 from pipeline.run_folder import RUNS, check_target, write_json, write_json_lines
@@ -122,7 +121,7 @@ def evaluate_policies(
             read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     problems = held_out_problems(config)  # first: a data set may come from the hub
-    prepare_environment(choice.location)
+    choice = made_ready(choice)
     assert config.max_prompt_length is not None and config.max_completion_length is not None
     sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED + seed)
     results: dict[str, Any] = {}

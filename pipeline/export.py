@@ -15,9 +15,9 @@ from typing import Any
 
 from adapters.config import AdapterError
 from pipeline.config import STARTER, ConfigError, RunConfig, resolved
-from pipeline.environment import has_gpu, prepare_environment
+from pipeline.environment import has_gpu
 from pipeline.evaluation import check_base, checkpoint_settings
-from pipeline.models import ModelChoice, choose_model, load_model
+from pipeline.models import ModelChoice, choose_model, load_model, made_ready
 
 FORMATS = ("lora", "peft-tinylora", "merged", "tinylora")
 
@@ -45,7 +45,7 @@ def export(
         check_base(checkpoint, checkpoint_settings(checkpoint), choice)
     config = replace(config, model=choice.name, rounding=rounding or config.rounding, dataset=config.dataset or STARTER)
     config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
-    prepare_environment(choice.location)
+    choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
     apply(adapted)
     partial = out.with_name(f".{out.name}.{os.getpid()}")

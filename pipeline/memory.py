@@ -40,11 +40,12 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Counts of a Qwen2-like architecture."""
+    """Counts of a Qwen2-like architecture; `query` is not `hidden` where the heads are wider, as in small Qwen3."""
 
     hidden: int
     intermediate: int
     layers: int
+    query: int
     key_value: int
     vocabulary: int
     tied: bool
@@ -57,6 +58,7 @@ class Sizes:
             architecture["hidden_size"],
             architecture["intermediate_size"],
             architecture["num_hidden_layers"],
+            heads * head,
             architecture.get("num_key_value_heads", heads) * head,
             architecture["vocab_size"],
             bool(architecture.get("tie_word_embeddings")),
@@ -65,7 +67,7 @@ class Sizes:
     @property
     def projections(self) -> int:
         """Parameters of all adapted matrices."""
-        attention = 2 * self.hidden * (self.hidden + self.key_value)
+        attention = 2 * self.hidden * (self.query + self.key_value)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     @property
@@ -81,7 +83,7 @@ class Sizes:
     def layer_token(self) -> int:
         """Bytes that one layer keeps for the backward pass of one token in bf16: the inputs of its norms, its queries,
         keys, values and attention output, and three vectors of the feed-forward layer."""
-        return 2 * (8 * self.hidden + 2 * self.key_value + 3 * self.intermediate)
+        return 2 * (6 * self.hidden + 2 * self.query + 2 * self.key_value + 3 * self.intermediate)
 
     def training_bytes(self, tokens: int, checkpointing: bool) -> float:
         """Peak of a forward and backward pass over `tokens`."""

@@ -7,13 +7,15 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import DEFAULT_MODEL, STARTER, ConfigError, RunConfig
-from pipeline.environment import has_gpu
+from pipeline.environment import has_gpu, prepare_environment
+from pipeline.gguf.architecture import check_architecture, model_config, refusal
+from pipeline.gguf.header import gguf_in, read_header
 from pipeline.run_folder import read_json
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ STARTER_FOLDER = Path(__file__).resolve().parents[1] / "data" / "starter" / "mod
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """`location` is what the libraries load (a folder or a hub id), `name` what people call it."""
+    """`location` is where the model is: a folder, a hub id or a GGUF file; after `made_ready` what the libraries load.
+    `name` is what people call it."""
 
     name: str
     location: str
@@ -34,11 +37,16 @@ class ModelChoice:
     def is_starter(self) -> bool:
         return self.name == STARTER
 
+    @property
+    def is_gguf(self) -> bool:
+        return Path(self.location).is_file()
+
 
 def choose_model(model: str | None, hub: str = "huggingface") -> ModelChoice:
     """Resolve the `--model` option without loading anything heavy.
 
-    Raises `ConfigError` for a folder without a model, a checkpoint that is quantised already, or a missing hub library.
+    Raises `ConfigError` for a folder without a model, a checkpoint that is quantised already, a GGUF file that is
+    damaged, an architecture that cannot be trained, or a missing hub library.
     """
     if model is None:
         gpu = has_gpu()
@@ -49,7 +57,15 @@ def choose_model(model: str | None, hub: str = "huggingface") -> ModelChoice:
     if model == STARTER:
         choice = ModelChoice(STARTER, str(STARTER_FOLDER), reason)
     elif Path(model).is_dir():
-        choice = ModelChoice(model, str(Path(model).resolve()), f"{reason}, a local folder")
+        file = gguf_in(Path(model))
+        if file is None:
+            choice = ModelChoice(model, str(Path(model).resolve()), f"{reason}, a local folder")
+        else:
+            choice = ModelChoice(model, str(file.absolute()), f"{reason}, {file.name} in that folder")
+    elif Path(model).is_file():  # a link is not followed: the tokenizer may lie beside it
+        choice = ModelChoice(model, str(Path(model).absolute()), f"{reason}, a GGUF file")
+    elif model.lower().endswith(".gguf"):
+        raise ConfigError(f"--model {model}: no such file; give the path of a .gguf file, or a folder with one")
     elif hub == "modelscope":
         choice = ModelChoice(model, _modelscope(model), f"{reason}, from ModelScope")
     elif model.startswith((".", "/", "~")) or model.count("/") != 1:
@@ -69,8 +85,13 @@ def _modelscope(model: str) -> str:
 
 
 def architecture(choice: ModelChoice) -> dict[str, Any]:
-    """Type and sizes from a local folder's config.json, {} for a hub id. Raises `ConfigError` if it cannot be
-    trained."""
+    """Type and sizes from a local folder's config.json or a GGUF file, {} for a hub id. Raises `ConfigError` if it
+    cannot be trained."""
+    kept = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    if choice.is_gguf:
+        header = read_header(Path(choice.location))
+        check_architecture(header)
+        return {key: model_config(header)[key] for key in kept}
     folder = Path(choice.location)
     if not folder.is_dir():
         return {}
@@ -84,7 +105,39 @@ def architecture(choice: ModelChoice) -> dict[str, Any]:
         raise ConfigError(
             f"--model {choice.name} is quantised on disk; give the unquantised model: --quant nf4 quantises on loading"
         )
-    return {key: config.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
+    _check_head(choice, config)
+    return {key: config.get(key) for key in kept}
+
+
+def _check_head(choice: ModelChoice, config: Mapping[str, Any]) -> None:
+    found = refusal(config, str(config.get("model_type")))
+    if found is not None:
+        raise ConfigError(f"--model {choice.name}: {found}")
+
+
+def made_ready(choice: ModelChoice) -> ModelChoice:
+    """Prepare the environment of the libraries, and turn a GGUF file into a folder that they load.
+
+    To be called before the first of them is imported; a conversion takes half a minute for a billion weights, once.
+    """
+    prepare_environment(choice.location)
+    if not choice.is_gguf:
+        return choice
+    from pipeline.gguf.convert import converted
+
+    return replace(choice, location=str(converted(Path(choice.location))))
+
+
+def transformers_config(choice: ModelChoice) -> Any:
+    """The model's `transformers` config, of a GGUF file from its header. Raises `ConfigError` for a model of the hub
+    that cannot be trained."""
+    from transformers import AutoConfig
+
+    if choice.is_gguf:
+        return AutoConfig.for_model(**model_config(read_header(Path(choice.location))))
+    config = AutoConfig.from_pretrained(choice.location)
+    _check_head(choice, config.to_dict())
+    return config
 
 
 @contextlib.contextmanager
@@ -155,6 +208,7 @@ def load_frozen(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
     import torch
     from unsloth import FastLanguageModel
 
+    transformers_config(choice)  # refuses a model of the hub before its weights are fetched
     with quiet_libraries():
         model, tokenizer = FastLanguageModel.from_pretrained(
             choice.location,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
 from pipeline.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
-from pipeline.models import ModelChoice, compute_dtype, eos_token_ids, load_model
+from pipeline.models import ModelChoice, compute_dtype, eos_token_ids, load_model, transformers_config
 from rewards.pool import GraderPool
 
 if TYPE_CHECKING:
@@ -95,10 +95,9 @@ def reserve_memory(choice: ModelChoice, config: RunConfig) -> MemoryPlan | None:
     if not has_gpu():
         return None
     import torch
-    from transformers import AutoConfig
 
     total = torch.cuda.get_device_properties(0).total_memory
-    plan = plan_memory(AutoConfig.from_pretrained(choice.location).to_dict(), config, total)
+    plan = plan_memory(transformers_config(choice).to_dict(), config, total)
     torch.cuda.set_per_process_memory_fraction(plan.allocator_bytes / total)
     return plan
 
@@ -106,12 +105,12 @@ def reserve_memory(choice: ModelChoice, config: RunConfig) -> MemoryPlan | None:
 def parameter_table(choice: ModelChoice, config: RunConfig) -> Sequence[tuple[str, str]]:
     """What would be trained and what stays frozen, from the architecture alone: no weights are loaded."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from adapters.config import PROJECTIONS, TinyLoRAConfig
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(choice.location))
+        model = AutoModelForCausalLM.from_config(transformers_config(choice))
     adapter = TinyLoRAConfig(u=config.u, rank=config.rank, groups=config.groups, seed=config.seed)
     modules = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in PROJECTIONS]
     if adapter.groups > len(modules):

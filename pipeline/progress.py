@@ -49,3 +49,17 @@ class EvaluationBar:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class ConversionBar:
+    """Bytes of a model's weights that are converted."""
+
+    def __init__(self, size: int, title: str) -> None:
+        form = "converting {desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}B [{elapsed}, {remaining} left]"
+        self._bar = tqdm(total=size, desc=title, bar_format=form, unit_scale=True, mininterval=INTERVAL)
+
+    def written(self, size: int) -> None:
+        self._bar.update(size)
+
+    def close(self) -> None:
+        self._bar.close()

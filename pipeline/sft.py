@@ -15,8 +15,8 @@ from random import Random
 from typing import Any
 
 from pipeline.config import STARTER, TASK_NAMES, ConfigError, RunConfig, resolved
-from pipeline.environment import has_gpu, prepare_environment
-from pipeline.models import ModelChoice, choose_model, compute_dtype, import_libraries, quiet_libraries
+from pipeline.environment import has_gpu
+from pipeline.models import ModelChoice, choose_model, compute_dtype, import_libraries, made_ready, quiet_libraries
 from pipeline.problem_sets import GENERATED, read_dataset
 from pipeline.run_folder import write_json
 from pipeline.tasks import Task, task_of
@@ -78,7 +78,7 @@ def warm_up(settings: WarmUp) -> Path:
     task = task_of(config)
     problems = worked_problems(config, task, settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
-    prepare_environment(choice.location)
+    choice = made_ready(choice)
     model, tokenizer = load(choice, settings)
     rows, dropped = training_rows(problems, task, tokenizer, settings.max_length)
     print(f"examples: {len(rows)}" + (f"; {dropped} dropped, longer than --max-length" if dropped else ""), flush=True)

@@ -19,6 +19,7 @@ from pipeline.config import ConfigError
 from pipeline.environment import prepare_environment
 from pipeline.models import STARTER_FOLDER
 from pipeline.run_folder import read_json, write_json
+from pipeline.weights import write_weights
 
 FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -41,7 +42,6 @@ COMMON: dict[str, Any] = {
     "initializer_range": 0.02,
 }
 SIZE_FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers")
-SHARD_BYTES = 4_000_000_000
 RECORD = "shape.json"
 
 
@@ -148,21 +148,11 @@ def _write_settings(name: str, folder: Path) -> None:
 
 
 def _write_weights(weights: dict[str, Any], folder: Path, seed: int, device: str) -> None:
-    """Draw the tensors that `weights` describes (on the meta device) and write them as transformers names shards."""
+    """Draw the tensors that `weights` describes (on the meta device) and write them."""
     import torch
-    from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
     generator = torch.Generator(device).manual_seed(seed)
-    plan = split_torch_state_dict_into_shards(weights, max_shard_size=SHARD_BYTES)
-    for file, names in plan.filename_to_tensors.items():
-        # Not kept under a name: it would stay in memory while the next shard is drawn.
-        save_file(
-            {name: draw(name, weights[name].shape, generator) for name in names}, folder / file, {"format": "pt"}
-        )
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        write_json(folder / "model.safetensors.index.json", index)
+    write_weights(weights, lambda name: draw(name, weights[name].shape, generator), folder)
 
 
 def draw(name: str, shape: Any, generator: Any) -> Any:

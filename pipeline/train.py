@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.bench.form import describe_versions
 from pipeline.canary import Canary
 from pipeline.config import ConfigError, RunConfig, load_config, resolved
-from pipeline.environment import has_gpu, prepare_environment
-from pipeline.models import ModelChoice, choose_model
+from pipeline.environment import has_gpu
+from pipeline.models import ModelChoice, choose_model, made_ready
 from pipeline.policy import Policy, check_packages, load_policy
 from pipeline.problem_sets import ProblemSets, load_problem_sets
 from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
@@ -42,7 +42,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     choice, config = prepare(config)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
-    prepare_environment(choice.location)
+    choice = made_ready(choice)
     with start_graders(config) as pool:
         if resume:
             folder = RunFolder(Path(config.output_dir or ""))

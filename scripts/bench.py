@@ -26,7 +26,7 @@ def out_option(name: str) -> Callable[..., Any]:
     )
 
 
-MODEL = click.option("--model", default="starter", show_default=True, help="A folder, a hub id, or starter.")
+MODEL = click.option("--model", default="starter", show_default=True, help="Folder, GGUF file, hub id, or starter.")
 QUANT = click.option("--quant", type=click.Choice(["nf4", "none"]), help="Default: nf4 on a GPU, none on a CPU.")
 GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for trainer and engine together.")
 
@@ -78,8 +78,8 @@ def _picture(out: str) -> Path:
 def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
     from pipeline.config import RunConfig, resolved
-    from pipeline.environment import has_gpu, prepare_environment
-    from pipeline.models import choose_model
+    from pipeline.environment import has_gpu
+    from pipeline.models import choose_model, made_ready
     from pipeline.policy import check_packages
 
     with one_sentence():
@@ -87,7 +87,7 @@ def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
         config = RunConfig(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
         config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
         check_packages(config)
-    prepare_environment(choice.location)
+        choice = made_ready(choice)
     return choice, config, has_gpu()
 
 

@@ -15,7 +15,7 @@ import repo_root  # noqa: F401
 from pipeline.config import RunConfig
 
 HELP = {
-    "model": "Folder, hub id, or 'starter'. Default: Qwen2.5-Coder-3B-Instruct where a GPU answers, else the starter.",
+    "model": "Folder, GGUF file, hub id, or 'starter'. Default: Qwen2.5-Coder-3B-Instruct on a GPU, else the starter.",
     "hub": "Where a hub id is looked up: huggingface or modelscope.",
     "quant": "Weights of the trained model: nf4 or none. Default: nf4 on a GPU.",
     "u": "Trainable scalars per group.",

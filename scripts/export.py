@@ -21,7 +21,7 @@ FORMATS = ["lora", "peft-tinylora", "merged", "tinylora"]
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(FORMATS), default="lora", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--model", help="Folder or hub id of the base. Default: the one the checkpoint was trained on.")
+@click.option("--model", help="Folder, GGUF file or hub id of the base. Default: what the checkpoint was trained on.")
 @click.option("--quant", type=click.Choice(["nf4", "none"]), help="How the base is loaded. Default: as it was trained.")
 @click.option("--rounding", type=click.Choice(["stochastic", "nearest"]), help="Of merged bf16 weights.")
 @click.option("--variant", help="Projections of an imported file that does not say: full, diag or diag-scaled.")

@@ -89,7 +89,7 @@ def test_a_seed_gives_the_same_weights_in_one_file_or_in_shards(
         return AutoModelForCausalLM.from_pretrained(tmp_path / folder).state_dict()
 
     whole, other = weights("small-untied", 0, "whole"), weights("small-untied", 1, "other")
-    monkeypatch.setattr(shapes, "SHARD_BYTES", 320_000)
+    monkeypatch.setattr("pipeline.weights.SHARD_BYTES", 320_000)
     sharded = weights("small-untied", 0, "sharded")
     assert all(torch.equal(whole[name], sharded[name]) for name in whole)
     for name in ("lm_head.weight", "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"):
@@ -141,7 +141,7 @@ def test_an_interruption_or_a_full_disk_leaves_nothing(tmp_path: Path, monkeypat
         return draw(name, shape, generator)
 
     draw = shapes.draw
-    monkeypatch.setattr(shapes, "SHARD_BYTES", 50_000)
+    monkeypatch.setattr("pipeline.weights.SHARD_BYTES", 50_000)
     monkeypatch.setattr(shapes, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_shape("small", tmp_path / "out", seed=0)
