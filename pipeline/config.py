@@ -39,6 +39,7 @@ POSITIVE += ("grader_workers", "gpu_memory")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
 NOT_NEGATIVE += ("stop_kl", "stop_entropy")
 
+CISPO_LARGEST_WEIGHT = 5.0  # ScaleRL (arXiv 2510.13786)
 STARTER = "starter"
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
 
@@ -91,7 +92,7 @@ class RunConfig:
     lr_schedule: str = "constant"
     num_iterations: int = 1
     epsilon: float = 0.2
-    epsilon_high: float | None = None
+    epsilon_high: float | None = None  # of cispo: the largest weight of a token
     loss_type: str = "dapo"
     beta: float = 0.0
     micro_batch_tokens: int = 16384
@@ -205,7 +206,7 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     preset = PRESETS[STARTER if starter else "model"] | {
         "quant": "nf4" if gpu else "none",
         "rounding": "stochastic" if config.refresh == "merge" else None,
-        "epsilon_high": config.epsilon,
+        "epsilon_high": CISPO_LARGEST_WEIGHT if config.loss_type == "cispo" else config.epsilon,
     }
     if starter and gpu:
         preset["steps"] = 48  # of two seconds instead of 24

@@ -350,7 +350,7 @@ class TinyLoRATrainer(GRPOTrainer):
             **self.record.values,
             "zero_variance_groups": averages.get("frac_reward_zero_std"),
             "entropy": averages.get("entropy"),
-            "clip_ratio": averages.get("clip_ratio/region_mean"),
+            "clip_ratio": averages.get("cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"),
             "mean_length": averages.get("completions/mean_length"),
             "truncated": averages.get("completions/clipped_ratio"),
             "loss": logs.get("loss"),

@@ -49,7 +49,7 @@ HELP = {
     "lr_schedule": "constant, or falling to zero over the run: linear or cosine.",
     "num_iterations": "Optimizer steps per batch of rollouts.",
     "epsilon": "Clip range of the importance ratio below 1.",
-    "epsilon_high": "Clip range above 1. Default: --epsilon.",
+    "epsilon_high": "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.",
     "loss_type": "grpo, dapo, dr_grpo, bnpo or cispo.",
     "beta": "Weight of the KL penalty to the base policy.",
     "micro_batch_tokens": "Tokens per forward and backward pass.",

@@ -43,6 +43,13 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
         resolved(RunConfig(), starter=False, gpu=True)
 
 
+def test_cispo_caps_its_weights_at_5_where_nothing_else_is_said() -> None:
+    """As a clip range, 0.2 would cap every weight at 0.2."""
+    caps = [resolved(RunConfig(loss_type=x), starter=True, gpu=False).epsilon_high for x in ("cispo", "dapo")]
+    assert caps == [5.0, 0.2]
+    assert resolved(RunConfig(loss_type="cispo", epsilon_high=3.0), starter=True, gpu=False).epsilon_high == 3.0
+
+
 def test_saved_config_is_the_same_config(tmp_path: Path) -> None:
     config = resolved(RunConfig(lr=1e-3, vllm=True), starter=True, gpu=False)
     config.save(tmp_path / "config.yaml")

@@ -123,6 +123,20 @@ def test_a_completion_drawn_twice_is_computed_once(trainer, loss_type: str) -> N
     torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
+    trainer.loss_type, trainer.epsilon_high = loss_type, 5.0 if loss_type == "cispo" else 0.2
+    trainer.model.train()
+    trainer._metrics["train"].clear()
+    far = batch() | {"advantages": torch.ones(ROWS)}
+    far["old_per_token_logps"] = far["old_per_token_logps"] - 50  # ratios far above any bound
+    trainer.compute_loss(trainer.model, far)
+    averages = {name: sum(values) / len(values) for name, values in trainer._metrics["train"].items()}
+    with torch.no_grad():
+        assert trainer._step_metrics({"grad_norm": 0.0}, averages)["clip_ratio"] == pytest.approx(1)
+    trainer.loss_type, trainer.epsilon_high = "dapo", 0.2
+
+
 def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
     assert trainer._micro_batches(batch() | {"advantages": torch.zeros(ROWS)}) == []
     assert trainer.record.values["rows_trained"] == 0
