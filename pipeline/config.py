@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "hub": ("huggingface", "modelscope"),
     "quant": ("nf4", "none"),
     "loss_type": LOSS_TYPES,
+    "scale_rewards": ("group", "batch", "none"),
     "report_to": REPORTERS,
     "refresh": ("merge", "lowrank"),
     "rounding": ("stochastic", "nearest"),
@@ -94,6 +95,7 @@ class RunConfig:
     epsilon: float = 0.2
     epsilon_high: float | None = None  # of cispo: the largest weight of a token
     loss_type: str = "dapo"
+    scale_rewards: str | None = None  # whose standard deviation the advantages are divided by
     beta: float = 0.0
     micro_batch_tokens: int = 16384
     # the run
@@ -206,6 +208,7 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     preset = PRESETS[STARTER if starter else "model"] | {
         "quant": "nf4" if gpu else "none",
         "rounding": "stochastic" if config.refresh == "merge" else None,
+        "scale_rewards": "none" if config.loss_type == "dr_grpo" else "group",
         "epsilon_high": CISPO_LARGEST_WEIGHT if config.loss_type == "cispo" else config.epsilon,
     }
     if starter and gpu:
@@ -218,6 +221,8 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
         raise ConfigError(f"--dataset is missing: {DATASET_ADVICE[config.task]}")
     return config
 
+
+EARLIER: dict[str, Any] = {"scale_rewards": "group"}
 
 DATASET_ADVICE = {
     "code": "give a JSON-lines file of problems, or 'starter' for generated ones",
@@ -275,5 +280,5 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """The configuration stored in a run's folder."""
-    return RunConfig(**read_settings(path))
+    """The configuration stored in a run's folder; what earlier runs did not store has the value that it had then."""
+    return RunConfig(**EARLIER | read_settings(path))

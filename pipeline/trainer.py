@@ -185,6 +185,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
         output["advantages"] = without_equal_groups(output["advantages"], self._totals(), self.num_generations)
+        silent = (output["advantages"].view(-1, self.num_generations) == 0).all(dim=1)
+        self.record.values["zero_variance_groups"] = float(silent.float().mean())
         if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
             factors = [advantage_scale(self.problems[row["problem"]], self.scales) for row in inputs]
             output["advantages"] = output["advantages"] * output["advantages"].new_tensor(factors)
@@ -348,7 +350,6 @@ class TinyLoRATrainer(GRPOTrainer):
             "reward_std": averages.get("reward_std"),
             "rewards": {reward.name: averages.get(f"rewards/{reward.name}/mean") for reward in self.task.rewards},
             **self.record.values,
-            "zero_variance_groups": averages.get("frac_reward_zero_std"),
             "entropy": averages.get("entropy"),
             "clip_ratio": averages.get("cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"),
             "mean_length": averages.get("completions/mean_length"),

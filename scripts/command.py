@@ -51,6 +51,8 @@ HELP = {
     "epsilon": "Clip range of the importance ratio below 1.",
     "epsilon_high": "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.",
     "loss_type": "grpo, dapo, dr_grpo, bnpo or cispo.",
+    "scale_rewards": "Divide advantages by the rewards' standard deviation: group, batch or none. "
+    "Default: group, for dr_grpo none.",
     "beta": "Weight of the KL penalty to the base policy.",
     "micro_batch_tokens": "Tokens per forward and backward pass.",
     "seed": "Seeds problems, order, projections and sampling.",
