@@ -184,6 +184,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self._rollout_rows = inputs
         self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
+        rows = torch.arange(len(inputs), device=output["advantages"].device)
+        output["group"] = rows // self.num_generations  # TRL shuffles the rows
         output["advantages"] = without_equal_groups(output["advantages"], self._totals(), self.num_generations)
         silent = (output["advantages"].view(-1, self.num_generations) == 0).all(dim=1)
         self.record.values["zero_variance_groups"] = float(silent.float().mean())

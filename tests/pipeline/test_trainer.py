@@ -55,6 +55,7 @@ def batch() -> dict[str, torch.Tensor]:
         "prompt_mask": (torch.arange(PROMPT) >= PROMPT - prompts.unsqueeze(1)).long(),
         "completion_ids": torch.randint(5, 250, (ROWS, COMPLETION), generator=g),
         "completion_mask": completion_mask,
+        "group": torch.arange(ROWS) // 4,
         "advantages": torch.tensor([1.0, -0.5, 0.3, -0.8, 0.0, 0.0, 0.0, 0.0]),
         "num_items_in_batch": completion_mask.sum(),
         "old_per_token_logps": old,
