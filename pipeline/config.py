@@ -38,7 +38,7 @@ POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "lr"
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
 POSITIVE += ("grader_workers", "gpu_memory")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
-NOT_NEGATIVE += ("stop_kl", "stop_entropy")
+NOT_NEGATIVE += ("stop_kl", "stop_entropy", "stop_idle")
 
 CISPO_LARGEST_WEIGHT = 5.0  # ScaleRL (arXiv 2510.13786)
 STARTER = "starter"
@@ -105,6 +105,7 @@ class RunConfig:
     eval_temperature: float = 1.0  # held-out sampling; 0 is greedy
     stop_kl: float = 1.0  # nats per token from the base, above which a run has collapsed; 0 never stops
     stop_entropy: float = 0.002  # nats per token, below which a run has collapsed; 0 never stops
+    stop_idle: int = 20  # steps in a row without any row to train on, after which a run ends; 0 never stops
     output_dir: str | None = None
     report_to: str = "none"
 

@@ -23,7 +23,7 @@ from rewards.problem import Problem
 
 EVALUATION_SEED = 7_000_003
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
-CHANGEABLE += ("stop_kl", "stop_entropy")
+CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle")
 
 
 def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
@@ -118,7 +118,8 @@ def _run(
     if before is None:
         before = _evaluate(config, policy, grader, held_out, folder, 0, "held-out before")
     bar = TrainingBar(config.steps, done)
-    watch = CollapseWatch(config.stop_kl, config.stop_entropy, read_json_lines(folder.path / "metrics.jsonl"))
+    earlier = read_json_lines(folder.path / "metrics.jsonl")
+    watch = CollapseWatch(config.stop_kl, config.stop_entropy, earlier, idle_limit=config.stop_idle)
     stopped: str | None = None
 
     def on_step(record: dict[str, Any]) -> bool:
@@ -140,12 +141,14 @@ def _run(
     if terminated.requested and stopped is None and step < config.steps:
         print(f"stopped by SIGTERM after step {step}; continue with: {_resume_command(folder)}", flush=True)
         raise SystemExit(143)
-    if stopped is not None:
+    if stopped is not None and not watch.collapsed:
+        print(f"the run ends early: {stopped}", flush=True)
+    elif stopped is not None:
         print(f"the policy has collapsed: {stopped}; going back to the best checkpoint", flush=True)
         load_checkpoint(folder.path / "best", policy.model)
     save_checkpoint(folder.path, policy.model, config.model or "")
     evaluations = {r["step"]: r for r in read_json_lines(folder.path / "evaluations.jsonl")}
-    if stopped is not None:
+    if watch.collapsed:
         after = evaluations[read_json(folder.path / "best" / "best.json")["step"]]
     elif step in evaluations and step:
         after = evaluations[step]

@@ -39,7 +39,7 @@ from pipeline.logprobs import (
 from pipeline.microbatch import micro_batches, without_equal_groups
 from pipeline.policy import Policy
 from pipeline.problem_sets import advantage_scale
-from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling
+from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling, sampled_entropy
 from pipeline.run_folder import RunFolder, verdict_fields
 from pipeline.tasks import Reward, task_of
 from pipeline.trackers import log_rollouts, numbers
@@ -130,6 +130,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["generate"] += seconds
         tokens = sum(len(completion.token_ids) for completion in completions)
         self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
+        self.record.values["entropy"] = sampled_entropy(completions)
         self._compare_with_base(prompt_ids, completions)
         return [c.token_ids for c in completions], [c.log_probs for c in completions]
 
@@ -330,6 +331,7 @@ class TinyLoRATrainer(GRPOTrainer):
 
     @torch.no_grad()
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._metrics["train"].pop("entropy", None)  # of trained rows only; the record's is of all
         averages = {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
@@ -352,7 +354,6 @@ class TinyLoRATrainer(GRPOTrainer):
             "reward_std": averages.get("reward_std"),
             "rewards": {reward.name: averages.get(f"rewards/{reward.name}/mean") for reward in self.task.rewards},
             **self.record.values,
-            "entropy": averages.get("entropy"),
             "clip_ratio": averages.get("cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"),
             "mean_length": averages.get("completions/mean_length"),
             "truncated": averages.get("completions/clipped_ratio"),

@@ -61,6 +61,7 @@ HELP = {
     "eval_temperature": "Temperature of held-out evaluations; 0 is greedy.",
     "stop_kl": "Stop when the KL to the base exceeds this many nats per token (0: never).",
     "stop_entropy": "Stop when the entropy falls below this many nats per token (0: never).",
+    "stop_idle": "Stop when no row could be trained for this many steps in a row (0: never).",
     "output_dir": "Folder of the run. Default: a new one under runs/.",
     "report_to": "none, tensorboard, wandb or trackio.",
 }
