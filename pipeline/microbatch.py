@@ -37,6 +37,12 @@ def distinct_rows(group: Tensor, completion_ids: Tensor, advantages: Tensor) -> 
     return first, torch.zeros_like(advantages).index_copy(0, first, sums[same[first]])
 
 
+def spread_rows(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` rows, evenly spread, so that groups, whose rows follow one another, share alike."""
+    wanted = min(count, wanted)
+    return [i * count // wanted for i in range(wanted)]
+
+
 def without_equal_groups(advantages: Tensor, rewards: list[float | None], group_size: int) -> Tensor:
     """Advantages (B,) with exact zeros where all rewards of a group are equal.
 

@@ -36,7 +36,7 @@ from pipeline.logprobs import (
     packed_rows,
     unpadded_rows,
 )
-from pipeline.microbatch import micro_batches, without_equal_groups
+from pipeline.microbatch import micro_batches, spread_rows, without_equal_groups
 from pipeline.policy import Policy
 from pipeline.problem_sets import advantage_scale
 from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling, sampled_entropy
@@ -140,16 +140,16 @@ class TinyLoRATrainer(GRPOTrainer):
         return [ids for ids in token_ids for _ in range(self.num_generations)], images, fields
 
     def _compare_with_base(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
-        """KL to the base, on all rows where the loss has a KL term; done here because the last programs are still being
-        graded."""
-        count = len(completions) if self.loss_beta else min(KL_ROWS, len(completions))
-        sampled = [completion.token_ids for completion in completions[:count]]
-        rows, prompts, lengths = unpadded_rows(prompt_ids[:count], sampled, self.accelerator.device)
+        """KL to the base, on all rows where the loss has a KL term, else on rows spread over all groups; done here
+        because the last programs are still being graded."""
+        chosen = spread_rows(len(completions), len(completions) if self.loss_beta else KL_ROWS)
+        sampled = [completions[row].token_ids for row in chosen]
+        rows, prompts, lengths = unpadded_rows([prompt_ids[row] for row in chosen], sampled, self.accelerator.device)
         width = max(len(completion.token_ids) for completion in completions)
         with self.bank.disabled():
             base, _ = self._log_probs_of_rows(rows, prompts, lengths, width)
         mask = torch.arange(width, device=rows.device) < lengths.unsqueeze(1)
-        self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[:count], mask)
+        self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[chosen], mask)
         self._base_log_probs = base
 
     def _submit(self, row: int, completion: Completion) -> None:

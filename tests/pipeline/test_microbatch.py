@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.config import LOSS_TYPES
-from pipeline.microbatch import distinct_rows, micro_batches, without_equal_groups
+from pipeline.microbatch import distinct_rows, micro_batches, spread_rows, without_equal_groups
 
 MAX_LENGTH = 9
 
@@ -114,6 +114,14 @@ def test_groups_that_judge_a_completion_differently_are_not_added_up() -> None:
         loss.backward()
         assert loss.item() == pytest.approx(-(1.2 - 0.75)) and log_probs.grad is not None
         assert float(log_probs.grad.sum()) == pytest.approx(0.75)
+
+
+@given(groups=st.integers(1, 32), size=st.integers(1, 40), wanted=st.integers(1, 64))
+def test_spread_rows_come_from_all_groups_alike(groups: int, size: int, wanted: int) -> None:
+    rows = spread_rows(groups * size, wanted)
+    assert len(set(rows)) == len(rows) == min(wanted, groups * size) and rows == sorted(rows)
+    counts = [sum(row // size == group for row in rows) for group in range(groups)]
+    assert max(counts) - min(counts) <= 1 and (wanted < groups or min(counts) >= 1)
 
 
 def test_groups_of_equal_rewards_get_no_advantage() -> None:
