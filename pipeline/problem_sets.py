@@ -6,7 +6,7 @@ import math
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -79,6 +79,11 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
 def held_out_problems(config: RunConfig) -> list[Problem]:
     """The evaluation split of a run's configuration."""
     return load_problem_sets(config).held_out
+
+
+def clusters_of(problems: Iterable[Problem]) -> dict[str, str]:
+    """The cluster of every problem that names one, by the problem's id."""
+    return {problem.id: problem.cluster for problem in problems if problem.cluster}
 
 
 def training_order(
