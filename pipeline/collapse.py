@@ -1,7 +1,9 @@
-"""When to stop a run early, or to warn. Never judged by the training reward, which a collapse can raise.
+"""When to stop a run early, or to warn: the policy has collapsed, or nothing is left to learn from. Never judged by the
+training reward, which a collapse can raise.
 
 A collapse shows as numbers that are no numbers, as a policy far from its base (KL), or as one that says the same
-whatever it is asked (entropy). One bad step is noise; `PATIENCE` in a row are not.
+whatever it is asked (entropy). One bad step is noise; `PATIENCE` in a row are not. A run is idle when for many steps
+all completions of every group earned the same: no row has an advantage, so nothing is trained.
 """
 
 from __future__ import annotations
@@ -16,20 +18,42 @@ VITAL = ("loss", "grad_norm", "v_norm")
 
 
 class CollapseWatch:
-    """Reads one record of metrics a step. kl_limit and entropy_floor in nats per token, 0 switches either off.
+    """Reads one record of metrics a step. kl_limit and entropy_floor in nats per token, idle_limit in steps; 0 switches
+    each off. `collapsed` tells whether the policy itself is why the run should stop.
 
     `earlier` are the records of a resumed run, so that a pause does not reset the patience.
     """
 
-    def __init__(self, kl_limit: float, entropy_floor: float, earlier: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        kl_limit: float,
+        entropy_floor: float,
+        earlier: Iterable[Mapping[str, Any]] = (),
+        *,
+        idle_limit: int = 0,
+    ) -> None:
         self.kl_limit = kl_limit
         self.entropy_floor = entropy_floor
-        self.far = self.stale = 0
+        self.idle_limit = idle_limit
+        self.far = self.stale = self.idle = 0
+        self.collapsed = False
         for record in earlier:
             self.check(record)
 
     def check(self, record: Mapping[str, Any]) -> str | None:
         """Why the run should stop after this step, or None."""
+        reason = self._collapse(record)
+        self.collapsed = reason is not None
+        if record.get("rows_trained") is not None:
+            self.idle = 0 if record["rows_trained"] else self.idle + 1
+        if reason is None and self.idle_limit and self.idle >= self.idle_limit:
+            return (
+                f"no row was trained for {self.idle} steps: all completions of every group earned the same reward; use "
+                f"problems that are solved sometimes, or a larger --num-generations"
+            )
+        return reason
+
+    def _collapse(self, record: Mapping[str, Any]) -> str | None:
         for name in VITAL:
             value = record.get(name)
             if value is not None and not math.isfinite(value):

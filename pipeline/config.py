@@ -26,9 +26,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "hub": ("huggingface", "modelscope"),
     "quant": ("nf4", "none"),
     "loss_type": LOSS_TYPES,
+    "scale_rewards": ("group", "batch", "none"),
     "report_to": REPORTERS,
     "refresh": ("merge", "lowrank"),
     "rounding": ("stochastic", "nearest"),
+    "eval_split": ("test", "tuning", "all"),  # all: undivided, as runs had it before purposes were told apart
     "lr_schedule": ("constant", "linear", "cosine"),
     "task": TASK_NAMES,
     "reward": ("tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"),
@@ -38,8 +40,9 @@ POSITIVE += ("step_kl",)
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
 POSITIVE += ("grader_workers", "gpu_memory")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
-NOT_NEGATIVE += ("stop_kl", "stop_entropy", "header_store")
+NOT_NEGATIVE += ("stop_kl", "stop_entropy", "stop_idle", "header_store")
 
+CISPO_LARGEST_WEIGHT = 5.0  # ScaleRL (arXiv 2510.13786)
 STARTER = "starter"
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
 
@@ -95,17 +98,20 @@ class RunConfig:
     lr_schedule: str = "constant"
     num_iterations: int = 1
     epsilon: float = 0.2
-    epsilon_high: float | None = None
+    epsilon_high: float | None = None  # of cispo: the largest weight of a token
     loss_type: str = "dapo"
+    scale_rewards: str | None = None  # whose standard deviation the advantages are divided by
     beta: float = 0.0
     micro_batch_tokens: int = 16384
     # the run
     seed: int = 0
     eval_every: int = 0
     eval_problems: int | None = None
+    eval_split: str = "test"  # what a run is judged by before and after: see data/purposes.py
     eval_temperature: float = 1.0  # held-out sampling; 0 is greedy
     stop_kl: float = 1.0  # nats per token from the base, above which a run has collapsed; 0 never stops
     stop_entropy: float = 0.002  # nats per token, below which a run has collapsed; 0 never stops
+    stop_idle: int = 20  # steps in a row without any row to train on, after which a run ends; 0 never stops
     output_dir: str | None = None
     report_to: str = "none"
 
@@ -221,7 +227,8 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     preset = PRESETS[STARTER if starter else "model"] | {
         "quant": "nf4" if gpu else "none",
         "rounding": "stochastic" if config.refresh == "merge" else None,
-        "epsilon_high": config.epsilon,
+        "scale_rewards": "none" if config.loss_type == "dr_grpo" else "group",
+        "epsilon_high": CISPO_LARGEST_WEIGHT if config.loss_type == "cispo" else config.epsilon,
     }
     if starter and gpu:
         preset["steps"] = 48  # of two seconds instead of 24
@@ -233,6 +240,8 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
         raise ConfigError(f"--dataset is missing: {DATASET_ADVICE[config.task]}")
     return config
 
+
+EARLIER: dict[str, Any] = {"scale_rewards": "group", "eval_split": "all"}
 
 DATASET_ADVICE = {
     "code": "give a JSON-lines file of problems, or 'starter' for generated ones",
@@ -290,5 +299,5 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """The configuration stored in a run's folder."""
-    return RunConfig(**read_settings(path))
+    """The configuration stored in a run's folder; what earlier runs did not store has the value that it had then."""
+    return RunConfig(**EARLIER | read_settings(path))

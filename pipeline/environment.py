@@ -8,14 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from functools import cache
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from platform import machine
-from types import ModuleType
-from typing import Any
 
 ALWAYS = {
     "UNSLOTH_DISABLE_STATISTICS": "1",  # else loading a model downloads a counter
@@ -47,32 +41,9 @@ def has_gpu() -> bool:
 
 
 def prepare_environment(model: str | None = None) -> None:
-    """Set defaults for the libraries. A `model` that is local needs no hub, so the hub is kept offline."""
+    """Set defaults for the libraries. A `model` that is a local folder needs no hub, so the hub is kept offline."""
     defaults = ALWAYS | (GPU_ONLY if has_gpu() else CPU_ONLY)
-    if model is not None and Path(model).exists():
+    if model is not None and Path(model).is_dir():
         defaults = defaults | {"HF_HUB_OFFLINE": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if not has_gpu() and not any(isinstance(finder, OtherKernels) for finder in sys.meta_path):
-        sys.meta_path.insert(0, OtherKernels())
-
-
-class OtherKernels(MetaPathFinder, Loader):
-    """Keeps Unsloth from loading vLLM's kernels for x86 CPUs with bf16 on one without.
-
-    It imports `vllm._C` to see whether vLLM works. vLLM itself then chooses `vllm._C_AVX512` or `vllm._C_AVX2`, which
-    register the same operators, and torch ends the process at the second registration. An empty module is found
-    instead.
-    """
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name == "vllm._C" and _is_x86_without_bf16() else None
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
-
-@cache
-def _is_x86_without_bf16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return machine() == "x86_64" and cpuinfo.is_file() and "avx512_bf16" not in cpuinfo.read_text()

@@ -40,6 +40,10 @@ class Evaluation:
         graded = ([v for v in verdicts if v.status is not Status.NO_VERDICT] for verdicts in self.verdicts_P_S)
         return [(sum(v.accepted for v in row), len(row)) for row in graded]
 
+    def clusters(self) -> list[str]:
+        """The cluster of each problem; one that names none is a cluster of its own."""
+        return [problem.cluster or problem.id for problem in self.problems]
+
     def summary(self, ks: Sequence[int], config: RunConfig) -> dict[str, Any]:
         """A policy's part of `eval.json`. Raises `ValueError` where no problem has the largest k graded completions."""
         verdicts = [v for row in self.verdicts_P_S for v in row]
@@ -50,7 +54,7 @@ class Evaluation:
         counts = self.counts()
         tests = [v.passed / v.total for v in verdicts if v.total and v.status is not Status.NO_VERDICT]
         return {
-            **{f"pass@{k}": pass_at(counts, k) for k in ks},
+            **{f"pass@{k}": pass_at(counts, k, self.clusters()) for k in ks},
             "problems": len(self.problems),
             "samples_per_problem": len(self.verdicts_P_S[0]),
             "compile_rate": metrics["compile_rate"],
@@ -68,13 +72,17 @@ class Evaluation:
 
     def _by(self, labels: Sequence[str]) -> dict[str, Any]:
         """pass@1 of the problems of each label; {} where nothing is labelled."""
-        groups: dict[str, list[tuple[int, int]]] = {}
-        for label, count in zip(labels, self.counts(), strict=True):
+        groups: dict[str, list[tuple[tuple[int, int], str]]] = {}
+        for label, count, cluster in zip(labels, self.counts(), self.clusters(), strict=True):
             if count[1]:
-                groups.setdefault(label or "unknown", []).append(count)
+                groups.setdefault(label or "unknown", []).append((count, cluster))
         if set(groups) <= {"unknown"}:
             return {}
-        return {label: pass_at(groups[label], 1) | {"problems": len(groups[label])} for label in sorted(groups)}
+        return {
+            label: pass_at([count for count, _ in group], 1, [cluster for _, cluster in group])
+            | {"problems": len(group)}
+            for label, group in sorted(groups.items())
+        }
 
     def _scores(self, config: RunConfig) -> Scores:
         texts = [text for row in self.texts_P_S for text in row]
@@ -91,14 +99,15 @@ class Evaluation:
                 yield row | verdict_fields(verdict) | {"reward": next(rewards)}
 
 
-def pass_at(counts: Sequence[tuple[int, int]], k: int) -> dict[str, float | int]:
+def pass_at(counts: Sequence[tuple[int, int]], k: int, clusters: Sequence[str] | None = None) -> dict[str, float | int]:
     """{pass_at_k, n, low, high} from (accepted, graded) of each problem: the mean over problems, n completions graded,
-    a 95 % bootstrap interval. Problems with fewer than k graded completions are left out."""
+    a 95 % interval that knows the problems' clusters. Problems with fewer than k graded completions are left out."""
     values = pass_values(counts, k)
     known = [value for value in values if value is not None]
     if not known:
         raise ValueError(f"pass@{k}: no problem has {k} graded completions")
-    low, high = mean_interval(known)
+    kept = [c for c, value in zip(clusters, values, strict=True) if value is not None] if clusters else None
+    low, high = mean_interval(known, clusters=kept)
     return {f"pass_at_{k}": sum(known) / len(known), "n": sum(n for _, n in counts), "low": low, "high": high}
 
 
@@ -117,7 +126,7 @@ def fitting_problems(
     tokenizer: Any, problems: Sequence[Problem], limit: int, task: Task = CODE
 ) -> tuple[list[Problem], int]:
     """The problems whose prompts fit into `limit` tokens, never truncated, and how many were dropped."""
-    lengths = [len(ids) for ids in prompt_ids(tokenizer, problems, task)]
+    lengths = [len(ids) for ids in prompt_ids(tokenizer, problems, task)] if problems else []
     kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
     return kept, len(problems) - len(kept)
 

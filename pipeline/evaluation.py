@@ -17,7 +17,7 @@ from pipeline.comparison import compare_counts, power_lines, stored_counts
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.models import ModelChoice, architecture, made_ready
 from pipeline.policy import Policy, load_policy
-from pipeline.problem_sets import held_out_problems
+from pipeline.problem_sets import clusters_of, held_out_problems
 from pipeline.run_folder import RUNS, check_target, write_json, write_json_lines
 from pipeline.tasks import start_graders, task_of
 from pipeline.train import EVALUATION_SEED, prepare
@@ -160,8 +160,9 @@ def evaluate_policies(
         (first, one), (second, two) = counts.items()
         labels = tuple("the base model" if c is None else str(c) for _, c in policies)
         a, b = dict(zip(ids, one, strict=True)), dict(zip(ids, two, strict=True))
-        record["comparison"] = compare_counts(labels, a, b, ks)  # type: ignore[arg-type]
-    record["per_problem"] = {"ids": [problem.id for problem in problems], "counts": counts}
+        record["comparison"] = compare_counts(labels, a, b, ks, clusters_of(problems))  # type: ignore[arg-type]
+    ids = [problem.id for problem in problems]
+    record["per_problem"] = {"ids": ids, "counts": counts, "clusters": clusters_of(problems)}
     record["versions"] = describe_versions()
     write_json(out, record)
     return record
@@ -213,7 +214,8 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> dict[str, Any]:
                 f"--compare: {a} has {setting} {record_a.get(setting)}, {b} has {record_b.get(setting)}; "
                 f"evaluate both alike"
             )
-    return compare_counts((name_a, name_b), counts_a, counts_b, ks)
+    clusters = [record["per_problem"].get("clusters") or {} for record in (record_a, record_b)]
+    return compare_counts((name_a, name_b), counts_a, counts_b, ks, clusters[0] | clusters[1])
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -39,6 +39,7 @@ def grpo_arguments(config: RunConfig, output_dir: Path, *, checkpointing: bool =
         weight_decay=0.0,
         reward_weights=[reward.weight for reward in task_of(config).rewards],
         loss_type=config.loss_type,
+        scale_rewards=config.scale_rewards,
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
         beta=0.0,  # set after construction: TRL would load a second model; ours is this one with v switched off

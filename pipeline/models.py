@@ -169,13 +169,23 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def import_libraries() -> None:
-    """Import trl, then unsloth: in this order TRL keeps its own classes."""
+    """Import trl, then unsloth: in this order TRL keeps its own classes.
+
+    Unsloth loads `vllm._C` as a test. Without a GPU that is vLLM's build for AVX512-BF16; on any other CPU vLLM then
+    loads another build beside it, which aborts the process. So that module is missing while Unsloth is imported.
+    """
+    hidden = not has_gpu() and "vllm._C" not in sys.modules
     with quiet_libraries():
         import transformers
         import trl  # noqa: F401
         import trl.trainer.grpo_trainer  # noqa: F401
+
+        if hidden:
+            sys.modules["vllm._C"] = None  # type: ignore[assignment]
         import unsloth  # noqa: F401
 
+        if hidden:
+            del sys.modules["vllm._C"]
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
 

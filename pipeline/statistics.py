@@ -1,7 +1,8 @@
 """Estimates with their uncertainty: unbiased pass@k, bootstrap intervals, paired comparisons, and sample sizes.
 
-Pure functions of numbers. The unit of resampling is always the problem: completions of one problem are not independent.
-Two policies are compared on the same problems, so the problem's difficulty cancels out of the difference.
+Pure functions of numbers. The unit of observation is the problem, since completions of one problem are not independent;
+or the cluster, where problems come in clusters of their kind. Two policies are compared on the same problems, so the
+problem's difficulty cancels out of the difference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 LEVEL = 0.05  # of false alarms; intervals hold 1 − LEVEL
 POWER = 0.8
 RESAMPLES = 2000
+ROUNDING = 1e-9  # an error below this says that clusters have equal means
 COMPARISON_RESAMPLES = 10_000  # a p-value near the level needs a finer grid than an interval's ends
 
 
@@ -42,16 +44,52 @@ def wilson_interval(successes: float, n: int, z: float = 1.959964) -> tuple[floa
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not push the ends past p
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of one value a problem, each in [0, 1].
+def mean_interval(
+    values: Sequence[float], seed: int = 0, clusters: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """95 % interval of the mean of one value a problem, each in [0, 1].
 
-    Wilson's where all values are equal: resampling cannot see the uncertainty of a sample without variation.
+    Percentile bootstrap over problems; where some share a cluster, mean ± t · s of `cluster_error`. Wilson's where all
+    values are equal, with as many observations as clusters: nothing else can see the uncertainty of a sample without
+    variation.
     """
     data = np.asarray(values, dtype=float)
+    members = _members(clusters, data.size)
     if data.size < 2 or np.all(data == data[0]):
-        return wilson_interval(float(data.sum()), data.size)
-    low, high, _ = _bootstrap_of_mean(data, RESAMPLES, seed)
-    return low, high
+        count = data.size if members is None else len(members)
+        return wilson_interval(float(data[0]) * count if count else 0.0, count)
+    error = 0.0 if members is None else cluster_error(data, members)
+    if members is None or error < ROUNDING:
+        low, high, _ = _bootstrap_of_mean(data, RESAMPLES, seed)
+        return low, high
+    mean, half = float(data.mean()), _t_quantile(len(members)) * error
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def _members(clusters: Sequence[str] | None, count: int) -> list[NDArray[np.intp]] | None:
+    """Indices of each cluster's problems; None where every problem is a cluster of its own, or all are one."""
+    if clusters is None:
+        return None
+    _, label = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    found = [np.flatnonzero(label == k) for k in range(label.max(initial=-1) + 1)]
+    return found if 1 < len(found) < count else None
+
+
+def cluster_error(data: NDArray[np.float64], members: Sequence[NDArray[np.intp]]) -> float:
+    """Standard error of the mean of data (n,) whose G clusters, not its values, are independent.
+
+    √(G / (G − 1) · Σ_g (Σ_{i in g} (x_i − x̄))²) / n, Liang and Zeger (1986) for a mean. With few clusters an interval
+    takes Student's t with G − 1 degrees of freedom (Cameron and Miller 2015).
+    """
+    count = len(members)
+    sums = np.array([(data[one] - data.mean()).sum() for one in members])
+    return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / data.size)
+
+
+def _t_quantile(clusters: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(1 - LEVEL / 2, clusters - 1))
 
 
 def _bootstrap_of_mean(data: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float, NDArray]:
@@ -97,12 +135,15 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return 1.0 if discordant == 0 else float(binomtest(only_a, discordant, 0.5).pvalue)
 
 
-def compare(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Comparison:
+def compare(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Sequence[str] | None = None
+) -> Comparison:
     """Compare two policies by one value a problem (pass@k), in the same order of problems.
 
     The interval of mean(b) − mean(a) is the paired percentile bootstrap over problems. Where every value is 0 or 1 (one
     completion a problem), the p-value is McNemar's, exact; else twice the smaller share of resamples on one side of no
-    difference. Raises `ValueError` unless both have the same, non-zero number of problems.
+    difference. Where problems share clusters, interval and p-value are those of a paired t-test with the error of
+    `cluster_error`. Raises `ValueError` unless both have the same, non-zero number of problems.
     """
     if len(a) != len(b) or not a:
         raise ValueError(f"a paired comparison needs the same problems on both sides, not {len(a)} and {len(b)}")
@@ -111,10 +152,20 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Comparison
     only_a, only_b = int((differences < 0).sum()), int((differences > 0).sum())
     single = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
     difference = float(differences.mean())
+    members = _members(clusters, differences.size)
+    error = 0.0 if members is None else cluster_error(differences, members)
     if differences.size < 2 or np.all(differences == differences[0]):
         low = high = difference
-        p_value = mcnemar(only_a, only_b)  # all alike: a sign test is all that is left
+        units = differences.size if members is None else len(members)
+        p_value = mcnemar(0, units if difference else 0)  # all alike: a sign test is all that is left
         method = "exact McNemar"
+    elif members is not None and error > ROUNDING:
+        from scipy.stats import t
+
+        half = _t_quantile(len(members)) * error
+        low, high = difference - half, difference + half
+        p_value = 2 * float(t.sf(abs(difference) / error, len(members) - 1))
+        method = f"paired t-test over {len(members)} clusters"
     else:
         low, high, means = _bootstrap_of_mean(differences, COMPARISON_RESAMPLES, seed)
         if single:

@@ -37,10 +37,10 @@ from pipeline.logprobs import (
     packed_rows,
     unpadded_rows,
 )
-from pipeline.microbatch import micro_batches, without_equal_groups
+from pipeline.microbatch import micro_batches, spread_rows, without_equal_groups
 from pipeline.policy import Policy
 from pipeline.problem_sets import advantage_scale
-from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling
+from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling, sampled_entropy
 from pipeline.run_folder import RunFolder, verdict_fields
 from pipeline.tasks import Reward, task_of
 from pipeline.trackers import log_rollouts, numbers
@@ -135,6 +135,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["generate"] += seconds
         tokens = sum(len(completion.token_ids) for completion in completions)
         self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
+        self.record.values["entropy"] = sampled_entropy(completions)
         self._compare_with_base(prompt_ids, completions)
         return [c.token_ids for c in completions], [c.log_probs for c in completions]
 
@@ -144,16 +145,16 @@ class TinyLoRATrainer(GRPOTrainer):
         return [ids for ids in token_ids for _ in range(self.num_generations)], images, fields
 
     def _compare_with_base(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
-        """KL to the base, on all rows where the loss has a KL term; done here because the last programs are still being
-        graded."""
-        count = len(completions) if self.loss_beta else min(KL_ROWS, len(completions))
-        sampled = [completion.token_ids for completion in completions[:count]]
-        rows, prompts, lengths = unpadded_rows(prompt_ids[:count], sampled, self.accelerator.device)
+        """KL to the base, on all rows where the loss has a KL term, else on rows spread over all groups; done here
+        because the last programs are still being graded."""
+        chosen = spread_rows(len(completions), len(completions) if self.loss_beta else KL_ROWS)
+        sampled = [completions[row].token_ids for row in chosen]
+        rows, prompts, lengths = unpadded_rows([prompt_ids[row] for row in chosen], sampled, self.accelerator.device)
         width = max(len(completion.token_ids) for completion in completions)
         with self.bank.disabled():
             base, _ = self._log_probs_of_rows(rows, prompts, lengths, width)
         mask = torch.arange(width, device=rows.device) < lengths.unsqueeze(1)
-        self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[:count], mask)
+        self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[chosen], mask)
         self._base_log_probs = base
 
     def _submit(self, row: int, completion: Completion) -> None:
@@ -189,7 +190,11 @@ class TinyLoRATrainer(GRPOTrainer):
         self._rollout_rows = inputs
         self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
+        rows = torch.arange(len(inputs), device=output["advantages"].device)
+        output["group"] = rows // self.num_generations  # TRL shuffles the rows
         output["advantages"] = without_equal_groups(output["advantages"], self._totals(), self.num_generations)
+        silent = (output["advantages"].view(-1, self.num_generations) == 0).all(dim=1)
+        self.record.values["zero_variance_groups"] = float(silent.float().mean())
         if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
             factors = [advantage_scale(self.problems[row["problem"]], self.scales) for row in inputs]
             output["advantages"] = output["advantages"] * output["advantages"].new_tensor(factors)
@@ -378,6 +383,7 @@ class TinyLoRATrainer(GRPOTrainer):
 
     @torch.no_grad()
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._metrics["train"].pop("entropy", None)  # of trained rows only; the record's is of all
         averages = {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
         if "grad_norm" in logs:
             self._measure_step()
@@ -402,9 +408,7 @@ class TinyLoRATrainer(GRPOTrainer):
             "reward_std": averages.get("reward_std"),
             "rewards": {reward.name: averages.get(f"rewards/{reward.name}/mean") for reward in self.task.rewards},
             **self.record.values,
-            "zero_variance_groups": averages.get("frac_reward_zero_std"),
-            "entropy": averages.get("entropy"),
-            "clip_ratio": averages.get("clip_ratio/region_mean"),
+            "clip_ratio": averages.get("cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"),
             "mean_length": averages.get("completions/mean_length"),
             "truncated": averages.get("completions/clipped_ratio"),
             "loss": logs.get("loss"),

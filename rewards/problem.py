@@ -71,6 +71,7 @@ class Problem:
     checker: Checker = field(default_factory=Checker)
     language: str = "cpp"
     source: str = ""  # the data set or family it comes from
+    cluster: str = ""  # problems of one cluster are alike, so they are no independent observations
     difficulty: str = ""  # one or more labels, such as "B 1200" (see data/difficulty.py)
     answer: str = ""  # for tasks whose answer is not a program
     numbers: tuple[int, ...] = ()  # of a Countdown problem, whose target is the answer
@@ -149,6 +150,7 @@ def problem_from_record(record: Any) -> Problem:
         checker=_checker_from_record(_take(record, "checker", Mapping, default={})),
         language=language,
         source=_take(record, "source", str, default=""),
+        cluster=_take(record, "cluster", str, default=""),
         difficulty=str(record.get("difficulty") or record.get("difficulty_hint") or ""),
         answer=_take(record, "answer", str, default=""),
         numbers=_numbers_from_record(_take(record, "numbers", (list, tuple), default=[])),

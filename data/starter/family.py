@@ -79,7 +79,9 @@ def make_instance(family: Family, params: Params, rng: Random) -> Instance:
     )
     digest = hashlib.sha256(statement.encode()).hexdigest()[:10]
     identifier = f"{family.name}-{digest}"
-    problem = Problem(identifier, statement, tests, time_limit=TIME_LIMIT, source=family.name)
+    problem = Problem(
+        identifier, statement, tests, time_limit=TIME_LIMIT, source=family.name, cluster=family.name
+    )
     return Instance(family, params, problem)
 
 

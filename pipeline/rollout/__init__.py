@@ -1,5 +1,12 @@
 """Rollout engines: what samples completions from the policy, and how the policy reaches it."""
 
-from pipeline.rollout.engine import Completion, EngineError, RefreshReport, RolloutEngine, Sampling
+from pipeline.rollout.engine import (
+    Completion,
+    EngineError,
+    RefreshReport,
+    RolloutEngine,
+    Sampling,
+    sampled_entropy,
+)
 
-__all__ = ["Completion", "EngineError", "RefreshReport", "RolloutEngine", "Sampling"]
+__all__ = ["Completion", "EngineError", "RefreshReport", "RolloutEngine", "Sampling", "sampled_entropy"]

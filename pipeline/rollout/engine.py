@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,13 @@ class Completion:
 
     token_ids: list[int]
     log_probs: list[float]
+
+
+def sampled_entropy(completions: Sequence[Completion]) -> float:
+    """Nats per token, estimated by minus the mean log-probability of all sampled tokens. Unbiased for the mean entropy
+    of the policy at the places that it reached; it needs no pass over the vocabulary."""
+    log_probs = [value for completion in completions for value in completion.log_probs]
+    return -sum(log_probs) / max(1, len(log_probs))
 
 
 @dataclass(frozen=True, slots=True)

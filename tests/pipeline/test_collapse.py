@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adapters import read_checkpoint
 from pipeline.collapse import PATIENCE, CollapseWatch, JudgeWatch
 from pipeline.models import STARTER_FOLDER
+from pipeline.rollout import Completion, sampled_entropy
 from pipeline.run_folder import read_json, read_json_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,44 @@ def test_steps_without_rollouts_count_for_nothing() -> None:
     for step in range(9):
         reused = {"step": step, "loss": None, "grad_norm": 0.1, "v_norm": 0.1}
         assert watch.check(reused) is None
+
+
+def test_a_run_without_rows_to_train_on_is_idle_but_not_collapsed() -> None:
+    watch = CollapseWatch(1, 0.01, idle_limit=5)
+    assert all(watch.check(record(step, rows_trained=0.0)) is None for step in range(4))
+    assert watch.check(record(4, rows_trained=0.1)) is None
+    assert all(watch.check(record(step, rows_trained=0)) is None for step in range(4))
+    assert "no row was trained for 5 steps" in str(watch.check(record(9, rows_trained=0))) and not watch.collapsed
+    never = CollapseWatch(1, 0.01, idle_limit=0)
+    assert all(never.check(record(step, rows_trained=0)) is None for step in range(99))
+    stale = CollapseWatch(1, 0.01, idle_limit=PATIENCE)
+    reasons = [stale.check(record(step, rows_trained=0, entropy=0.0)) for step in range(PATIENCE)]
+    assert "entropy" in str(reasons[-1]) and stale.collapsed
+
+
+def test_the_entropy_is_that_of_all_sampled_tokens() -> None:
+    completions = [Completion([1, 2, 3], [-1.0, -2.0, -3.0]), Completion([4], [-10.0])]
+    assert sampled_entropy(completions) == pytest.approx(4.0) and sampled_entropy([]) == 0
+    probabilities = np.array([0.6, 0.3, 0.1])
+    draws = np.random.default_rng(0).choice(3, size=20_000, p=probabilities)
+    drawn = [Completion([int(token)], [float(np.log(probabilities[token]))]) for token in draws]
+    assert sampled_entropy(drawn) == pytest.approx(-(probabilities * np.log(probabilities)).sum(), abs=0.02)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
+def test_a_run_that_cannot_learn_ends_with_a_sentence(tmp_path: Path) -> None:
+    """Completions of twelve tokens are no programs, so all earn the same."""
+    folder = tmp_path / "run"
+    options = ["--model", "starter", "--no-vllm", "--steps", "9", "--prompts-per-step", "2", "--num-generations", "2"]
+    options += ["--max-samples", "10", "--eval-problems", "2", "--stop-idle", "4", "--output-dir", str(folder)]
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *options, "--max-completion-length", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the run ends early: no row was trained for 4 steps" in done.stdout
+    records = read_json_lines(folder / "metrics.jsonl")
+    assert [record["rows_trained"] for record in records] == [0] * 4 and records[0]["entropy"] > 0
+    assert "no row" in read_json(folder / "summary.json")["stopped"]
 
 
 @pytest.mark.integration

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, load_config, read_settings, resolved
+from pipeline.config import LOSS_TYPES, ConfigError, RunConfig, load_config, read_settings, resolved
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from pipeline.config import ConfigError, RunConfig, load_config, read_settings, 
         ({"steps": 0}, "--steps"),
         ({"quant": "int8"}, "--quant"),
         ({"loss_type": "ppo"}, "--loss-type"),
+        ({"scale_rewards": "std"}, "--scale-rewards"),
         ({"num_generations": 1}, "--num-generations"),
         ({"epsilon": -0.1}, "--epsilon"),
         ({"compile_credit": 1.0}, "--compile-credit"),
@@ -41,6 +42,22 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
     assert on_gpu > on_cpu > 0
     with pytest.raises(ConfigError, match="--dataset"):
         resolved(RunConfig(), starter=False, gpu=True)
+
+
+def test_cispo_caps_its_weights_at_5_where_nothing_else_is_said() -> None:
+    """As a clip range, 0.2 would cap every weight at 0.2."""
+    caps = [resolved(RunConfig(loss_type=x), starter=True, gpu=False).epsilon_high for x in ("cispo", "dapo")]
+    assert caps == [5.0, 0.2]
+    assert resolved(RunConfig(loss_type="cispo", epsilon_high=3.0), starter=True, gpu=False).epsilon_high == 3.0
+
+
+def test_only_dr_grpo_divides_by_no_deviation_unless_told(tmp_path: Path) -> None:
+    scales = [resolved(RunConfig(loss_type=x), starter=True, gpu=False).scale_rewards for x in LOSS_TYPES]
+    assert scales == ["none" if x == "dr_grpo" else "group" for x in LOSS_TYPES]
+    told = RunConfig(loss_type="dr_grpo", scale_rewards="batch")
+    assert resolved(told, starter=True, gpu=False).scale_rewards == "batch"
+    (tmp_path / "config.yaml").write_text("loss_type: dr_grpo\n")  # of a run made before there was the setting
+    assert load_config(tmp_path / "config.yaml").scale_rewards == "group"
 
 
 def test_saved_config_is_the_same_config(tmp_path: Path) -> None:

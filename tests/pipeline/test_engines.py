@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pipeline.rollout import Completion, Sampling
 
 pytestmark = pytest.mark.integration
 
+ROOT = Path(__file__).resolve().parents[2]
 PROMPT_LENGTHS = (7, 33, 150, 300)  # the long ones span several blocks of the prefix cache
 NEW_TOKENS = 24
 
@@ -174,3 +177,12 @@ def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> Non
     with torch.no_grad():
         bank.v.copy_(before)
     bank.merge_with(None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM has one build of its kernels for GPUs")
+def test_vllm_loads_its_own_kernels_after_unsloth() -> None:
+    """Unsloth loads the build for one kind of CPU; beside another one, which vLLM chooses, the process would abort."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    code = "from pipeline.models import import_libraries; import_libraries(); import vllm._custom_ops"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -78,6 +78,29 @@ def test_only_problems_of_both_sides_are_compared() -> None:
         compare_counts(("a", "b"), a, b, [3])
 
 
+def test_clusters_are_kept_with_an_evaluation(tmp_path: Path) -> None:
+    """Two of six families are solved: a claim about problems, but none about families."""
+    base, better = [0] * 60, [1] * 20 + [0] * 40
+    clusters = {f"p{i}": f"family {i // 10}" for i in range(60)}
+    assert compare_counts(("a", "b"), counts(base), counts(better), [1])["pass@1"]["proven"]
+    compared = compare_counts(("a", "b"), counts(base), counts(better), [1], clusters)
+    assert not compared["pass@1"]["proven"] and "over 6 clusters" in compared["conclusion"]
+    assert compared["detectable_gain"] > 0.5
+    a, b = write_evaluation(tmp_path / "a.json", base), write_evaluation(tmp_path / "b.json", better)
+    for path in (a, b):
+        record = json.loads(path.read_text())
+        record["per_problem"]["clusters"] = clusters
+        path.write_text(json.dumps(record))
+    assert compare_files(a, b, [1]) == compare_counts((f"checkpoint of {a}", f"checkpoint of {b}"), counts(base),
+                                                      counts(better), [1], clusters)  # fmt: skip
+    problems = [Problem(f"p{i}", "", source="s", cluster=f"family {i // 10}") for i in range(60)]
+    verdicts = [[RIGHT if value else WRONG] for value in better]
+    one = Evaluation(problems, verdicts, [["text"]] * 60, [[1]] * 60, max_tokens=30, seconds=2.0)
+    summary = one.summary([1], RunConfig())
+    assert summary["pass@1"]["low"] == 0 and summary["pass@1"]["high"] > 0.85  # 1/3 ± 2.57 · 0.21
+    assert summary["by_source"]["s"]["high"] == summary["pass@1"]["high"]
+
+
 def test_two_evaluations_of_one_policy_rarely_differ() -> None:
     """20 pairs of evaluations of 200 problems, 4 completions each: at most 2 false alarms at 5 %."""
     random = np.random.default_rng(5)

@@ -55,6 +55,7 @@ def batch() -> dict[str, torch.Tensor]:
         "prompt_mask": (torch.arange(PROMPT) >= PROMPT - prompts.unsqueeze(1)).long(),
         "completion_ids": torch.randint(5, 250, (ROWS, COMPLETION), generator=g),
         "completion_mask": completion_mask,
+        "group": torch.arange(ROWS) // 4,
         "advantages": torch.tensor([1.0, -0.5, 0.3, -0.8, 0.0, 0.0, 0.0, 0.0]),
         "num_items_in_batch": completion_mask.sum(),
         "old_per_token_logps": old,
@@ -121,6 +122,20 @@ def test_a_completion_drawn_twice_is_computed_once(trainer, loss_type: str) -> N
     parts = trainer._micro_batches(doubled)
     assert [len(part["advantages"]) for part, _ in parts] == [2]  # the triple and the other row with an advantage
     torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
+    trainer.loss_type, trainer.epsilon_high = loss_type, 5.0 if loss_type == "cispo" else 0.2
+    trainer.model.train()
+    trainer._metrics["train"].clear()
+    far = batch() | {"advantages": torch.ones(ROWS)}
+    far["old_per_token_logps"] = far["old_per_token_logps"] - 50  # ratios far above any bound
+    trainer.compute_loss(trainer.model, far)
+    averages = {name: sum(values) / len(values) for name, values in trainer._metrics["train"].items()}
+    with torch.no_grad():
+        assert trainer._step_metrics({"grad_norm": 0.0}, averages)["clip_ratio"] == pytest.approx(1)
+    trainer.loss_type, trainer.epsilon_high = "dapo", 0.2
 
 
 def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
