@@ -41,9 +41,9 @@ def has_gpu() -> bool:
 
 
 def prepare_environment(model: str | None = None) -> None:
-    """Set defaults for the libraries. A `model` that is a local folder needs no hub, so the hub is kept offline."""
+    """Set defaults for the libraries. A `model` that is local needs no hub, so the hub is kept offline."""
     defaults = ALWAYS | (GPU_ONLY if has_gpu() else CPU_ONLY)
-    if model is not None and Path(model).is_dir():
+    if model is not None and Path(model).exists():
         defaults = defaults | {"HF_HUB_OFFLINE": "1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -62,7 +62,7 @@ def test_what_is_asked_for_one_purpose_is_asked_for_no_other() -> None:
     earlier = instances("held_out", 1024, 1_000_003)
     digests = {params_digest(i.family, i.params) for i in earlier}
     assert not digests & (asked["test"] | asked["validation"])
-    assert [i.problem for i in earlier] == problems("held_out", 1024, 1_000_003, "tuning")
+    assert [i.problem.id for i in earlier] == [p.id for p in problems("held_out", 1024, 1_000_003, "tuning")]
     assert {p.cluster for p in problems("held_out", 64, 0, "test")} == {f.name for f in HELD_OUT_FAMILIES}
     with pytest.raises(ValueError, match="unknown purpose"):
         problems("held_out", 1, 0, "training")
