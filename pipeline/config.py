@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "report_to": REPORTERS,
     "refresh": ("merge", "lowrank"),
     "rounding": ("stochastic", "nearest"),
+    "eval_split": ("test", "tuning", "all"),  # all: undivided, as runs had it before purposes were told apart
     "lr_schedule": ("constant", "linear", "cosine"),
     "task": TASK_NAMES,
     "reward": ("tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"),
@@ -102,6 +103,7 @@ class RunConfig:
     seed: int = 0
     eval_every: int = 0
     eval_problems: int | None = None
+    eval_split: str = "test"  # what a run is judged by before and after: see data/purposes.py
     eval_temperature: float = 1.0  # held-out sampling; 0 is greedy
     stop_kl: float = 1.0  # nats per token from the base, above which a run has collapsed; 0 never stops
     stop_entropy: float = 0.002  # nats per token, below which a run has collapsed; 0 never stops
@@ -223,7 +225,7 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     return config
 
 
-EARLIER: dict[str, Any] = {"scale_rewards": "group"}
+EARLIER: dict[str, Any] = {"scale_rewards": "group", "eval_split": "all"}
 
 DATASET_ADVICE = {
     "code": "give a JSON-lines file of problems, or 'starter' for generated ones",

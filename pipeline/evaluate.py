@@ -126,7 +126,7 @@ def fitting_problems(
     tokenizer: Any, problems: Sequence[Problem], limit: int, task: Task = CODE
 ) -> tuple[list[Problem], int]:
     """The problems whose prompts fit into `limit` tokens, never truncated, and how many were dropped."""
-    lengths = [len(ids) for ids in prompt_ids(tokenizer, problems, task)]
+    lengths = [len(ids) for ids in prompt_ids(tokenizer, problems, task)] if problems else []
     kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
     return kept, len(problems) - len(kept)
 

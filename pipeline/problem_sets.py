@@ -1,4 +1,7 @@
-"""The problems of a run: training and held-out sets, from files, published data sets, or generators."""
+"""The problems of a run: to train on, to watch it by, to judge it by; from files, published data sets, or generators.
+
+Held-out problems have one purpose each (`data/purposes.py`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 from data.difficulty import parse_windows
 from data.overlap import fingerprint
 from data.problems import read_problems
+from data.purposes import PURPOSES
 from pipeline.config import STARTER, ConfigError, RunConfig
 from pipeline.tasks import TASKS, Task
 from rewards.problem import Problem
@@ -22,24 +26,28 @@ from rewards.problem import Problem
 HELD_OUT_SHARE = 0.1
 GENERATED = "generated"
 GENERATED_TRAIN_PROBLEMS = 2000
+UNDIVIDED = "all"  # held-out problems of runs made before purposes were told apart
 HELD_OUT_SEED = 1_000_003  # the held-out problems do not depend on the run's seed: runs stay comparable
 
 
 @dataclass(frozen=True)
 class ProblemSets:
-    """`train` and `held_out` share no problem; for the starter they share no family either.
+    """No two of the sets share a problem; for the starter `train` shares no family with the others.
 
-    `origin` tells which of the run's data sets (0 for the first) a training problem, by its id, comes from.
+    `held_out` are those that the run is judged by before and after (`eval_split`), `validation` those on which it is
+    watched and its best checkpoint is chosen; one set for both where `eval_split` is "all". `origin` tells which of the
+    run's data sets (0 for the first) a training problem, by its id, comes from.
     """
 
     train: list[Problem]
     held_out: list[Problem]
     origin: dict[str, int] = field(default_factory=dict)
+    validation: list[Problem] = field(default_factory=list)
 
 
 def load_problem_sets(config: RunConfig) -> ProblemSets:
-    """Read or generate both sets. A data set without `eval_dataset` gives up a tenth of its problems for the held-out
-    set.
+    """Read or generate all sets. A data set gives up a tenth of its problems, a third of them for each purpose; where
+    an `eval_dataset` is the test set, half for each other purpose.
 
     Raises `DatasetError` for a bad file and `ConfigError` for one too small to split.
     """
@@ -49,15 +57,23 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
     count = len(config.datasets)
     shares = config.weights or [1.0] * count
     parts = [_training_and_held_out(name, config, task, seed) for name in config.datasets]
-    held_out = [problem for _, part in parts for problem in part]
-    if config.eval_dataset is not None:
-        held_out = [p for name in config.eval_dataset.split(",") for p in read_dataset(name.strip(), task)]
-    elif count > 1:
-        random.Random(HELD_OUT_SEED).shuffle(held_out)
-    known = {fingerprint(problem) for problem in held_out}
-    held_out = _within(config, held_out)
-    if not held_out:
+    foreign = UNDIVIDED if config.eval_split == UNDIVIDED else "test"  # what an eval_dataset stands for
+    sets = {name: [p for _, held in parts for p in held.get(name, [])] for name in (*reversed(PURPOSES), UNDIVIDED)}
+    known: set[str] = set()
+    for name, problems in sets.items():
+        if config.eval_dataset is not None and name == foreign:
+            problems = [p for place in config.eval_dataset.split(",") for p in read_dataset(place.strip(), task)]
+        elif count > 1:
+            random.Random(HELD_OUT_SEED).shuffle(problems)
+        sets[name] = _within(config, [p for p in problems if fingerprint(p) not in known])
+        known |= {fingerprint(problem) for problem in problems}
+    held_out = sets[config.eval_split]
+    validation = held_out if config.eval_split == UNDIVIDED else sets["validation"]
+    if not held_out and config.difficulty:
         raise ConfigError(f"--difficulty {config.difficulty}: no held-out problem is within; '' keeps all")
+    if not held_out or (config.eval_every and not validation):
+        option = "--eval-every" if held_out else f"--eval-split {config.eval_split}"
+        raise ConfigError(f"{option}: no problem is left for it; give a larger --dataset, or leave it out")
     train: list[Problem] = []
     origin: dict[str, int] = {}
     for index, (problems, _) in enumerate(parts):
@@ -73,7 +89,7 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
         if not kept:
             name = config.datasets[index]
             raise ConfigError(f"--dataset {name}: no problem is left for training; give more, or an --eval-dataset")
-    return ProblemSets(train, held_out[: config.eval_problems], origin)
+    return ProblemSets(train, held_out[: config.eval_problems], origin, validation[: config.eval_problems])
 
 
 def held_out_problems(config: RunConfig) -> list[Problem]:
@@ -121,34 +137,46 @@ def advantage_scale(problem: Problem, scales: Mapping[str, float]) -> float:
     return scales.get(problem.source, 1.0)
 
 
-def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) -> tuple[list[Problem], list[Problem]]:
-    assert config.eval_problems is not None
+def _training_and_held_out(
+    name: str, config: RunConfig, task: Task, seed: int
+) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    """The training problems of a data set, and its held-out ones by purpose."""
     if name in (STARTER, GENERATED):
-        wanted = config.max_samples or GENERATED_TRAIN_PROBLEMS
-        return _generated(name, task, wanted, config.eval_problems, seed)
+        return _generated(name, task, config, seed)
     problems = read_dataset(name, task)
-    if config.eval_dataset is not None:
-        random.Random(seed).shuffle(problems)
-        return problems, []
-    random.Random(HELD_OUT_SEED).shuffle(problems)
+    shuffled = list(problems)
+    random.Random(HELD_OUT_SEED).shuffle(shuffled)
+    wanted: tuple[str, ...] = (UNDIVIDED,) if config.eval_split == UNDIVIDED else PURPOSES
     count = max(1, round(len(problems) * HELD_OUT_SHARE))
-    held_out, train = problems[:count], problems[count:]
-    if config.shuffle_seed is not None:
+    if config.eval_dataset is not None:
+        wanted = tuple(purpose for purpose in wanted if purpose not in ("test", UNDIVIDED))
+        count = round(len(problems) * HELD_OUT_SHARE) if wanted else 0
+    held_out, train = shuffled[:count], shuffled[count:]
+    if config.eval_dataset is not None:
+        kept = {problem.id for problem in train}
+        train = [problem for problem in problems if problem.id in kept]  # in the order of the file, then shuffled anew
+    if config.eval_dataset is not None or config.shuffle_seed is not None:
         random.Random(seed).shuffle(train)
-    return train, held_out
+    ends = [count * i // len(wanted) for i in range(len(wanted) + 1)] if wanted else []
+    return train, {purpose: held_out[ends[i] : ends[i + 1]] for i, purpose in enumerate(wanted)}
 
 
-def _generated(name: str, task: Task, train: int, held_out: int, seed: int) -> tuple[list[Problem], list[Problem]]:
+def _generated(
+    name: str, task: Task, config: RunConfig, seed: int
+) -> tuple[list[Problem], dict[str, list[Problem]]]:
     if name == STARTER and task.name == "code":
-        from data.starter.generator import problems
-
-        return problems("train", train, seed), problems("held_out", held_out, HELD_OUT_SEED)
-    if name == GENERATED and task.name == "countdown":
+        from data.starter.generator import problems as generate
+    elif name == GENERATED and task.name == "countdown":
         from data.sources.countdown import generate
-
-        return generate("train", train, seed), generate("held_out", held_out, HELD_OUT_SEED)
-    wanted = "code" if name == STARTER else "countdown"
-    raise ConfigError(f"--dataset {name} is for --task {wanted}, not for {task.name}")
+    else:
+        wanted = "code" if name == STARTER else "countdown"
+        raise ConfigError(f"--dataset {name} is for --task {wanted}, not for {task.name}")
+    assert config.eval_problems is not None
+    train = generate("train", config.max_samples or GENERATED_TRAIN_PROBLEMS, seed)
+    if config.eval_split == UNDIVIDED:
+        return train, {UNDIVIDED: generate("held_out", config.eval_problems, HELD_OUT_SEED)}
+    purposes = {config.eval_split} | ({"validation"} if config.eval_every else set())
+    return train, {p: generate("held_out", config.eval_problems, HELD_OUT_SEED, p) for p in sorted(purposes)}
 
 
 def _within(config: RunConfig, problems: list[Problem]) -> list[Problem]:

@@ -144,6 +144,15 @@ class RunFolder:
     def write_rollouts(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         write_json_lines(self.path / "rollouts" / f"{name}.jsonl", rows)
 
+    def counts(self, name: str) -> dict[str, tuple[int, int]]:
+        """(accepted, graded) of each problem in the rollouts of that name."""
+        found: dict[str, tuple[int, int]] = {}
+        for row in read_json_lines(self.path / "rollouts" / f"{name}.jsonl"):
+            accepted, graded = found.get(row["problem"], (0, 0))
+            right, judged = row["verdict"] == "ACCEPTED", row["verdict"] != "NO_VERDICT"
+            found[row["problem"]] = (accepted + right, graded + judged)
+        return found
+
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         write_json(self.path / name, record)
 

@@ -15,13 +15,14 @@ from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.models import ModelChoice, choose_model
 from pipeline.policy import Policy, check_packages, load_policy
-from pipeline.problem_sets import ProblemSets, load_problem_sets
+from pipeline.problem_sets import UNDIVIDED, ProblemSets, clusters_of, load_problem_sets
 from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
 from pipeline.tasks import start_graders, task_of
 from pipeline.trackers import prepare_tracker
 from rewards.problem import Problem
 
 EVALUATION_SEED = 7_000_003
+LOGS = {"held-out": "evaluations", "validation": "validation"}  # the file of each set's evaluations
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
 CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle")
 
@@ -89,6 +90,7 @@ def _run(
 ) -> None:
     from adapters import load_checkpoint, save_checkpoint
     from pipeline.collapse import CollapseWatch
+    from pipeline.comparison import compare_counts
     from pipeline.evaluate import fitting_problems
     from pipeline.grading import StreamingGrader
     from pipeline.plots import draw_curves
@@ -99,8 +101,9 @@ def _run(
     task, limit = task_of(config), config.max_prompt_length
     train_problems, dropped = fitting_problems(policy.tokenizer, sets.train, limit, task)
     held_out, dropped_held_out = fitting_problems(policy.tokenizer, sets.held_out, limit, task)
-    if not train_problems or not held_out:
-        raise ConfigError(f"--max-prompt-length {limit}: every prompt of the training or the held-out set is longer")
+    validation, _ = fitting_problems(policy.tokenizer, sets.validation, limit, task)
+    if not train_problems or not held_out or (config.eval_every and not validation):
+        raise ConfigError(f"--max-prompt-length {limit}: every prompt of the training or a held-out set is longer")
     print(
         f"problems: {len(train_problems)} to train on, {len(held_out)} held out"
         + (
@@ -112,11 +115,28 @@ def _run(
     )
     grader = StreamingGrader(pool, task)
     done, checkpoint = folder.whole_checkpoint() if resume else (0, None)
-    for name in ("metrics", "evaluations"):
+    for name in ("metrics", *LOGS.values()):
         folder.truncate(name, done)
     before = next((r for r in read_json_lines(folder.path / "evaluations.jsonl") if r["step"] == 0), None)
     if before is None:
-        before = _evaluate(config, policy, grader, held_out, folder, 0, "held-out before")
+        _keep(policy, config, folder, {"step": 0})
+        before = _evaluate(config, policy, grader, held_out, folder, 0, "held-out", "before")
+        folder.append("evaluations", before)
+
+    def watch_validation(step: int) -> None:
+        """Evaluate what a run is watched by, and keep the policy if it is the best so far."""
+        name = "held-out" if config.eval_split == UNDIVIDED else "validation"
+        earlier = read_json_lines(folder.path / f"{LOGS[name]}.jsonl")
+        if any(record["step"] == step for record in earlier):
+            return
+        policy.engine.refresh(policy.model.tinylora.v)
+        record = _evaluate(config, policy, grader, validation, folder, step, name, f"at step {step}")
+        if record["pass@1"]["pass_at_1"] > max((r["pass@1"]["pass_at_1"] for r in earlier), default=-1.0):
+            _keep(policy, config, folder, {"step": step, **record["pass@1"]})
+        folder.append(LOGS[name], record)
+
+    if config.eval_every and not done:
+        watch_validation(0)
     bar = TrainingBar(config.steps, done)
     earlier = read_json_lines(folder.path / "metrics.jsonl")
     watch = CollapseWatch(config.stop_kl, config.stop_entropy, earlier, idle_limit=config.stop_idle)
@@ -128,9 +148,8 @@ def _run(
         bar.step(record)
         step = record["step"]
         stopped = watch.check(record)
-        if config.eval_every and step % config.eval_every == 0 and step < (config.steps or 0) and stopped is None:
-            policy.engine.refresh(policy.model.tinylora.v)
-            _evaluate(config, policy, grader, held_out, folder, step, f"held-out at step {step}")
+        if config.eval_every and stopped is None and (step % config.eval_every == 0 or step == config.steps):
+            watch_validation(step)
         return stopped is not None or terminated.requested
 
     trainer = TinyLoRATrainer(policy, grader, train_problems, config, folder, on_step, sets.origin)
@@ -146,23 +165,28 @@ def _run(
     elif stopped is not None:
         print(f"the policy has collapsed: {stopped}; going back to the best checkpoint", flush=True)
         load_checkpoint(folder.path / "best", policy.model)
+    elif not config.eval_every:
+        _keep(policy, config, folder, {"step": step})  # nothing was compared, so the last is as good as any
     save_checkpoint(folder.path, policy.model, config.model or "")
-    evaluations = {r["step"]: r for r in read_json_lines(folder.path / "evaluations.jsonl")}
-    if watch.collapsed:
-        after = evaluations[read_json(folder.path / "best" / "best.json")["step"]]
-    elif step in evaluations and step:
-        after = evaluations[step]
-    else:
+    best = read_json(folder.path / "best" / "best.json")
+    judged = best["step"] if watch.collapsed else step
+    after = next((r for r in read_json_lines(folder.path / "evaluations.jsonl") if r["step"] == judged), None)
+    if after is None:
         policy.engine.refresh(policy.model.tinylora.v)
-        after = _evaluate(config, policy, grader, held_out, folder, step, "held-out after")
+        after = _evaluate(config, policy, grader, held_out, folder, judged, "held-out", "after")
+        folder.append("evaluations", after)
+    first, last = (folder.counts(f"held-out-{at:05d}") for at in (0, judged))
+    names = ("the base model", "the trained policy")
     summary = {
         "before": _held_out(before),
         "after": _held_out(after),
+        "comparison": compare_counts(names, first, last, [1], clusters_of(held_out)),
+        "split": config.eval_split,
         "engine": policy.engine.name,
         "model": config.model,
         "trainable_scalars": policy.model.tinylora.v.numel(),
         "steps": step,
-        "best": read_json(folder.path / "best" / "best.json"),
+        "best": best,
         "stopped": stopped,
         "dropped_prompts": dropped + dropped_held_out,
         "wall_seconds": round(time.perf_counter() - start, 1),
@@ -177,36 +201,38 @@ def _run(
 
 
 def _evaluate(
-    config: RunConfig, policy: Policy, grader: Any, problems: list[Problem], folder: RunFolder, step: int, title: str
+    config: RunConfig,
+    policy: Policy,
+    grader: Any,
+    problems: list[Problem],
+    folder: RunFolder,
+    step: int,
+    name: str,
+    when: str,
 ) -> dict[str, Any]:
-    """Evaluate the engine's current policy on the held-out problems and add a line to `evaluations.jsonl`."""
+    """Evaluate the engine's current policy on the problems of the set called `name`; its line in the set's log."""
     from pipeline.evaluate import evaluate
     from pipeline.progress import EvaluationBar
     from pipeline.rollout import Sampling
 
     assert config.max_completion_length is not None
-    bar = EvaluationBar(len(problems), title)
+    bar = EvaluationBar(len(problems), f"{name} {when}")
     sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED)
     result = evaluate(policy.engine, policy.tokenizer, grader, problems, 1, sampling, bar.graded)
     bar.close()
     record = {"step": step, **result.summary([1], config)}
-    _keep_best(record, config, policy, folder)
-    folder.append("evaluations", record)
-    folder.write_rollouts(f"held-out-{step:05d}", result.rows(config))
+    folder.write_rollouts(f"{name}-{step:05d}", result.rows(config))
     return record
 
 
-def _keep_best(record: dict[str, Any], config: RunConfig, policy: Policy, folder: RunFolder) -> None:
-    """Keep the adapter in `best/` if no earlier evaluation has as high a held-out pass@1; `best.json` says how high."""
+def _keep(policy: Policy, config: RunConfig, folder: RunFolder, about: dict[str, Any]) -> None:
+    """Make the policy the one in `best/`; `best.json` says of which step it is and how well it did on validation."""
     from adapters import save_checkpoint
 
-    earlier = [r["pass@1"]["pass_at_1"] for r in read_json_lines(folder.path / "evaluations.jsonl")]
-    if record["pass@1"]["pass_at_1"] <= max(earlier, default=-1.0):
-        return
     best = folder.path / "best"
     best.mkdir(exist_ok=True)
     save_checkpoint(best, policy.model, config.model or "")
-    write_json(best / "best.json", {"step": record["step"], **record["pass@1"]})
+    write_json(best / "best.json", about)
 
 
 class Terminated:
@@ -239,12 +265,11 @@ def _held_out(record: dict[str, Any]) -> dict[str, Any]:
 
 def _conclusion(summary: dict[str, Any], path: Path) -> str:
     before, after = summary["before"], summary["after"]
-    change = after["pass_at_1"] - before["pass_at_1"]
-    apart = before["high"] < after["low"] or after["high"] < before["low"]
     return (
-        f"held-out pass@1: {before['pass_at_1']:.3f} [{before['low']:.3f}, {before['high']:.3f}] before, "
-        f"{after['pass_at_1']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after ({change:+.3f}; the 95 % intervals "
-        f"{'are apart' if apart else 'overlap'}; {after['n']} completions each)\n"
+        f"held-out pass@1 ({summary['split']} problems): {before['pass_at_1']:.3f} [{before['low']:.3f}, "
+        f"{before['high']:.3f}] before, {after['pass_at_1']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after; "
+        f"{after['n']} completions each\n"
+        f"{summary['comparison']['conclusion']}\n"
         f"trained {summary['trainable_scalars']} numbers in {summary['wall_seconds'] / 60:.1f} minutes; "
         f"see {path}/summary.json and {path}/curves.png"
     )

@@ -44,6 +44,7 @@ from command import one_sentence_errors, only
     "dataset",
     "difficulty",
     "eval_dataset",
+    "eval_split",
     "max_prompt_length",
     "max_completion_length",
     "reward",

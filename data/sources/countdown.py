@@ -13,6 +13,7 @@ from itertools import combinations
 from random import Random
 from typing import Any, Literal
 
+from data.purposes import purpose_of
 from data.sources.base import Loaded, Record, Skip, Source
 from rewards.problem import Problem
 
@@ -50,8 +51,11 @@ def make_problem(numbers: Sequence[int], target: int, expression: str) -> Proble
     )
 
 
-def generate(split: Literal["train", "held_out"], count: int, seed: int) -> list[Problem]:
-    """`count` distinct solvable problems of the split. The same arguments give the same problems."""
+def generate(
+    split: Literal["train", "held_out"], count: int, seed: int, purpose: str | None = None
+) -> list[Problem]:
+    """`count` distinct solvable problems of the split. The same arguments give the same problems. purpose: of held-out
+    problems (`data/purposes.py`); None for those of all purposes."""
     rng = Random(f"countdown/{split}/{seed}")
     found: dict[str, Problem] = {}
     while len(found) < count:
@@ -60,7 +64,8 @@ def generate(split: Literal["train", "held_out"], count: int, seed: int) -> list
         if made is None:
             continue
         problem = make_problem(numbers, *made)
-        if is_held_out(problem.id) == (split == "held_out"):
+        digest = hashlib.sha256(problem.id.encode()).digest()
+        if is_held_out(problem.id) == (split == "held_out") and purpose in (None, purpose_of(digest[1])):
             found.setdefault(problem.id, problem)
     return list(found.values())
 

@@ -65,6 +65,7 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "v": _finite([record.get("v", []) for record in metrics]),
         "intervals": _step_intervals(rollouts),
         "evaluations": [_evaluation(record) for record in read_json_lines(folder / "evaluations.jsonl")],
+        "validation": [_evaluation(record) for record in read_json_lines(folder / "validation.jsonl")],
         "rollouts": {name: [row.get(name) for row in rollouts] for name in ("set", *FIELDS, *SCORES)},
         "left_out": left_out,
         "problems": problems,
@@ -126,7 +127,7 @@ def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
         if not number.isdigit():
             continue
         for row in read_json_lines(path):
-            rows.append(_finite(row) | {"set": "train" if kind == "step" else "held-out", "step": int(number)})
+            rows.append(_finite(row) | {"set": "train" if kind == "step" else kind, "step": int(number)})
     rows.sort(key=lambda row: (row["step"], row["set"]))
     if len(rows) <= limit:
         return rows, 0
@@ -148,7 +149,7 @@ def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
         task = task_of(config)
     except (DatasetError, ConfigError, OSError) as error:
         return {}, f"Prompts and tests are missing: {error}"
-    found = {problem.id: problem for problem in (*sets.train, *sets.held_out) if problem.id in wanted}
+    found = {problem.id: problem for problem in (*sets.train, *sets.validation, *sets.held_out) if problem.id in wanted}
     return {name: _problem(problem, task.prompt.messages(problem)) for name, problem in found.items()}, ""
 
 

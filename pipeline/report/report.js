@@ -36,9 +36,11 @@ function headline(run) {
   const cards = [];
   if (first) cards.push(box("held-out pass@1, step " + first.step, percent(first.value), interval(first)));
   if (e.length > 1) {
-    const apart = first.high < last.low || last.high < first.low;
+    const apart = first.high < last.low || last.high < first.low, paired = (run.summary.comparison || {})["pass@1"];
+    const signed = (x) => `${x >= 0 ? "+" : "−"}${percent(Math.abs(x))}`;
+    const compared = paired ? `95 % interval ${signed(paired.low)} to ${signed(paired.high)}, p = ${paired.p_value.toPrecision(2)}` : apart ? "the intervals are apart" : "the intervals overlap; see scripts/eval.py --compare";
     cards.push(box("held-out pass@1, step " + last.step, percent(last.value), interval(last)));
-    cards.push(box("change", `${last.value >= first.value ? "+" : "−"}${percent(Math.abs(last.value - first.value))}`, apart ? "the intervals are apart" : "the intervals overlap; see scripts/eval.py --compare"));
+    cards.push(box("change", signed(last.value - first.value), compared));
   }
   const steps = run.steps.length, seconds = run.step_seconds.reduce((sum, x) => sum + (x || 0), 0);
   cards.push(box("trained", `${run.v.length ? run.v[0].length : 0} numbers`, `${steps} steps in ${(seconds / 60).toFixed(1)} minutes`));
@@ -50,7 +52,8 @@ function curves(run) {
   const charts = [
     lineChart("Share of completions that pass", [
       { name: "training rollouts", colour: colour(0), steps: run.steps, values: run.curves.pass_rate, band: run.intervals },
-      { name: "held-out pass@1, 95 % interval", colour: colour(1), steps: run.evaluations.map((e) => e.step), values: run.evaluations.map((e) => e.value), points: run.evaluations }], { low: 0, high: 1 }),
+      { name: "held-out pass@1, 95 % interval", colour: colour(1), steps: run.evaluations.map((e) => e.step), values: run.evaluations.map((e) => e.value), points: run.evaluations },
+      ...(run.validation.length ? [{ name: "validation pass@1", colour: colour(2), steps: run.validation.map((e) => e.step), values: run.validation.map((e) => e.value), points: run.validation }] : [])], { low: 0, high: 1 }),
     one("Reward and compile rate", [["reward", "mean reward"], ["compile_rate", "compiles"]], { low: 0, high: 1 }),
     stackedChart("Verdicts of the training rollouts", run.steps, Object.keys(VERDICT_COLOURS).filter((name) => run.verdicts[name]).map((name) => ({ name: words(name), colour: VERDICT_COLOURS[name], values: run.verdicts[name] })), { share: true }),
     stackedChart("Seconds of a step, by phase", run.steps, Object.entries(run.seconds).map(([name, values], i) => ({ name: PHASE_NAMES[name] || name, colour: colour(i), values })), { unit: " s" }),

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from data.purposes import PURPOSES
 from data.starter.authors import BY_NAME
 from data.starter.corpus import examples
 from data.starter.family import params_digest
@@ -52,6 +53,19 @@ def test_problems_are_deterministic_and_distinct(split) -> None:
     assert len({p.id for p in found}) == 300
     families = TRAIN_FAMILIES if split == "train" else HELD_OUT_FAMILIES
     assert {p.source for p in found} == {f.name for f in families}
+
+
+def test_what_is_asked_for_one_purpose_is_asked_for_no_other() -> None:
+    """In any wording; and what the defaults were chosen on is for tuning."""
+    asked = {p: {params_digest(i.family, i.params) for i in instances("held_out", 160, 5, p)} for p in PURPOSES}
+    assert all(not asked[p] & asked[q] for p in PURPOSES for q in PURPOSES if p != q)
+    earlier = instances("held_out", 1024, 1_000_003)
+    digests = {params_digest(i.family, i.params) for i in earlier}
+    assert not digests & (asked["test"] | asked["validation"])
+    assert [i.problem for i in earlier] == problems("held_out", 1024, 1_000_003, "tuning")
+    assert {p.cluster for p in problems("held_out", 64, 0, "test")} == {f.name for f in HELD_OUT_FAMILIES}
+    with pytest.raises(ValueError, match="unknown purpose"):
+        problems("held_out", 1, 0, "training")
 
 
 def test_unknown_split_is_a_clear_error() -> None:

@@ -143,7 +143,7 @@ def test_rows_of_a_published_set_are_read_as_they_are(tmp_path: Path) -> None:
     assert len(found) == 20 and found == read_dataset(f"gsm8k:{raw}", GSM8K)
     assert read_dataset(write(tmp_path / "prepared.jsonl", found), GSM8K) == found
     sets = load_problem_sets(config(task="gsm8k", dataset=str(raw)))
-    assert len(sets.train) == 18 and len(sets.held_out) == 2
+    assert len(sets.train) == 18 and len(sets.held_out) == len(sets.validation) == 1
     with pytest.raises(ConfigError, match="no problem has tests"):
         read_dataset(f"gsm8k:{raw}", CODE)
 
@@ -153,6 +153,50 @@ def test_held_out_problems_are_not_trained_on(tmp_path: Path) -> None:
     held_out = write(tmp_path / "e.jsonl", [problem("z", "same text"), problem("a2", "Statement of a.")])
     sets = load_problem_sets(config(dataset=train, eval_dataset=held_out))
     assert [p.id for p in sets.train] == ["b"] and len(sets.held_out) == 2
+
+
+def all_sets(**settings) -> dict[str, list[Problem]]:
+    """The problems for each purpose, as a run and `eval.py` find them, and those to train on."""
+    runs = [load_problem_sets(config(eval_split=split, eval_every=1, **settings)) for split in ("tuning", "test")]
+    assert runs[0].train == runs[1].train and runs[0].validation == runs[1].validation
+    purposes = {"tuning": runs[0].held_out, "test": runs[1].held_out, "validation": runs[0].validation}
+    return purposes | {"train": runs[0].train}
+
+
+@pytest.mark.parametrize("count", [60, 97])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_file_has_different_problems_for_each_purpose(tmp_path: Path, count: int, foreign: bool) -> None:
+    path = write(tmp_path / "t.jsonl", [problem(f"p{i}", f"text {i % (count - 3)}") for i in range(count)])
+    settings = {"dataset": path}
+    if foreign:
+        settings["eval_dataset"] = write(tmp_path / "e.jsonl", [problem("e1", "text 1"), problem("e2", "other")])
+    sets = all_sets(**settings)
+    texts = [{p.statement for p in part} for part in sets.values()]
+    assert all(not a & b for i, a in enumerate(texts) for b in texts[:i]) and all(texts)
+    held_out = sum(len(part) for name, part in sets.items() if name != "train")
+    assert abs(held_out - 2 * foreign - round(count / 10)) <= 2  # but for copies
+    assert not foreign or len(sets["test"]) == 2
+    undivided = load_problem_sets(config(eval_split="all", **settings))  # as runs had it before
+    assert undivided.validation == undivided.held_out
+    assert len(undivided.held_out) == (2 if foreign else round(count / 10))
+
+
+def test_too_few_problems_for_a_purpose_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [problem(f"p{i}") for i in range(9)])
+    assert len(load_problem_sets(config(dataset=path)).held_out) == 1
+    with pytest.raises(ConfigError, match="--eval-every: no problem is left"):
+        load_problem_sets(config(dataset=path, eval_every=2))
+    with pytest.raises(ConfigError, match="--eval-split tuning: no problem is left"):
+        load_problem_sets(config(dataset=path, eval_split="tuning"))
+
+
+@pytest.mark.parametrize("task", ["code", "countdown"])
+def test_generated_problems_are_for_one_purpose_however_many_there_are(task: str) -> None:
+    small, large = (all_sets(task=task, max_samples=20, eval_problems=count) for count in (10, 60))
+    for name in ("tuning", "validation", "test"):
+        assert large[name][:10] == small[name]
+    ids = [{p.id for p in part} for part in large.values()]
+    assert all(not a & b for i, a in enumerate(ids) for b in ids[:i])
 
 
 def test_shuffle_seed_and_maximum(tmp_path: Path) -> None:

@@ -143,3 +143,26 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, tiny_model_fol
     (tmp_path / "run" / "config.yaml").write_text("model: starter\n")
     options = ["--checkpoint", "run", "--model", str(tiny_model_folder), "--dataset", "starter"]
     assert "was trained on starter" in fails("eval.py", *options, cwd=tmp_path)
+
+
+def test_the_best_checkpoint_is_chosen_on_other_problems_than_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    printed = train(folder, "--steps", "2", "--no-vllm", "--eval-every", "1", "--eval-problems", "4")
+    reported = read_json_lines(folder / "evaluations.jsonl")
+    watched = read_json_lines(folder / "validation.jsonl")
+    assert [r["step"] for r in reported] == [0, 2] and [r["step"] for r in watched] == [0, 1, 2]
+    problems = {
+        name: {row["problem"] for row in read_json_lines(folder / "rollouts" / f"{name}.jsonl")}
+        for name in ("step-00001", "step-00002", "held-out-00000", "held-out-00002", "validation-00001")
+    }
+    assert problems["held-out-00000"] == problems["held-out-00002"]
+    assert not problems["held-out-00000"] & problems["validation-00001"]
+    assert not (problems["held-out-00000"] | problems["validation-00001"]) & problems["step-00001"]
+    best = json.loads((folder / "best" / "best.json").read_text())
+    values = {r["step"]: r["pass@1"]["pass_at_1"] for r in watched}
+    assert best["pass_at_1"] == max(values.values()) == values[best["step"]]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["after"]["pass_at_1"] == reported[-1]["pass@1"]["pass_at_1"]  # of the last policy
+    paired = summary["comparison"]["pass@1"]
+    assert paired["difference"] == pytest.approx(summary["after"]["pass_at_1"] - summary["before"]["pass_at_1"])
+    assert summary["comparison"]["conclusion"] in printed and f"p = {paired['p_value']:.2g}" in printed
