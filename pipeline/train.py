@@ -14,7 +14,7 @@ from pipeline.bench.form import describe_versions
 from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.models import ModelChoice, choose_model
-from pipeline.policy import Policy, check_packages, load_policy
+from pipeline.policy import Policy, check_packages, check_processes, load_policy
 from pipeline.problem_sets import UNDIVIDED, ProblemSets, clusters_of, load_problem_sets
 from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
 from pipeline.tasks import start_graders, task_of
@@ -29,6 +29,7 @@ CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle")
 
 def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
     """Everything that can be checked before anything heavy is imported."""
+    check_processes()
     choice = choose_model(config.model, config.hub)
     config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)

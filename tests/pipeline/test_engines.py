@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from adapters import TinyLoRAConfig, adapted_layers, inject
+from pipeline.models import STARTER_FOLDER
 from pipeline.rollout import Completion, Sampling
 
 pytestmark = pytest.mark.integration
@@ -184,5 +185,28 @@ def test_vllm_loads_its_own_kernels_after_unsloth() -> None:
     """Unsloth loads the build for one kind of CPU; beside another one, which vLLM chooses, the process would abort."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
     code = "from pipeline.models import import_libraries; import_libraries(); import vllm._custom_ops"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
+def test_a_closed_policy_gives_back_model_and_engine() -> None:
+    """In a process of its own: the libraries keep frames of whoever imports them first."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    code = """if True:
+        import weakref
+        from pipeline.config import RunConfig, resolved
+        from pipeline.environment import prepare_environment
+        from pipeline.models import choose_model
+        from pipeline.policy import load_policy
+
+        choice = choose_model("starter")
+        prepare_environment(choice.location)
+        policy = load_policy(choice, resolved(RunConfig(vllm=True), starter=True, gpu=False))
+        kept = [policy.model, policy.model.tinylora.v, policy.engine.llm, policy.engine.worker.tinylora_weights[0]]
+        kept = [weakref.ref(one) for one in kept]
+        policy.close()
+        assert [reference() is None for reference in kept] == [True] * 4
+    """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
