@@ -14,6 +14,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
 from pipeline.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
 from pipeline.models import ModelChoice, compute_dtype, eos_token_ids, import_libraries, load_model
+from pipeline.versions import plain_vllm
 from rewards.pool import GraderPool
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def load_engine(
             rounding=rounding,
             limits=EngineLimits(memory.kv_bytes, memory.sequences, memory.batched_tokens) if memory else None,
             seed=config.seed,
+            plain=plain_vllm(),
         )
 
 

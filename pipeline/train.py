@@ -19,6 +19,7 @@ from pipeline.problem_sets import UNDIVIDED, ProblemSets, clusters_of, load_prob
 from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
 from pipeline.tasks import start_graders, task_of
 from pipeline.trackers import prepare_tracker
+from pipeline.versions import warn_of_untested
 from rewards.problem import Problem
 
 EVALUATION_SEED = 7_000_003
@@ -34,6 +35,7 @@ def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
     config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)
     task_of(config)
+    warn_of_untested()
     return choice, config
 
 

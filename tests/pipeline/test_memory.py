@@ -154,7 +154,7 @@ def test_the_plan_starts_from_what_is_free(monkeypatch: pytest.MonkeyPatch, tiny
     """A card of 80 GB of which others use 50: 30 are free, and 2 that this process holds unused."""
     import torch
 
-    shares = []
+    shares: list[float] = []
     monkeypatch.setattr(policy, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(30e9), int(80e9)))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: int(5e9))
