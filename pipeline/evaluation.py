@@ -144,6 +144,7 @@ def evaluate_policies(
             counts[name] = result.counts()
             write_json_lines(out.with_name(f"{out.stem}-{name}.jsonl"), result.rows(config))
         assert loaded is not None
+        engine = loaded.policy.engine.name
         loaded.policy.close()
     record: dict[str, Any] = {
         "model": choice.name,
@@ -151,7 +152,7 @@ def evaluate_policies(
         "dataset": config.eval_dataset or config.dataset,
         "temperature": config.eval_temperature,
         "seed": seed,
-        "engine": loaded.policy.engine.name,
+        "engine": engine,
         "canary": checked,
         **results,
     }

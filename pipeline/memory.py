@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config import ConfigError, RunConfig
 
-DEFAULT_SHARE = 0.9  # of the card, when no budget is given
+DEFAULT_SHARE = 0.9  # of what is free, when no budget is given
 CONTEXT = 1.4e9  # CUDA context, NCCL, kernels and handles, outside torch's allocator
 GRAPHS = 0.9e9  # captured graphs, library workspaces and fragments of the allocator
 BATCHED_TOKENS = 8192  # of one forward pass of the engine
@@ -96,16 +96,19 @@ class Sizes:
         return BATCHED_TOKENS * 2 * (3 * self.intermediate + 4 * self.hidden) + 12 * sequences * self.vocabulary
 
 
-def plan_memory(architecture: Mapping[str, Any], config: RunConfig, total: float) -> MemoryPlan:
-    """Shares for a run on a card of `total` bytes.
+def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float) -> MemoryPlan:
+    """Shares for a run on a card with `free` bytes that nobody else uses.
 
     architecture: the model's config.json. First the cache for a whole step's rollouts, as far as the smallest
     training pass leaves room, then the largest training pass beside it, without recomputation if that fits. Raises
-    `ConfigError` if the budget is beyond the card or too small for one sequence.
+    `ConfigError` if the budget is beyond what is free or too small for one sequence.
     """
-    budget = DEFAULT_SHARE * total if config.gpu_memory is None else config.gpu_memory * 1e9
-    if budget > total:
-        raise ConfigError(f"--gpu-memory {config.gpu_memory:g}: the card has {total / 1e9:.1f} GB")
+    budget = DEFAULT_SHARE * free if config.gpu_memory is None else config.gpu_memory * 1e9
+    if budget > free:
+        raise ConfigError(
+            f"--gpu-memory {config.gpu_memory:g}: {free / 1e9:.1f} GB of the card are free; ask for less, or end what "
+            f"else runs on it"
+        )
     sizes = Sizes.of(architecture)
     frozen = sizes.projections * (NF4_BYTES if config.quant == "nf4" else 2) + 2 * sizes.embeddings
     served = 2 * (sizes.projections + sizes.embeddings) if config.vllm else 0

@@ -3,6 +3,7 @@ start."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
 from pipeline.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
-from pipeline.models import ModelChoice, compute_dtype, eos_token_ids, load_model, transformers_config
+from pipeline.models import (
+    ModelChoice,
+    compute_dtype,
+    eos_token_ids,
+    import_libraries,
+    load_model,
+    transformers_config,
+)
+from pipeline.versions import plain_vllm
 from rewards.pool import GraderPool
 
 if TYPE_CHECKING:
@@ -29,6 +38,16 @@ def check_packages(config: RunConfig) -> None:
     package = REPORTER_PACKAGES.get(config.report_to)
     if package and importlib.util.find_spec(package) is None:
         raise ConfigError(f"--report-to {config.report_to}: the package is not installed; run `pip install {package}`")
+
+
+def check_processes() -> None:
+    """Raise `ConfigError` where a launcher started several processes: each would train a policy of its own."""
+    count = os.environ.get("WORLD_SIZE") or "1"
+    if count != "1":
+        raise ConfigError(
+            f"WORLD_SIZE={count}: everything here works in one process on one GPU; start it with python, without "
+            f"torchrun or accelerate"
+        )
 
 
 def start_graders(config: RunConfig) -> GraderPool:
@@ -51,12 +70,24 @@ class Policy:
     memory: MemoryPlan | None = None
 
     def close(self) -> None:
+        """Give back the memory of model and engine; neither can be used any more."""
         self.engine.close()
+        del self.model, self.engine
+        gc.collect()  # their objects refer to each other
+        if has_gpu():
+            import torch
+
+            torch.cuda.empty_cache()
 
 
 def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
     """Load and adapt the model, then start the engine on the same weights."""
     memory = reserve_memory(choice, config)
+    import_libraries()  # not below: they keep frames of their first import, and with these whatever was loaded there
+    return _load_policy(choice, config, memory)
+
+
+def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | None) -> Policy:
     model, tokenizer = load_model(choice, config)
     return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
 
@@ -87,17 +118,22 @@ def load_engine(
             rounding=rounding,
             limits=EngineLimits(memory.kv_bytes, memory.sequences, memory.batched_tokens) if memory else None,
             seed=config.seed,
+            plain=plain_vllm(),
         )
 
 
 def reserve_memory(choice: ModelChoice, config: RunConfig) -> MemoryPlan | None:
-    """The shares of the GPU, with torch's allocator held to them; None without a GPU."""
+    """The shares of what is free on the GPU, with torch's allocator held to them; None without a GPU.
+
+    Free is also what this process holds in torch's allocator without using it.
+    """
     if not has_gpu():
         return None
     import torch
 
-    total = torch.cuda.get_device_properties(0).total_memory
-    plan = plan_memory(transformers_config(choice).to_dict(), config, total)
+    free, total = torch.cuda.mem_get_info()
+    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    plan = plan_memory(transformers_config(choice).to_dict(), config, free)
     torch.cuda.set_per_process_memory_fraction(plan.allocator_bytes / total)
     return plan
 

@@ -15,11 +15,12 @@ from pipeline.canary import Canary
 from pipeline.config import ConfigError, RunConfig, load_config, resolved
 from pipeline.environment import has_gpu
 from pipeline.models import ModelChoice, choose_model, made_ready
-from pipeline.policy import Policy, check_packages, load_policy
+from pipeline.policy import Policy, check_packages, check_processes, load_policy
 from pipeline.problem_sets import UNDIVIDED, ProblemSets, clusters_of, load_problem_sets
 from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
 from pipeline.tasks import start_graders, task_of
 from pipeline.trackers import prepare_tracker
+from pipeline.versions import warn_of_untested
 from rewards.problem import Problem
 
 EVALUATION_SEED = 7_000_003
@@ -30,10 +31,12 @@ CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary")
 
 def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
     """Everything that can be checked before anything heavy is imported."""
+    check_processes()
     choice = choose_model(config.model, config.hub)
     config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)
     task_of(config)
+    warn_of_untested()
     return choice, config
 
 

@@ -42,7 +42,7 @@ from rewards.storage import ScratchFolder, scratch_root
 from rewards.toolchains import find_toolchain
 from rewards.worker import NICENESS
 
-BATCH = 8
+BATCH = 4  # programs for every grader
 TIMED = 24  # programs whose time is taken apart
 NAIVE_BARS = {"contest": 4.0, "mbxp": 4.0, "humaneval-x": 2.2}
 FLOOR_BAR = 0.85
@@ -138,7 +138,6 @@ def _cold_rate(tasks: Sequence[Task], workers: int | None) -> tuple[float, str]:
 
 
 def _throughput_rows(kind: str, tasks: Sequence[Task], workers: int | None) -> list[Row]:
-    tasks = tasks[: len(tasks) // BATCH * BATCH]
     real = kind not in NAIVE_BARS  # programs of a model may be wrong
     cold, made = _cold_rate(tasks, workers)
     spent: dict[str, list[float]] = {"naive": [], "floor": [], "pool": []}
@@ -150,18 +149,18 @@ def _throughput_rows(kind: str, tasks: Sequence[Task], workers: int | None) -> l
         contenders = Contenders(pool, Path(name), threads)
         contenders.prepare(tasks)
         ways = {"naive": contenders.naive, "floor": contenders.floor, "pool": contenders.graded}
-        for start in range(0, len(tasks), BATCH):
-            batch = list(enumerate(tasks[start : start + BATCH], start))
+        size = BATCH * pool.workers
+        for start in range(0, len(tasks), size):
+            batch = list(enumerate(tasks[start : start + size], start))
             order = list(ways)
             random.Random(start).shuffle(order)
             for way in order:
-                spent[way].append(_seconds(partial(ways[way], batch), all_right=not real))
+                spent[way].append(_seconds(partial(ways[way], batch), all_right=not real) / len(batch))
             print(f"\r{kind}: {start + len(batch)}/{len(tasks)} programs", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         about = f"{kind}, {len(tasks)} programs, {pool.workers} graders, tier {pool.config.sandbox.tier}"
-    average = sum if real else statistics.median  # real programs differ too much for a median of batches
-    count = len(tasks) if real else BATCH
-    rate = {way: count / average(seconds) for way, seconds in spent.items()}
+    average = statistics.mean if real else statistics.median  # real programs differ too much for a median of batches
+    rate = {way: 1 / average(seconds) for way, seconds in spent.items()}
     bars = NAIVE_BARS.get(kind)
     return [
         row(f"{about}: pool against the naive way", rate["pool"], "programs/s", baseline=rate["naive"], at_least=bars),

@@ -37,8 +37,9 @@ class VLLMEngine:
 
     model: folder or hub id of the unquantised checkpoint. adapter: the trainer's; its frozen weights, dequantised if
     they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps ΔW beside them
-    (`vllm_lowrank.py`). limits: of a GPU. Raises `EngineError` where the trainer's weights were not made from this
-    checkpoint.
+    (`vllm_lowrank.py`). limits: of a GPU. plain: use vLLM's own scheduler and `LLM.generate`, which hands completions
+    on when all are done; for versions whose private parts nobody has looked at. Raises `EngineError` where the
+    trainer's weights were not made from this checkpoint.
     """
 
     name = "vllm"
@@ -54,6 +55,7 @@ class VLLMEngine:
         rounding: Rounding | None,
         limits: EngineLimits | None = None,
         seed: int = 0,
+        plain: bool = False,
     ) -> None:
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise EngineError("the engine must live in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
@@ -64,18 +66,19 @@ class VLLMEngine:
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
-            from pipeline.rollout.vllm_scheduler import RolloutScheduler
-
             options = {
                 "hf_overrides": {"head_dtype": "float32"},  # logits, from bf16 factors, as the trainer's
                 # Without compiling, which takes most of the start to make a step 2 % shorter, and without graphs of
                 # steps that read prompts: vLLM 0.26 captures those with one token a sequence and attends wrongly.
                 "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
-                "scheduler_cls": RolloutScheduler,
                 "kv_cache_memory_bytes": limits.kv_bytes,
                 "max_num_batched_tokens": limits.batched_tokens,
                 "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
             }
+            if not plain:
+                from pipeline.rollout.vllm_scheduler import RolloutScheduler
+
+                options["scheduler_cls"] = RolloutScheduler
         if rounding is None:
             register()
             options |= lowrank_options(adapter.config.rank)
@@ -94,7 +97,7 @@ class VLLMEngine:
         self.adapter, self.merges = adapter, rounding is not None
         self._eos_token_ids = eos_token_ids
         self._count = 0  # of requests so far
-        self._scheduler = self.llm.llm_engine.engine_core.engine_core.scheduler
+        self._plain = plain
         stranger = self._rpc("tinylora_attach", adapter, rounding)
         if stranger:
             raise EngineError(
@@ -128,7 +131,10 @@ class VLLMEngine:
         return self._rpc("tinylora_digest")
 
     def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
+        if self._plain:
+            return self._generate_plainly(prompts, sampling, on_finished)
         core = self.llm.llm_engine.engine_core
+        scheduler = core.engine_core.scheduler
         unfinished = {}
         for row, request in enumerate(self._requests(prompts, sampling)):
             unfinished[request.request_id] = row, Completion([], [])
@@ -143,13 +149,28 @@ class VLLMEngine:
                 if output.finish_reason is not None:
                     del unfinished[output.request_id]
                     on_finished(row, completion)
-            if unfinished and not outputs and not self._scheduler.has_unfinished_requests():
+            if unfinished and not outputs and not scheduler.has_unfinished_requests():
                 raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(prompts)} requests")
         return completions
 
-    def _requests(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[Any]:
-        """vLLM's requests of one generation, drawn from `sampling.seed`: on a GPU each has a seed of its own, on a CPU
-        all draw from torch's generator, since seeds of their own would be sampled one by one there."""
+    def _generate_plainly(
+        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished
+    ) -> list[Completion]:
+        params = [one.clone() for one in self._params(sampling, len(prompts))]
+        outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+        completions = []
+        for row, output in enumerate(outputs):
+            (sample,) = output.outputs
+            tokens = list(sample.token_ids)
+            log_probs = [place[token].logprob for token, place in zip(tokens, sample.logprobs, strict=True)]
+            completions.append(Completion(tokens, log_probs))
+            on_finished(row, completions[row])
+        return completions
+
+    def _params(self, sampling: Sampling, count: int) -> Iterator[Any]:
+        """vLLM's parameters of every request, drawn from `sampling.seed`, in one object that changes: on a GPU each has
+        a seed of its own, on a CPU all draw from torch's generator, since seeds of their own would be sampled one by
+        one there."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -159,13 +180,18 @@ class VLLMEngine:
             detokenize=False,
             stop_token_ids=self._eos_token_ids,
         )
-        engine, tasks = self.llm.llm_engine, self.llm.llm_engine.get_supported_tasks()
         seeded = torch.cuda.is_available()
         if not seeded:
             torch.manual_seed(sampling.seed)
-        for row, prompt in enumerate(prompts):
+        for row in range(count):
+            params.seed = ((sampling.seed << 24) + row) % 2**63 if seeded else None
+            yield params
+
+    def _requests(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[Any]:
+        """vLLM's requests of one generation; each gets a copy of its parameters."""
+        engine, tasks = self.llm.llm_engine, self.llm.llm_engine.get_supported_tasks()
+        for prompt, params in zip(prompts, self._params(sampling, len(prompts)), strict=True):
             self._count += 1
-            params.seed = ((sampling.seed << 24) + row) % 2**63 if seeded else None  # the request gets a copy
             yield engine.input_processor.process_inputs(
                 str(self._count), {"prompt_token_ids": prompt}, params, supported_tasks=tasks
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,3 +171,48 @@ def test_people_read_every_number(tmp_path: Path) -> None:
     for part in parts:
         assert part in text
     assert pass_at([(1, 2)] * 8, 1)["n"] == 16
+
+
+def test_a_checkpoint_of_another_shape_frees_the_first_engine_before_it_loads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    from pipeline import evaluation as module
+    from pipeline.models import ModelChoice
+    from pipeline.policy import Policy
+
+    class Engine:
+        name, closed = "fake", False
+
+        def refresh(self, v: object) -> None:
+            assert not self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Model:
+        def __init__(self, engine: Engine) -> None:
+            self.tinylora, self.engine = SimpleNamespace(v=torch.zeros(1, 2)), engine  # they refer to each other
+            engine.model = self  # type: ignore[attr-defined]
+
+    alive: list[weakref.ref] = []
+
+    def load(choice: ModelChoice, config: RunConfig) -> Policy:
+        assert all(reference() is None for reference in alive)
+        engine = Engine()
+        model = Model(engine)
+        alive.extend([weakref.ref(engine), weakref.ref(model)])
+        return Policy(model, None, engine)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "load_policy", load)
+    monkeypatch.setattr("adapters.load_checkpoint", lambda *_: None)
+    for name, u in (("a", 8), ("b", 8), ("c", 4)):
+        (tmp_path / name).mkdir()
+        RunConfig(model="starter", u=u).save(tmp_path / name / "config.yaml")
+    loaded = None
+    for name in ("a", "b", "c"):
+        loaded = module.policy_of(tmp_path / name, ModelChoice("starter", "", ""), RunConfig(), loaded)
+        policy = loaded.policy  # as the caller's own name for it does
+        assert policy.engine is not None
+    assert len(alive) == 4  # a and b share an engine

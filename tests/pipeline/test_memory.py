@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pipeline import policy
 from pipeline.config import ConfigError, RunConfig, resolved
 from pipeline.memory import (
     CONTEXT,
@@ -19,7 +22,9 @@ from pipeline.memory import (
     Sizes,
     plan_memory,
 )
+from pipeline.models import ModelChoice
 from pipeline.shapes import SHAPES, meta_model
+from pipeline.train import prepare
 
 H200 = 141e9
 LENGTHS = {"max_prompt_length": 256, "max_completion_length": 512}
@@ -30,9 +35,9 @@ def config_of(gpu_memory: float | None = None, **others) -> RunConfig:
     return resolved(RunConfig(**options), starter=False, gpu=True)
 
 
-def plan_or_none(shape: str, config: RunConfig, total: float) -> MemoryPlan | None:
+def plan_or_none(shape: str, config: RunConfig, free: float) -> MemoryPlan | None:
     try:
-        return plan_memory(SHAPES[shape], config, total)
+        return plan_memory(SHAPES[shape], config, free)
     except ConfigError:
         return None
 
@@ -131,8 +136,8 @@ def test_a_budget_too_small_names_what_is_needed() -> None:
     assert plan_or_none("7b", config_of(float(needed[1]) - 0.1), H200) is None
 
 
-def test_a_budget_beyond_the_card_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--gpu-memory 81: the card has 80\.0 GB"):
+def test_a_budget_beyond_what_is_free_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--gpu-memory 81: 80\.0 GB of the card are free"):
         plan_memory(SHAPES["3b"], config_of(81), 80e9)
     assert plan_memory(SHAPES["3b"], config_of(80), 80e9).sequences == 256
 
@@ -143,3 +148,30 @@ def test_without_an_engine_nothing_is_reserved_for_it() -> None:
     assert without.micro_batch_tokens > plan_memory(SHAPES["3b"], config_of(16), H200).micro_batch_tokens
     assert plan_or_none("3b", config_of(8), H200) is None
     assert plan_or_none("3b", config_of(8, vllm=False), H200) is not None
+
+
+def test_the_plan_starts_from_what_is_free(monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path) -> None:
+    """A card of 80 GB of which others use 50: 30 are free, and 2 that this process holds unused."""
+    import torch
+
+    shares: list[float] = []
+    monkeypatch.setattr(policy, "has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(30e9), int(80e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: int(5e9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: int(3e9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    choice = ModelChoice("tiny", str(tiny_model_folder), "")
+    plan = policy.reserve_memory(choice, config_of())
+    assert plan is not None and plan.allocator_bytes == pytest.approx(DEFAULT_SHARE * 32e9 - CONTEXT, abs=1)
+    assert shares == [pytest.approx(plan.allocator_bytes / 80e9)]
+    with pytest.raises(ConfigError, match=r"--gpu-memory 40: 32\.0 GB of the card are free"):
+        policy.reserve_memory(choice, config_of(40))
+
+
+@pytest.mark.parametrize("count, refused", [(None, False), ("1", False), ("", False), ("2", True), ("16", True)])
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, count: str | None, refused: bool) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if count is not None:
+        monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ConfigError, match=f"WORLD_SIZE={count}: ") if refused else contextlib.nullcontext():
+        prepare(RunConfig(model="starter"))

