@@ -13,12 +13,17 @@ next ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adapters import TinyLoRA
+from pipeline.logprobs import kl_k3, packed_rows
+
+MEASURED_ROWS = 32
 MEMORY = 0.9  # of the average of F, per step
 CORRECTION_RATE = 0.3  # of the logarithm of measured / predicted, per step
 CORRECTION_LIMIT = 16.0
@@ -74,7 +79,7 @@ class KLAdam(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[Tensor], step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         super().__init__(parameters, {"lr": 1.0, "betas": betas, "eps": 1e-12, "step_kl": step_kl})
         self.last_length = self.last_predicted = 0.0
-        self._scores: Tensor | None = None
+        self._scores: list[Tensor] = []
 
     @property
     def parameter(self) -> Tensor:
@@ -96,8 +101,8 @@ class KLAdam(torch.optim.Optimizer):
         return float(self._kept()["correction"])
 
     def observe(self, scores: Tensor) -> None:
-        """Take ∇ log π of the completions (n, p) of the step to come."""
-        self._scores = scores.detach().float()
+        """Take ∇ log π of completions (n, p) of the step to come, in one call or several."""
+        self._scores.append(scores.detach().float())
 
     def measured(self, kl: float, noise: float) -> None:
         """Take what the KL of the last step was, in nats a completion, and the noise of that number."""
@@ -107,10 +112,11 @@ class KLAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         group, state, v = self.param_groups[0], self._kept(), self.parameter
-        scores, self._scores = self._scores, None
+        parts, self._scores = self._scores, []
         self.last_length = self.last_predicted = 0.0
-        if v.grad is None or scores is None or not len(scores):
+        if v.grad is None or not sum(len(part) for part in parts):
             return
+        scores = torch.cat(parts)
         state["fisher"].mul_(MEMORY).add_(scores.mT @ scores / len(scores), alpha=1 - MEMORY)
         state["count"].mul_(MEMORY).add_(len(scores))
         state["step"] += 1
@@ -126,3 +132,58 @@ class KLAdam(torch.optim.Optimizer):
         self.last_length = group["lr"] * math.sqrt(group["step_kl"] / cost)
         self.last_predicted = self.last_length**2 * cost
         v.sub_(self.last_length * direction.view_as(v))
+
+
+class StepLength:
+    """The steps of one trainer: what the optimizer is told before each, and what its KL was after it."""
+
+    def __init__(self, bank: TinyLoRA, step_kl: float) -> None:
+        self.optimizer = KLAdam([bank.v], step_kl)
+        self._bank = bank
+        self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
+        self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
+
+    def watch(self, log_probs: Tensor) -> None:
+        """Take (n, t) log-probabilities of which a loss is about to be made, to see their weights in it."""
+
+        def keep(gradient: Tensor) -> None:
+            self._token_weights = gradient
+
+        log_probs.register_hook(keep)
+
+    def trained(self, part: dict[str, Tensor], log_probs: Tensor) -> None:
+        """Take a part of TRL's batch with the policy's log-probabilities (n, t) before the step."""
+        self._trained.append((part, log_probs))
+
+    @contextmanager
+    def rows(self, part: dict[str, Tensor]) -> Iterator[None]:
+        """Within this context every row of a part of the batch has its own gradient, from which its score is made."""
+        with self._bank.per_row(len(part["completion_ids"])) as rows:
+            yield
+        if rows.grad is not None and self._token_weights is not None:
+            mask = part["completion_mask"]
+            self.optimizer.observe(completion_scores(rows.grad.flatten(1), self._token_weights, mask))
+        self._token_weights = None
+
+    def measure(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], mismatch: float) -> dict[str, float]:
+        """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
+
+        log_probs_of: as `TinyLoRATrainer._log_probs_of_rows`. mismatch: k3 a token between engine and trainer, the
+        noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
+        `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
+        """
+        trained, self._trained = self._trained, []
+        if not self.optimizer.last_predicted or not trained:
+            return {}
+        stride = -(-sum(len(old) for _, old in trained) // MEASURED_ROWS)
+        total, rows, tokens = 0.0, 0, 0
+        for part, old in trained:
+            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+            prompt_ids, prompt_mask, ids, mask = (part[name][::stride] for name in names)
+            new, _ = log_probs_of(*packed_rows(prompt_ids, prompt_mask, ids, mask), old.shape[1])
+            total += kl_k3(new - old[::stride], mask) * int(mask.sum())
+            rows, tokens = rows + len(mask), tokens + int(mask.sum())
+        predicted = self.optimizer.last_predicted
+        self.optimizer.measured(total / rows, mismatch * tokens / rows)
+        found = {"step_kl": total / rows, "step_kl_predicted": predicted}
+        return found | {"step_kl_correction": self.optimizer.correction}

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pipeline.config import RunConfig, parse_scales
 from pipeline.device import peak_memory, wait_for_device
 from pipeline.grading import StreamingGrader, verdict_metrics
 from pipeline.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows
-from pipeline.kl_step import KLAdam, completion_scores
+from pipeline.kl_step import StepLength
 from pipeline.logprobs import (
     completion_log_probs,
     kl_k3,
@@ -48,7 +49,6 @@ from rewards.problem import Problem
 from rewards.verdict import Verdict
 
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
-STEP_KL_ROWS = 32  # about so many, on which the KL of a step is measured
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
 
@@ -89,11 +89,9 @@ class TinyLoRATrainer(GRPOTrainer):
         self._verdicts: list[Verdict] = []
         self._scores: list[dict[str, float | None]] = []
         self._on_policy = False
-        self.length: KLAdam | None = None  # with `--lr auto`
+        self.length: StepLength | None = None  # with `--lr auto`
         self._computed: tuple[Tensor, Tensor] | None = None
         self._mismatches: list[Tensor] = []
-        self._token_weights: Tensor | None = None  # ∂loss/∂log p of the rows at hand
-        self._before_step: list[tuple[dict[str, Tensor], Tensor]] = []  # trained rows with their log-probabilities
         model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without its adapters
         super().__init__(
             model=model,
@@ -259,7 +257,8 @@ class TinyLoRATrainer(GRPOTrainer):
             log_probs, entropies = completion_log_probs(
                 model, rows, prompts, completions, logits_to_keep, self.temperature
             )
-            log_probs.register_hook(self._keep_token_weights)
+            if self.length is not None:
+                self.length.watch(log_probs)
             return log_probs, entropies, None
         return (*self._log_probs_of_rows(rows, prompts, completions, logits_to_keep), None)
 
@@ -274,9 +273,6 @@ class TinyLoRATrainer(GRPOTrainer):
         wait_for_device()
         self.record.seconds["log_probs"] += time.perf_counter() - start
         return log_probs, entropies
-
-    def _keep_token_weights(self, gradient: Tensor) -> None:
-        self._token_weights = gradient
 
     def _sampled_log_probs(self, width: int) -> Tensor:
         """The engine's log-probabilities of the completions at hand, (B, width), zero beyond a row's end."""
@@ -298,7 +294,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self._mismatches.append(difference[inputs["completion_mask"].bool()])
         self._computed = (log_probs, entropies)
         if self.length is not None:
-            self._before_step.append((inputs, old))
+            self.length.trained(inputs, old)
         loss = super()._compute_loss(
             model,
             inputs | {"old_per_token_logps": old, "importance_sampling_ratio": difference.exp().clamp(max=RATIO_CAP)},
@@ -313,11 +309,11 @@ class TinyLoRATrainer(GRPOTrainer):
         begin = time.perf_counter()
         self.beta = self.loss_beta
         total = torch.zeros((), device=self.accelerator.device)
-        scores: list[Tensor] = []
         for part, weight in self._micro_batches(batch):
-            total += self._backward(model, part, weight, scores)
-        if self.length is not None and scores:
-            self.length.observe(torch.cat(scores))
+            with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, part) * weight
+                self.accelerator.backward(loss)
+            total += loss.detach()
         self.beta = 0.0
         if self._mismatches:
             mismatch = torch.cat(self._mismatches)
@@ -329,45 +325,13 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["step"] += time.perf_counter() - start
         return total
 
-    def _backward(self, model: Any, part: dict[str, Any], weight: float, scores: list[Tensor]) -> Tensor:
-        """Add the gradient of a part of the batch to that of `v`, and its completions' scores to `scores`."""
-        if self.length is None:
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, part) * weight
-            self.accelerator.backward(loss)
-            return loss.detach()
-        with self.bank.per_row(len(part["completion_ids"])) as rows, self.compute_loss_context_manager():
-            loss = self.compute_loss(model, part) * weight
-            self.accelerator.backward(loss)
-        if rows.grad is not None and self._token_weights is not None:
-            scores.append(completion_scores(rows.grad.flatten(1), self._token_weights, part["completion_mask"]))
-        self._token_weights = None
-        return loss.detach()
-
-    def _measure_step(self) -> None:
-        """The KL of the step just made, on some of its rows: sum over a completion's tokens of k3, nats."""
-        before, self._before_step = self._before_step, []
-        if self.length is None or not self.length.last_predicted or not before:
-            return
-        stride = -(-sum(len(old) for _, old in before) // STEP_KL_ROWS)  # parts are sorted by length: take from all
-        total, count, tokens = 0.0, 0, 0
-        for part, old in before:
-            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            prompt_ids, prompt_mask, ids, mask = (part[name][::stride] for name in names)
-            new, _ = self._log_probs_of_rows(*packed_rows(prompt_ids, prompt_mask, ids, mask), old.shape[1])
-            total += kl_k3(new - old[::stride], mask) * int(mask.sum())
-            count, tokens = count + len(mask), tokens + int(mask.sum())
-        noise = self.record.values.get("mismatch", 0.0) * tokens / count
-        self.record.values |= {"step_kl": total / count, "step_kl_predicted": self.length.last_predicted}
-        self.length.measured(total / count, noise)
-        self.record.values["step_kl_correction"] = self.length.correction
-
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
         """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not.
         With `--lr auto` ours, whose steps have a length in nats."""
         optimizer: torch.optim.Optimizer
         if self.run_config.learning_rate is None:
-            self.optimizer = optimizer = self.length = KLAdam([self.bank.v], self.run_config.step_kl)
+            self.length = StepLength(self.bank, self.run_config.step_kl)
+            self.optimizer = optimizer = self.length.optimizer
         else:
             optimizer = super().create_optimizer(*arguments, **options)
         optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(self.bank.v))
@@ -385,8 +349,8 @@ class TinyLoRATrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self._metrics["train"].pop("entropy", None)  # of trained rows only; the record's is of all
         averages = {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
-        if "grad_norm" in logs:
-            self._measure_step()
+        if "grad_norm" in logs and self.length is not None:
+            self.record.values |= self.length.measure(self._log_probs_of_rows, self.record.values.get("mismatch", 0.0))
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)
@@ -413,7 +377,7 @@ class TinyLoRATrainer(GRPOTrainer):
             "truncated": averages.get("completions/clipped_ratio"),
             "loss": logs.get("loss"),
             "grad_norm": float(logs["grad_norm"]),
-            "lr": self.length.last_length if self.length is not None else logs.get("learning_rate"),
+            "lr": self.length.optimizer.last_length if self.length else logs.get("learning_rate"),
             "v_norm": float(self.bank.v.norm()),
             "v": [round(x, 6) for x in self.bank.v.detach().flatten().tolist()],
             "delta_norm": float((self.bank.mixings() * self.sigma).norm()) / self.base_norm,
