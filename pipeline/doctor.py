@@ -87,7 +87,7 @@ def examine(config: RunConfig, *, with_model: bool = True) -> list[Check]:
     it.add("sandbox", lambda: _sandbox(it), advice="install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap)")
     try:
         it.add("headers", lambda: _headers(it), it.pool, "run python -m pytest tests/rewards/test_header.py")
-        it.add("humaneval-x", _humaneval_x)
+        it.add("humaneval-x", _humaneval_x, it.pool)
         it.add("extract, compile, run", lambda: _grade(it), it.pool, TESTS)
         it.add("hub", lambda: _hub(config))
         if with_model:
@@ -232,7 +232,6 @@ def _headers(it: Examination) -> tuple[str, str, str]:
     for number in range(3):
         verdict = it.pool.submit(f"{prologue}int main() {{ return 0 * {number}; }}\n", problem).result()
         it.pool.headers.wait()
-    kept = it.pool.headers.describe()
     if verdict.header != "used":
         faults = "; ".join(f"{name}: {why}" for name, why in it.pool.headers.faults.items()) or "refused"
         return WARNING, f"none can be used ({faults}); {slower}", "free space in /dev/shm, or use another g++"
@@ -240,7 +239,7 @@ def _headers(it: Examination) -> tuple[str, str, str]:
     if it.pool.headers.faults:
         name, why = next(iter(it.pool.headers.faults.items()))
         return WARNING, f"made and used, but not {name} ({why})", "programs with it compile more slowly"
-    return OK, f"made and used ({kept['bytes'] / 1e6:.0f} MB for bits/stdc++.h; {store}), linker {about['linker']}", ""
+    return OK, f"made and used, {store}; linker {about['linker']}", ""
 
 
 def _humaneval_x() -> tuple[str, str, str]:

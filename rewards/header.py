@@ -204,11 +204,9 @@ class HeaderStore:
         lean_text = self._lean.text if lean and self._lean else ""
         text = "\n".join(lines).replace(WHOLE, '#include "lean.h"' if lean else WHOLE) + "\n"
         stem = hashlib.sha256(f"{text}{lean_text}".encode()).hexdigest()[:24]
-        for path in self.folder.glob(f"{stem}-*.h.gch"):
-            if path.name == f"{stem}-{_digest(path)}.h.gch":
-                self._ready[key] = path, path.stat()
-                return
-            path.unlink()
+        if found := self._find(stem):
+            self._ready[key] = found, found.stat()
+            return
         if (free := free_bytes(self.folder)) < 2 * _LARGEST:
             raise GraderError(f"{self.folder.parent} has only {free >> 20} MB of free space")
         with ScratchFolder(_BUILD, self.folder) as build:
@@ -220,6 +218,14 @@ class HeaderStore:
             os.replace(made, path)
         self._ready[key] = path, path.stat()
         self.built += 1
+
+    def _find(self, stem: str) -> Path | None:
+        """The undamaged header of this name that another pool has made."""
+        for path in self.folder.glob(f"{stem}-*.h.gch"):
+            if path.name == f"{stem}-{_digest(path)}.h.gch":
+                return path
+            path.unlink(missing_ok=True)
+        return None
 
     def _compile(self, build: Path) -> Path:
         compiler = [self._toolchain.compile[0], *flags(self._toolchain), "-w", "-fmax-errors=3"]

@@ -40,7 +40,7 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from rewards.worker import
 _KEPT_VARIABLES = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "QHOME", "QLIC")
 _LONGEST_WAIT = 2_000_000.0  # seconds; poll() counts milliseconds in 31 bits
 _SELF_TEST = Problem("self-test", "", (Test("20 22\n", "42\n"),))
-_SELF_TEST_SOURCE = "#include <bits/stdc++.h>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }\n"
+_SELF_TEST_SOURCE = '#include <cstdio>\nint main() { int a, b; scanf("%d%d", &a, &b); printf("%d\\n", a + b); }\n'
 
 Key = tuple[str, Problem]
 Job = tuple[Key, "Future[Verdict]"]

@@ -12,6 +12,10 @@ import pytest
 from pipeline import doctor
 from pipeline.config import RunConfig
 from pipeline.models import STARTER_FOLDER
+from rewards import needs
+from rewards.errors import GraderError
+from rewards.header import HeaderStore
+from rewards.pool import GraderPool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +52,29 @@ def test_an_unreachable_hub_matters_only_for_a_model_that_is_not_here(
     status, found, _ = doctor._hub(RunConfig(model=str(tiny_model_folder)))
     assert status == "warning" and "does not answer" in found and "is local" in found
     assert "HF_ENDPOINT" in doctor._hub(RunConfig(model="owner/name"))[2]
+
+
+def test_headers_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: HeaderStore, build: Path) -> Path:
+        raise GraderError("the compiler cannot write PCH files")
+
+    it = doctor.Examination(RunConfig())
+    with GraderPool(1, quiet=True, header_bytes=0) as it.pool:
+        status, found, advice = doctor._headers(it)
+        assert status == "warning" and "verdicts are right" in found and "--header-store" in advice
+    monkeypatch.setattr(HeaderStore, "_compile", refuse)
+    monkeypatch.setattr(HeaderStore, "_find", lambda self, stem: None)
+    with GraderPool(1, quiet=True) as it.pool:
+        status, found, _ = doctor._headers(it)
+    assert status == "warning" and "cannot write PCH" in found and "verdicts are right" in found
+
+
+def test_tasks_that_cannot_be_graded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "missing_header", lambda header: "x is missing" if "boost" in header else None)
+    left_out = "CPP/22, CPP/137 cannot be solved here and are left out"
+    assert doctor._humaneval_x() == ("warning", left_out, "x is missing")
+    monkeypatch.setattr(needs, "missing_header", lambda header: None)
+    assert doctor._humaneval_x()[0] == "ok"
 
 
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -114,7 +114,7 @@ def test_the_store_keeps_within_its_bytes(own_scratch: Path, sandbox: Sandbox) -
         assert store.describe()["kept"] == 2
         tiny = HeaderStore(find_toolchain("cpp"), sandbox, limit_bytes=1000)
         for _ in range(2):
-            tiny.shortcuts(program(0))
+            tiny.shortcuts(program(0, "#include <math.h>\n"))
         tiny.wait()
         assert "store may hold" in next(iter(tiny.faults.values()))
         tiny.close()
@@ -235,6 +235,7 @@ WHOLE = "#include <bits/stdc++.h>\nusing namespace std;\n"
 )
 def test_which_programs_the_lean_header_serves(pool: GraderPool, body: str, kinds: list[bool]) -> None:
     assert pool.headers is not None
+    pool.headers.wait()  # for the names
     for number in range(2):
         pool.headers.shortcuts(f"{WHOLE}int x{number};")
     pool.headers.wait()

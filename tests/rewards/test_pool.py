@@ -238,7 +238,7 @@ def test_the_probe_finds_nothing(tier: str) -> None:
 
 def test_description(pool: GraderPool) -> None:
     about = pool.describe()
-    assert about["tier"] in "AB" and about["workers"] == 2 and about["header"] == "ready"
+    assert about["tier"] in "AB" and about["workers"] == 2 and about["header"] == "of repeated prologues"
     assert about["isolation"] in pool.summary() and "\n" not in pool.summary()
 
 

@@ -64,7 +64,7 @@ def test_the_prologue_and_the_rest_are_the_program(lines: list[str], text: str) 
     front = "".join(f"{line}\n" for line in prologue.texts)
     rest = prologue.without(prologue.lines)
     assert rest.count("\n") == source.count("\n")
-    assert preprocessed(front + rest) == preprocessed(source)
+    assert preprocessed(f'{front}#line 1 "<stdin>"\n{rest}') == preprocessed(source)
 
 
 def test_a_program_behind_lines_that_it_has() -> None:
