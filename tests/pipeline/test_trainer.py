@@ -143,12 +143,18 @@ def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
     assert trainer.record.values["rows_trained"] == 0
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
-def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str) -> None:
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "auto"])
+def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str, monkeypatch) -> None:
     """Autograd does not count the steps of fused optimizers, which Unsloth prefers on a CPU."""
     bank, before = trainer.bank, trainer.bank.v.detach().clone()
-    trainer.args.optim, trainer.optimizer = optim, None
+    for name in ("optimizer", "length"):
+        monkeypatch.setattr(trainer, name, None)
+    if optim != "auto":
+        monkeypatch.setattr(trainer.args, "optim", optim)
+        monkeypatch.setattr(trainer, "run_config", replace(trainer.run_config, lr="0.01"))
     optimizer = trainer.create_optimizer()
+    if optim == "auto":
+        trainer.length.optimizer.observe(torch.randn(8, bank.v.numel()))
     bank.merge_with("stochastic")
     bank.served = (value_key(bank.v), [layer.base_layer.weight for layer in bank.layers])
     mixings = bank.mixings()
