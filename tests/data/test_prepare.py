@@ -12,7 +12,10 @@ from data.difficulty import WindowError, parse_windows
 from data.overlap import fingerprint, grams, groups, words
 from data.problems import DatasetError, read_problems, write_problems
 from pipeline.prepare import Preparation, held_out_path, prepare_dataset, split, spread, text_language
+from pipeline.problem_sets import read_dataset
 from pipeline.run_folder import read_json_lines
+from pipeline.tasks import CODE
+from rewards import needs
 from rewards.problem import Problem, Test
 
 LONG = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"  # 15 words
@@ -198,3 +201,24 @@ def test_words_and_fingerprints() -> None:
 )
 def test_text_language(text: str, language: str) -> None:
     assert text_language(text) == language
+
+
+def test_problems_that_cannot_be_graded_here_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(needs, "missing_header", lambda header: f"{header} is missing (apt-get install libboost-dev)")
+    common = {"canonical_solution": "    return 1;\n}\n", "test": "int main(){ return f() != 1; }\n"}
+    rows = [
+        {"task_id": "CPP/0", "prompt": "#include<vector>\nint f(){\n", **common},
+        {"task_id": "CPP/22", "prompt": "#include<boost/any.hpp>\nint f(){\n", **common},
+    ]
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    prepare_dataset(Preparation("humaneval_x", str(tmp_path / "out.jsonl"), location=str(raw), workers=1))
+    (kept,) = read_problems(tmp_path / "out.jsonl")
+    (dropped,) = read_json_lines(tmp_path / "out.jsonl.dropped.jsonl")
+    assert kept.id == "humaneval-x/CPP/0" and "boost/any.hpp is missing" in dropped["reason"]
+    assert "humaneval-x/CPP/22 cannot be graded here and is left out: boost/any.hpp" in capsys.readouterr().err
+    source = f"humaneval_x:{raw}"
+    assert [problem.id for problem in read_dataset(source, CODE)] == ["humaneval-x/CPP/0"]
+    assert "humaneval-x/CPP/22: boost/any.hpp is missing" in capsys.readouterr().err
