@@ -1,8 +1,7 @@
 """The configuration of a run: one frozen dataclass, validated when it is built, kept as YAML in the run's folder.
 
 A field that is None depends on the model: `resolved` fills it from the preset of the bundled starter or of a real
-model. Learning rates differ because the meaning of a step does: the starter has 35 modules, a 3B model 252, all moved
-by one `v`.
+model.
 """
 
 from __future__ import annotations
