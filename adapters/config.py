@@ -19,7 +19,7 @@ class TinyLoRAConfig:
 
     u: scalars per group. rank: singular pairs kept per module. groups: how many vectors `v` the modules share, in
     contiguous groups of near-equal size by depth. targets: names of the replaced modules. seed: draws every `P`.
-    projections: the rule that draws them, `normal` or one of an imported checkpoint (`adapters/seeds.py`).
+    projections: the rule that draws them, `normal` or one of an imported checkpoint (`adapters/legacy.py`).
     """
 
     u: int = 32

@@ -1,7 +1,7 @@
 """W' = round(W + ΔW) of many matrices, from their frozen bases into given targets.
 
 The one place that merges: the engine's weights and the trainer's forward pass come from here, so both hold the same
-bits. On a GPU in bf16 it is one Triton launch for all matrices (`refresh_kernel.py`), elsewhere the torch functions of
+bits. On a GPU in bf16 it is one Triton launch for all matrices (`kernels/merge.py`), elsewhere the torch functions of
 `merge.py`, which are the kernel's reference.
 """
 
@@ -32,7 +32,7 @@ class Merger:
         self.salts, self.rounding, self.targets = salts, rounding, targets
         self._fused = None
         if targets[0].is_cuda and targets[0].dtype == torch.bfloat16:
-            from adapters.refresh_kernel import FusedRefresh
+            from adapters.kernels.merge import FusedRefresh
 
             self._fused = FusedRefresh(targets, bases, lefts, rights, salts, rounding == "stochastic")
 

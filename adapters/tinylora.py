@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from adapters.base import Base, frozen_base, is_quantized
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
+from adapters.legacy import projection_of
 from adapters.merge import Rounding, delta_weight, mixing, salt_of
 from adapters.merger import Merger
-from adapters.seeds import projection_of
 
-MOST_ROWS = 64  # of A that the kernels of `skinny_kernel.py` take
+MOST_ROWS = 64  # of A that the kernels of `kernels/skinny.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
 
 
@@ -140,7 +140,7 @@ class TinyLoRA(nn.Module):
 
 def value_key(v: Tensor) -> tuple[int, int]:
     """Changes with every edit that autograd counts; equal for a parameter and its detached alias. Steps of fused
-    optimizers are not counted by themselves: whoever uses one has to (`pipeline/trainer.py`)."""
+    optimizers are not counted by themselves: whoever uses one has to (`pipeline/training/trainer.py`)."""
     return v.data_ptr(), v._version
 
 
@@ -288,7 +288,7 @@ class _Onto(torch.autograd.Function):
 def _onto(x: Tensor, rows: Tensor) -> Tensor:
     """x rowsᵀ in float32: x (n, width), rows (few, width)."""
     if is_skinny(x, rows):
-        from adapters.skinny_kernel import skinny_product
+        from adapters.kernels.skinny import skinny_product
 
         return skinny_product(x, rows)
     return F.linear(x, rows).float()
@@ -297,14 +297,14 @@ def _onto(x: Tensor, rows: Tensor) -> Tensor:
 def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
     """(x rowsᵀ)ᵀ factors (few, m) in float32: x (n, width), rows (few, width), factors (n, m) float32."""
     if is_skinny(x, rows):
-        from adapters.skinny_kernel import skinny_outer
+        from adapters.kernels.skinny import skinny_outer
 
         return skinny_outer(x, rows, factors)
     return F.linear(x, rows).float().mT @ factors
 
 
 def is_skinny(x: Tensor, rows: Tensor) -> bool:
-    """Whether the kernels of `skinny_kernel.py` can multiply the two."""
+    """Whether the kernels of `kernels/skinny.py` can multiply the two."""
     return x.is_cuda and x.dtype == torch.bfloat16 and len(rows) <= MOST_ROWS
 
 

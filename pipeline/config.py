@@ -64,7 +64,7 @@ class RunConfig:
     projections: str = "normal"  # the rule that draws P; others are those of imported checkpoints
     # the task and its problems
     task: str = "code"
-    template: str | None = None  # a name in pipeline/prompts.py or a text file
+    template: str | None = None  # a name in pipeline/tasks/prompts.py or a text file
     system_prompt: str | None = None
     dataset: str | None = None  # files, SOURCE:location, "starter" or "generated"; several are separated by commas
     dataset_weights: str | None = None  # how often each of them is drawn from, separated by commas

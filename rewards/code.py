@@ -15,8 +15,8 @@ from dataclasses import fields
 from typing import Any
 
 from rewards.extraction import extract
-from rewards.harness import grade
-from rewards.pool import GraderPool
+from rewards.grader.harness import grade
+from rewards.grader.pool import GraderPool
 from rewards.problem import Problem, ProblemError, problem_from_record
 from rewards.scoring import COMPILE_CREDIT, check_scheme, score
 from rewards.verdict import Verdict

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rewards.grader.toolchains import LANGUAGES
 from rewards.problem import Checker, Problem, ProblemError, Test
-from rewards.toolchains import LANGUAGES
 
 SUFFIXES = {".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".c": "c", ".py": "python", ".q": "q"}
 

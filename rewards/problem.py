@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from rewards.toolchains import LANGUAGES, LIBRARIES
+from rewards.grader.toolchains import LANGUAGES, LIBRARIES
 
 MEGABYTE = 1_000_000
 DEFAULT_TIME_LIMIT = 2.0
@@ -40,7 +40,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """How an output is compared with the expected one (see `rewards/compare.py`).
+    """How an output is compared with the expected one (see `rewards/grader/compare.py`).
 
     `tolerance` is absolute or relative and belongs to `float`; `source` is a C++ checker program for `program`
     (testlib convention: arguments input, output, answer; exit code 0 accepts).
@@ -77,8 +77,8 @@ class Problem:
     numbers: tuple[int, ...] = ()  # of a Countdown problem, whose target is the answer
     solution: str = ""  # a right program, or the worked answer: what supervised training imitates
     preamble: str = ""  # code that a completion may continue: a signature up to its brace
-    tests_are_code: bool = False  # a test's input is code to be put behind the program (see rewards/harness.py)
-    libraries: tuple[str, ...] = ()  # of `rewards.toolchains.LIBRARIES`, linked into the program
+    tests_are_code: bool = False  # a test's input is code to be put behind the program (see rewards/grader/harness.py)
+    libraries: tuple[str, ...] = ()  # of `rewards.grader.toolchains.LIBRARIES`, linked into the program
     license: str = ""  # of the statement and tests, with whom to credit
 
     def __post_init__(self) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 from rewards.code import completion_text, problems_from_columns
 from rewards.extraction import extract_source
 from rewards.format import blocks_in_order, last_block
-from rewards.harness import grade
-from rewards.pool import GraderPool
+from rewards.grader.harness import grade
+from rewards.grader.pool import GraderPool
 from rewards.verdict import Status, Verdict
 
 PASS_RATE_WEIGHT = 1.0

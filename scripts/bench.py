@@ -79,8 +79,8 @@ def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
     from pipeline.config import RunConfig, resolved
     from pipeline.environment import has_gpu
-    from pipeline.models import choose_model, made_ready
-    from pipeline.policy import check_packages
+    from pipeline.policy.loading import check_packages
+    from pipeline.policy.models import choose_model, made_ready
 
     with one_sentence():
         choice = choose_model(model)
@@ -109,7 +109,7 @@ def grader(
     from pipeline.bench.grader import measure
     from pipeline.bench.programs import real_tasks
     from pipeline.config import ConfigError
-    from rewards.pool import compiler_version
+    from rewards.grader.pool import compiler_version
 
     with one_sentence():
         if (completions is None) != (dataset is None):

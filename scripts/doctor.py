@@ -18,7 +18,7 @@ from command import one_sentence_errors, only
 def main(machine_only: bool, **options: Any) -> None:
     with one_sentence_errors():
         from pipeline.config import RunConfig
-        from pipeline.doctor import examine, failed
+        from pipeline.tools.doctor import examine, failed
 
         config = RunConfig(**{name: value for name, value in options.items() if value is not None})
         checks = examine(config, with_model=not machine_only)

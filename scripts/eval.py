@@ -70,8 +70,8 @@ def main(
     **options: Any,
 ) -> None:
     with one_sentence_errors():
-        from pipeline import evaluation
         from pipeline.config import ConfigError
+        from pipeline.evaluation import run as evaluation
 
         ks = evaluation.parse_ks(pass_at)
         samples = evaluation.samples_for(ks, num_samples, greedy)

@@ -39,7 +39,7 @@ def main(
     push_to_hub: str | None,
 ) -> None:
     with one_sentence_errors():
-        from pipeline.export import export, push
+        from pipeline.tools.export import export, push
 
         export(
             checkpoint, form, out, model=model, quant=quant, rounding=rounding, variant=variant, overwrite=overwrite

@@ -28,9 +28,9 @@ import repo_root  # noqa: F401
 @click.option("--workers", type=click.IntRange(min=1), help="Grader processes.  [default: one per CPU]")
 @click.option("--unsafe-grader", is_flag=True, help="Run even where no sandbox can be had (tier C).")
 def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, compiler, standard, workers, unsafe_grader):
-    from pipeline.grade import grade_folder, grade_lines, make_checker, print_verdicts
+    from pipeline.tools.grade import grade_folder, grade_lines, make_checker, print_verdicts
     from rewards.errors import GraderError
-    from rewards.pool import GraderPool
+    from rewards.grader.pool import GraderPool
 
     if folder is None and len(files) != 2:
         raise click.UsageError("give PROBLEMS.jsonl and SOLUTIONS.jsonl, or --tests DIR and program files")

@@ -16,7 +16,7 @@ import click
 import repo_root  # noqa: F401
 from command import one_sentence_errors
 
-from pipeline.shapes import SHAPES
+from pipeline.policy.shapes import SHAPES
 
 
 @click.command(context_settings={"max_content_width": 110}, help=__doc__)
@@ -29,7 +29,7 @@ def main(name: str, out: Path | None, seed: int) -> None:
     with one_sentence_errors():
         import torch
 
-        from pipeline.shapes import write_shape
+        from pipeline.policy.shapes import write_shape
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         made = write_shape(name, out, seed, device)

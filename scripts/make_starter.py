@@ -36,8 +36,8 @@ def main(
         raise click.UsageError(f"{out} does not exist; there is no model to evaluate")
     import torch
 
-    from data.starter.evaluate import report
-    from data.starter.pretrain import Recipe, make
+    from pipeline.starter.measure import report
+    from pipeline.starter.pretrain import Recipe, make
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -41,7 +41,7 @@ EPILOG = f"Data sets: {', '.join(SOURCES)}."
 @click.option("--unsafe-grader", is_flag=True, help="Verify even where programs cannot be sandboxed.")
 def main(**options: Any) -> None:
     with one_sentence_errors():
-        from pipeline.prepare import Preparation, prepare_dataset
+        from data.prepare import Preparation, prepare_dataset
 
         counts = prepare_dataset(Preparation(**options))
         click.echo(", ".join(f"{count} {fate}" for fate, count in counts.items() if count) + f": see {options['out']}")

@@ -35,7 +35,7 @@ from pipeline.config import TASK_NAMES
 @click.option("--seed", type=int, default=0, help="Seeds examples, their order and the adapter.")
 def main(**options: Any) -> None:
     with one_sentence_errors():
-        from pipeline.sft import WarmUp, warm_up
+        from pipeline.training.sft import WarmUp, warm_up
 
         warm_up(WarmUp(**options))
 

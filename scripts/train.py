@@ -21,7 +21,7 @@ def main(config_file: str | None, resume: bool, dry_run: bool, **options: Any) -
     with one_sentence_errors():
         from pipeline.config import RunConfig, read_settings
         from pipeline.run_folder import RunFolder
-        from pipeline.train import prepare, stored_config, train
+        from pipeline.training.run import prepare, stored_config, train
 
         given = {name: value for name, value in options.items() if value is not None}
         settings = (read_settings(config_file) if config_file else {}) | given
@@ -40,7 +40,7 @@ def show(choice: Any, config: Any) -> None:
     from dataclasses import asdict
 
     from pipeline.environment import prepare_environment
-    from pipeline.policy import parameter_table
+    from pipeline.policy.loading import parameter_table
 
     click.echo(f"model: {choice.name} ({choice.reason})\n")
     for name, value in asdict(config).items():

@@ -1,6 +1,6 @@
 """Loaders of public data sets: a small module for each, a table of all of them, one reader (`reading.py`).
 
-A loader turns records of the published shape into `rewards.problem.Problem`; `pipeline/prepare.py` filters what comes
+A loader turns records of the published shape into `rewards.problem.Problem`; `data/prepare.py` filters what comes
 out."""
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from data.sources.base import Loaded, Record, Skip, optional, text
-from rewards.needs import libraries_of
+from rewards.grader.needs import libraries_of
+from rewards.grader.prologue import behind
 from rewards.problem import Problem, Test
-from rewards.prologue import behind
 
 
 def function_problem(record: Record, *, prefix: str, source: str, includes: str, license: str) -> Loaded:

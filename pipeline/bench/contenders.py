@@ -25,8 +25,8 @@ from pipeline.bench.generation import Case, Task
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig, resolved
 from pipeline.environment import has_gpu, prepare_environment
+from pipeline.policy.shapes import shape_name
 from pipeline.run_folder import write_json
-from pipeline.shapes import shape_name
 
 Prompts = list[list[int]]
 Generate = Callable[[Prompts, Case], list[int]]  # one prompt for every group → tokens of every completion
@@ -94,7 +94,7 @@ def serving(task: Task) -> tuple[Any, Generate, Callable[[], float]]:
     """A loaded policy that serves a small update; how its engine generates, and how it refreshes, in seconds."""
     import torch
 
-    from pipeline.policy import load_policy
+    from pipeline.policy.loading import load_policy
     from pipeline.rollout import Sampling
 
     policy = load_policy(task.choice, run_config(task))
@@ -116,7 +116,7 @@ def ours(task: Task) -> dict[str, Any]:
     """vLLM as training runs it, then with a request per group; and what a refresh and TRL's sync cost on it."""
     import torch
 
-    from pipeline.models import eos_token_ids
+    from pipeline.policy.models import eos_token_ids
 
     policy, by_completion, refresh = serving(task)
     llm, tokenizer = policy.engine.llm, policy.tokenizer
@@ -184,7 +184,7 @@ def trl(task: Task) -> dict[str, Any]:
     from trl.generation.vllm_generation import VLLMGeneration
 
     if not has_gpu():
-        import pipeline.rollout.vllm_worker  # noqa: F401  # keeps vLLM's weights in place
+        import pipeline.rollout.vllm.worker  # noqa: F401  # keeps vLLM's weights in place
 
     tokenizer = AutoTokenizer.from_pretrained(task.choice.location)
     generation = VLLMGeneration(
@@ -222,7 +222,7 @@ def generate(task: Task) -> dict[str, Any]:
     """Unsloth's `generate` on the trained model, `task.chunk` rows at once."""
     import torch
 
-    from pipeline.models import eos_token_ids, load_model
+    from pipeline.policy.models import eos_token_ids, load_model
 
     model, tokenizer = load_model(task.choice, run_config(task))
     from unsloth import FastLanguageModel
@@ -267,7 +267,7 @@ def load_plain(location: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.models import compute_dtype
+    from pipeline.policy.models import compute_dtype
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, compute_dtype()), device_map=device)

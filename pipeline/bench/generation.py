@@ -26,7 +26,7 @@ from typing import Any
 
 from pipeline.bench.form import Row, row
 from pipeline.environment import has_gpu
-from pipeline.models import ModelChoice
+from pipeline.policy.models import ModelChoice
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENDERS = ("ours", "lowrank", "trl", "generate")  # processes; "ours" also times "groups"

@@ -31,16 +31,16 @@ from pathlib import Path
 
 from pipeline.bench.form import Row, row
 from pipeline.bench.programs import Task, workloads
-from rewards.harness import grade
-from rewards.judge import Judge, JudgeConfig
-from rewards.lean import flags
-from rewards.pool import GraderPool
+from rewards.grader.harness import grade
+from rewards.grader.judge import Judge, JudgeConfig
+from rewards.grader.lean import flags
+from rewards.grader.pool import GraderPool
+from rewards.grader.prologue import read_prologue
+from rewards.grader.sandbox import choose_sandbox
+from rewards.grader.scratch import ScratchFolder, scratch_root
+from rewards.grader.toolchains import find_toolchain
+from rewards.grader.worker import NICENESS
 from rewards.problem import Problem, Test
-from rewards.prologue import read_prologue
-from rewards.sandbox import choose_sandbox
-from rewards.storage import ScratchFolder, scratch_root
-from rewards.toolchains import find_toolchain
-from rewards.worker import NICENESS
 
 BATCH = 4  # programs for every grader
 TIMED = 24  # programs whose time is taken apart

@@ -14,8 +14,8 @@ from unittest.mock import patch
 from pipeline.bench.form import Row, row
 from pipeline.bench.timing import once
 from pipeline.config import RunConfig
-from pipeline.models import ModelChoice, adapter_config, load_frozen
-from pipeline.shapes import shape_name
+from pipeline.policy.models import ModelChoice, adapter_config, load_frozen
+from pipeline.policy.shapes import shape_name
 
 BARS = {"3b": 1.0, "7b": 3.0}  # seconds
 

@@ -21,12 +21,12 @@ from typing import Any
 from pipeline.bench.contenders import load_plain
 from pipeline.bench.form import Row, row
 from pipeline.config import RunConfig
-from pipeline.evaluate import fitting_problems, prompt_ids
-from pipeline.grading import StreamingGrader
-from pipeline.models import ModelChoice
-from pipeline.policy import Policy, load_engine, load_policy, start_graders
-from pipeline.problem_sets import load_problem_sets
+from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
+from pipeline.policy.loading import Policy, load_engine, load_policy, start_graders
+from pipeline.policy.models import ModelChoice
+from pipeline.rollout.streaming import StreamingGrader
 from pipeline.tasks import task_of
+from pipeline.tasks.problem_sets import load_problem_sets
 
 FLOOR_BATCHES = 3
 MOST_VECTORS = 7  # of the training run, evenly spaced, that every way is measured at
@@ -87,7 +87,7 @@ def _train(
 ) -> tuple[list[Any], list[float]]:
     """The vector before each of `steps` training steps, and the mismatch that each step logged."""
     from pipeline.run_folder import RunFolder
-    from pipeline.trainer import TinyLoRATrainer
+    from pipeline.training.trainer import TinyLoRATrainer
 
     bank = policy.model.tinylora
     vectors, logged = [bank.v.detach().clone()], []
@@ -151,7 +151,7 @@ class _Bench:
         """Log-probabilities of all completion tokens, one after another."""
         import torch
 
-        from pipeline.logprobs import log_probs_without_gradient, unpadded_rows
+        from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
 
         with torch.no_grad():
             self.bank.v.copy_(v)
@@ -179,7 +179,7 @@ class _Bench:
     def mismatch(self, v: Any, seed: int) -> float:
         import torch
 
-        from pipeline.logprobs import kl_k3
+        from pipeline.training.logprobs import kl_k3
 
         completions = self.generate(v, seed)
         sampled = torch.tensor([p for completion in completions for p in completion.log_probs])

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from data.sources.humaneval_x import INCLUDES
 from pipeline.config import ConfigError
-from pipeline.problem_sets import read_dataset
 from pipeline.run_folder import read_json_lines
 from pipeline.tasks import CODE
+from pipeline.tasks.problem_sets import read_dataset
 from rewards.extraction import extract_source
-from rewards.harness import whole_program
+from rewards.grader.harness import whole_program
+from rewards.grader.prologue import behind
 from rewards.problem import Problem, Test
-from rewards.prologue import behind
 
 TESTS = 10
 

@@ -16,9 +16,9 @@ from pipeline.bench.contenders import bare_generation, load_plain, time_sync
 from pipeline.bench.form import Row, row
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
-from pipeline.models import ModelChoice
-from pipeline.policy import load_policy
-from pipeline.shapes import shape_name
+from pipeline.policy.loading import load_policy
+from pipeline.policy.models import ModelChoice
+from pipeline.policy.shapes import shape_name
 
 BAR_SHAPE, BAR_MS, BAR_SYNC = "3b", 5.0, 1 / 30
 SCALE = 0.01  # rms of the vectors that are refreshed to

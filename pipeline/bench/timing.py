@@ -32,7 +32,7 @@ def device_seconds(work: Callable[[], Any], repeats: int = 10, warm_up: int = 3)
 
 def once(work: Callable[[], Any]) -> float:
     """Seconds of one run of `work`, with what it started on a GPU finished."""
-    from pipeline.device import wait_for_device
+    from pipeline.training.device import wait_for_device
 
     wait_for_device()
     began = time.perf_counter()

@@ -20,10 +20,10 @@ from pipeline.bench.form import Row, row
 from pipeline.bench.programs import contest_tasks
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
-from pipeline.grading import StreamingGrader
-from pipeline.models import ModelChoice
-from pipeline.policy import Policy, load_policy, start_graders
-from rewards.pool import GraderPool
+from pipeline.policy.loading import Policy, load_policy, start_graders
+from pipeline.policy.models import ModelChoice
+from pipeline.rollout.streaming import StreamingGrader
+from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
@@ -140,7 +140,7 @@ class ProgramGrader(StreamingGrader):
 
 def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bool) -> list[Row]:
     from pipeline.run_folder import RunFolder
-    from pipeline.trainer import TinyLoRATrainer
+    from pipeline.training.trainer import TinyLoRATrainer
 
     assert config.prompts_per_step is not None and config.max_prompt_length is not None
     problems = problems_of_length(policy.tokenizer, 4 * config.prompts_per_step, config.max_prompt_length * 3 // 4)

@@ -149,8 +149,8 @@ def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
 def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
     """Prompts and first tests of the problems of the rollouts; a sentence where the data set cannot be read again."""
     from data.problems import DatasetError
-    from pipeline.problem_sets import load_problem_sets
     from pipeline.tasks import task_of
+    from pipeline.tasks.problem_sets import load_problem_sets
 
     config: RunConfig = load_config(folder / "config.yaml")
     if not wanted:

@@ -93,7 +93,7 @@ def test_merged_folder_in_stock_transformers(
     from transformers import AutoTokenizer
 
     from adapters.merge import merge_weight, salt_of
-    from pipeline.export import save_merged
+    from pipeline.tools.export import save_merged
 
     model = trained(tiny_model_folder, dtype, u=8)
     save_merged(model, AutoTokenizer.from_pretrained(tiny_model_folder), str(tiny_model_folder), "stochastic", tmp_path)
@@ -111,7 +111,7 @@ def test_merged_folder_in_stock_transformers(
 def test_a_four_bit_base_is_merged_dequantised(tiny_model_folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    from pipeline.export import save_merged
+    from pipeline.tools.export import save_merged
 
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -166,7 +166,7 @@ def test_lora_and_merged_folder_in_stock_vllm(tiny_model_folder: Path, tmp_path:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from transformers import AutoTokenizer
 
-    from pipeline.export import save_merged
+    from pipeline.tools.export import save_merged
 
     model = trained(tiny_model_folder, u=8)
     export_lora(model, tmp_path / "lora", str(tiny_model_folder))

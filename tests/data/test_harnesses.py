@@ -17,8 +17,8 @@ import pytest
 
 from data.sources import SOURCES, convert_record
 from data.sources.humaneval_x import INCLUDES
-from rewards.harness import grade
-from rewards.pool import GraderPool
+from rewards.grader.harness import grade
+from rewards.grader.pool import GraderPool
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = [

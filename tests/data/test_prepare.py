@@ -10,12 +10,12 @@ import pytest
 
 from data.difficulty import WindowError, parse_windows
 from data.overlap import fingerprint, grams, groups, words
+from data.prepare import Preparation, held_out_path, prepare_dataset, split, spread, text_language
 from data.problems import DatasetError, read_problems, write_problems
-from pipeline.prepare import Preparation, held_out_path, prepare_dataset, split, spread, text_language
-from pipeline.problem_sets import read_dataset
 from pipeline.run_folder import read_json_lines
 from pipeline.tasks import CODE
-from rewards import needs
+from pipeline.tasks.problem_sets import read_dataset
+from rewards.grader import needs
 from rewards.problem import Problem, Test
 
 LONG = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"  # 15 words

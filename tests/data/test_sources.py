@@ -15,9 +15,9 @@ import pytest
 from data.problems import read_problems, write_problems
 from data.sources import SOURCES, Loaded, Skip, convert_record, load
 from data.sources.livecodebench import private_tests
+from rewards.grader.harness import grade
+from rewards.grader.pool import GraderPool
 from rewards.gsm8k import parse_number
-from rewards.harness import grade
-from rewards.pool import GraderPool
 from rewards.problem import MEGABYTE, Test
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

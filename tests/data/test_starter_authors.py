@@ -9,10 +9,10 @@ from random import Random
 import pytest
 
 from data.starter.authors import AUTHORS, BY_NAME, author_of, mistake_for, mixture
-from data.starter.corpus import examples
 from data.starter.generator import FAMILIES, draw_instance, program
 from data.starter.sketch import Style, kinds, resolve, to_cpp
-from rewards.pool import GraderPool
+from pipeline.starter.corpus import examples
+from rewards.grader.pool import GraderPool
 from rewards.verdict import Status
 
 QUICK = ("quadratic", "extreme", "letter_score", "match_score", "overlap")

@@ -9,7 +9,6 @@ import pytest
 
 from data.purposes import PURPOSES
 from data.starter.authors import BY_NAME
-from data.starter.corpus import examples
 from data.starter.family import params_digest
 from data.starter.generator import (
     FAMILIES,
@@ -21,8 +20,9 @@ from data.starter.generator import (
     problems,
     program,
 )
-from pipeline.prompts import code_messages
-from rewards.pool import GraderPool
+from pipeline.starter.corpus import examples
+from pipeline.tasks.prompts import code_messages
+from rewards.grader.pool import GraderPool
 from rewards.problem import problem_from_record
 
 QUICK = ("bill", "rotate", "filter_list", "palindrome", "robot", "queue", "densest_row", "pattern")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig, resolved
-from pipeline.models import choose_model
-from pipeline.policy import Policy
+from pipeline.policy.loading import Policy
+from pipeline.policy.models import choose_model
 from pipeline.rollout import Sampling
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
@@ -20,7 +20,7 @@ PROMPTS = [list(range(20, 80)), list(range(90, 120)), list(range(7, 200))]
 @pytest.fixture(scope="module", params=["merge", "lowrank"])
 def policy(request) -> Iterator[Policy]:
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from pipeline.policy import load_policy
+    from pipeline.policy.loading import load_policy
 
     settings = RunConfig(vllm=True, dataset="starter", gpu_memory=12, refresh=request.param)
     policy = load_policy(choose_model("starter"), resolved(settings, starter=True, gpu=True))

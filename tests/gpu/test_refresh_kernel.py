@@ -25,7 +25,7 @@ def merged(base: Base, left: Tensor, mixing: Tensor, right: Tensor, rounding: Ro
 def test_same_bits_as_the_reference(kind: str, rounding: Rounding, rank: int, shapes: list[tuple[int, int]]) -> None:
     from bitsandbytes.functional import quantize_4bit
 
-    from adapters.refresh_kernel import FusedRefresh
+    from adapters.kernels.merge import FusedRefresh
 
     if kind == "nf4":
         shapes = [shape for shape in shapes if shape[1] % 64 == 0]

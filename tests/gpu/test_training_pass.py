@@ -60,7 +60,7 @@ def test_layers_compute_with_the_bits_of_the_reference(model, rounding) -> None:
 
 @pytest.mark.parametrize("rows, width, n", [(1, 64, 2), (100, 896, 6), (513, 11008, 2), (64, 1000, 3), (40, 2048, 24)])
 def test_skinny_product(rows: int, width: int, n: int) -> None:
-    from adapters.skinny_kernel import skinny_product
+    from adapters.kernels.skinny import skinny_product
 
     x, a = torch.randn(rows, width, device="cuda").bfloat16(), torch.randn(n, width, device="cuda").bfloat16()
     torch.testing.assert_close(skinny_product(x, a), x.float() @ a.float().mT, rtol=1e-3, atol=1e-2)
@@ -68,7 +68,7 @@ def test_skinny_product(rows: int, width: int, n: int) -> None:
 
 @pytest.mark.parametrize("rows, width, n, m", [(1, 64, 2, 2), (100, 896, 2, 2), (513, 11008, 2, 2), (64, 1000, 8, 8)])
 def test_skinny_outer(rows: int, width: int, n: int, m: int) -> None:
-    from adapters.skinny_kernel import skinny_outer
+    from adapters.kernels.skinny import skinny_outer
 
     x, a = torch.randn(rows, width, device="cuda").bfloat16(), torch.randn(n, width, device="cuda").bfloat16()
     b = torch.randn(rows, 3 * m, device="cuda")[:, m : 2 * m]
@@ -81,7 +81,7 @@ def test_skinny_outer(rows: int, width: int, n: int, m: int) -> None:
 @pytest.mark.parametrize("sizes", [[512], [2048, 256, 256], [300, 40, 40], [1000, 1000]], ids=str)
 def test_update_beside_the_weights(sizes: list[int]) -> None:
     """The kernels of the engine give what the torch path gives."""
-    from pipeline.rollout.vllm_lowrank import add_lowrank
+    from pipeline.rollout.vllm.lowrank import add_lowrank
 
     y, x = torch.randn(100, sum(sizes), device="cuda").bfloat16(), torch.randn(100, 320, device="cuda").bfloat16()
     right, left = torch.randn(2 * len(sizes), 320, device="cuda").bfloat16(), torch.randn(2, sum(sizes), device="cuda")

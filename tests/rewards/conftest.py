@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rewards.pool import GraderPool
+from rewards.grader.pool import GraderPool
 
 
 @pytest.fixture(scope="session")

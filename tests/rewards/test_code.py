@@ -10,7 +10,7 @@ import pytest
 
 from rewards.code import CodeReward
 from rewards.errors import GraderError
-from rewards.pool import GraderPool
+from rewards.grader.pool import GraderPool
 from rewards.problem import Problem, ProblemError, Test
 from rewards.verdict import Status
 

@@ -1,0 +1,1 @@
+"""Triton kernels of the adapter: `merge` writes W + ΔW, `skinny` multiplies by factors, `lowrank` adds the update."""

@@ -1,0 +1,1 @@
+"""Evaluation: samples of held-out problems, pass@k with intervals, and policies compared."""

@@ -1,0 +1,127 @@
+"""Two policies on the same problems: the difference, its p-value, one sentence; and how many problems a gain needs.
+
+Works on counts, (accepted, graded) of each problem, so evaluations made on different days or machines can be compared
+from their `eval.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ConfigError
+from pipeline.evaluation.evaluate import pass_values
+from pipeline.evaluation.statistics import (
+    LEVEL,
+    POWER,
+    compare,
+    detectable_gain,
+    paired_deviation,
+    problems_needed,
+    within_variance,
+)
+
+Counts = Mapping[str, tuple[int, int]]  # (accepted, graded) by the problem's id
+Clusters = Mapping[str, str]  # the cluster of a problem, by its id
+POWER_SAMPLES = (1, 4, 16)
+
+
+def compare_counts(
+    names: tuple[str, str], a: Counts, b: Counts, ks: Sequence[int], clusters: Clusters | None = None
+) -> dict[str, Any]:
+    """B against A for every k, on the problems that both have k graded completions of.
+
+    clusters: of problems that are alike; a problem that it does not name is a cluster of its own. Raises `ConfigError`
+    where the two share no problem.
+    """
+    shared = [problem for problem in a if problem in b]
+    if not shared:
+        raise ConfigError("--compare: the two evaluations share no problem; evaluate both on one data set")
+    sides = [[side[problem] for problem in shared] for side in (a, b)]
+    result: dict[str, Any] = {"names": list(names), "problems_of_one_side_only": len(set(a) ^ set(b))}
+    for k in ks:
+        pairs = zip(shared, *(pass_values(side, k) for side in sides), strict=True)
+        known = [(problem, x, y) for problem, x, y in pairs if x is not None and y is not None]
+        if not known:
+            raise ConfigError(f"--compare: no problem has {k} graded completions on both sides; lower --pass-at")
+        first, second = [x for _, x, _ in known], [y for _, _, y in known]
+        compared = compare(first, second, clusters=[(clusters or {}).get(problem, problem) for problem, _, _ in known])
+        result[f"pass@{k}"] = asdict(compared) | {
+            "a": sum(first) / len(first),
+            "b": sum(second) / len(second),
+            "proven": compared.proven,
+        }
+    samples = max(1, round(sum(n for _, n in sides[0]) / len(shared)))
+    deviation = paired_deviation(within_variance([count for side in sides for count in side]), samples)
+    result["detectable_gain"] = detectable_gain(len(shared), deviation)
+    if clusters:  # they widen the interval, which is about four errors wide
+        found = result[f"pass@{min(ks)}"]
+        seen = detectable_gain(1, (found["high"] - found["low"]) / 4)
+        result["detectable_gain"] = max(result["detectable_gain"], seen)
+    result["conclusion"] = conclusion(result, min(ks))
+    return result
+
+
+def conclusion(result: Mapping[str, Any], k: int) -> str:
+    """One sentence that claims no more than the test of pass@k allows."""
+    (a, b), c = result["names"], result[f"pass@{k}"]
+    figures = (
+        f"pass@{k} {c['a']:.3f} against {c['b']:.3f}, {c['difference']:+.3f} (95 % interval [{c['low']:+.3f}, "
+        f"{c['high']:+.3f}], p = {c['p_value']:.2g}, {c['method']}, {c['problems']} problems)"
+    )
+    if c["proven"]:
+        return f"{b} solves {'more' if c['difference'] > 0 else 'fewer'} problems than {a}: {figures}."
+    same = "they agree on every problem" if c["only_a"] == c["only_b"] == 0 else f"{b} is better on {c['only_b']} "
+    if c["only_a"] or c["only_b"]:
+        same += f"problems and worse on {c['only_a']}"
+    missed = f"; so few problems would miss a gain below about {result['detectable_gain']:.3f}"
+    return f"No difference between {a} and {b} is proven: {figures}; {same}{missed}."
+
+
+def stored_counts(path: Path) -> tuple[str, dict[str, tuple[int, int]], dict[str, Any]]:
+    """Name, counts and record of the policy in an `eval.json` (the checkpoint's, where it also holds the base's).
+
+    Raises `ConfigError` for a file that is not one.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        per_problem = record["per_problem"]
+        name = next(name for name in ("checkpoint", "b", "baseline", "a") if name in per_problem["counts"])
+        rows = zip(per_problem["ids"], per_problem["counts"][name], strict=True)
+        counts = {str(problem): (int(accepted), int(graded)) for problem, (accepted, graded) in rows}
+        if any(not 0 <= accepted <= graded for accepted, graded in counts.values()):
+            raise ValueError("more are right than were graded")
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        raise ConfigError(f"{path}: not an evaluation written by scripts/eval.py (eval.json)") from None
+    return f"{name} of {path}", counts, record
+
+
+def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | None) -> list[str]:
+    """How many problems show a gain of pass@1, by completions per problem.
+
+    counts: of an evaluation, which tell how uncertain single problems are; without them every problem is taken to be
+    solved at `rate`, the worst case.
+    """
+    if not 0 < gain < 1:
+        raise ConfigError(f"--power must be a gain between 0 and 1, such as 0.05, not {gain}")
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"--base-rate must be between 0 and 1, not {rate}")
+    if counts:
+        rate = sum(c for c, _ in counts) / max(1, sum(n for _, n in counts))
+        within = max(within_variance(counts), 1e-6)
+    else:
+        risen = min(1.0, rate + gain)
+        within = max((rate * (1 - rate) + risen * (1 - risen)) / 2, 1e-6)
+    text = [
+        f"to see pass@1 rise by {gain:g} from {rate:.2f} with power {POWER:.0%} at the {LEVEL:.0%} level, paired on "
+        f"the same problems, if it rises alike on all of them:"
+    ]
+    for samples in POWER_SAMPLES:
+        problems = problems_needed(gain, paired_deviation(within, samples))
+        text.append(f"  {problems:7,} problems with {samples} completion{'s' * (samples > 1)} each on either side")
+    return text
+
+

@@ -1,0 +1,164 @@
+"""A loaded policy with everything around it: model, adapter, engine and graders, in the order in which they must
+start."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import ConfigError, RunConfig
+from pipeline.environment import has_gpu
+from pipeline.policy.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
+from pipeline.policy.models import (
+    ModelChoice,
+    compute_dtype,
+    eos_token_ids,
+    import_libraries,
+    load_model,
+    transformers_config,
+)
+from pipeline.versions import plain_vllm
+from rewards.grader.pool import GraderPool
+
+if TYPE_CHECKING:
+    from pipeline.rollout import RolloutEngine
+
+REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+ENGINE_CORES = 2
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raise `ConfigError` for an engine or tracker that is asked for but not installed."""
+    if config.vllm and importlib.util.find_spec("vllm") is None:
+        raise ConfigError("--vllm: vLLM is not installed here; run `make setup`, or generate with --no-vllm")
+    package = REPORTER_PACKAGES.get(config.report_to)
+    if package and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"--report-to {config.report_to}: the package is not installed; run `pip install {package}`")
+
+
+def check_processes() -> None:
+    """Raise `ConfigError` where a launcher started several processes: each would train a policy of its own."""
+    count = os.environ.get("WORLD_SIZE") or "1"
+    if count != "1":
+        raise ConfigError(
+            f"WORLD_SIZE={count}: everything here works in one process on one GPU; start it with python, without "
+            f"torchrun or accelerate"
+        )
+
+
+def start_graders(config: RunConfig) -> GraderPool:
+    """The pool, to be started before a model is loaded: graders are spawned, and must not inherit a GPU.
+
+    Beside a GPU two cores are left to the engine's loop, which launches the GPU's work.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
+    return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)
+
+
+@dataclass
+class Policy:
+    """The adapted model, its tokenizer, the engine that samples from it, and on a GPU how memory is shared."""
+
+    model: Any
+    tokenizer: Any
+    engine: RolloutEngine
+    memory: MemoryPlan | None = None
+
+    def close(self) -> None:
+        """Give back the memory of model and engine; neither can be used any more."""
+        self.engine.close()
+        del self.model, self.engine
+        gc.collect()  # their objects refer to each other
+        if has_gpu():
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
+    """Load and adapt the model, then start the engine on the same weights."""
+    memory = reserve_memory(choice, config)
+    import_libraries()  # not below: they keep frames of their first import, and with these whatever was loaded there
+    return _load_policy(choice, config, memory)
+
+
+def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | None) -> Policy:
+    model, tokenizer = load_model(choice, config)
+    return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
+
+
+def load_engine(
+    choice: ModelChoice, config: RunConfig, model: Any, tokenizer: Any, memory: MemoryPlan | None = None
+) -> RolloutEngine:
+    """The engine for an adapted model, which beside a merging engine computes with the weights that this one serves."""
+    ends = eos_token_ids(model, tokenizer)
+    if not config.vllm:
+        from pipeline.rollout.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            model, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id, batch_size=TRANSFORMERS_ROWS
+        )
+    from pipeline.policy.models import quiet_libraries
+    from pipeline.rollout.vllm.engine import EngineLimits, VLLMEngine
+
+    rounding: Any = config.rounding if config.refresh == "merge" else None
+    model.tinylora.merge_with(rounding)
+    with quiet_libraries():
+        return VLLMEngine(
+            choice.location,
+            model.tinylora,
+            dtype=compute_dtype(),
+            max_model_len=config.max_length,
+            eos_token_ids=ends,
+            rounding=rounding,
+            limits=EngineLimits(memory.kv_bytes, memory.sequences, memory.batched_tokens) if memory else None,
+            seed=config.seed,
+            plain=plain_vllm(),
+        )
+
+
+def reserve_memory(choice: ModelChoice, config: RunConfig) -> MemoryPlan | None:
+    """The shares of what is free on the GPU, with torch's allocator held to them; None without a GPU.
+
+    Free is also what this process holds in torch's allocator without using it.
+    """
+    if not has_gpu():
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    plan = plan_memory(transformers_config(choice).to_dict(), config, free)
+    torch.cuda.set_per_process_memory_fraction(plan.allocator_bytes / total)
+    return plan
+
+
+def parameter_table(choice: ModelChoice, config: RunConfig) -> Sequence[tuple[str, str]]:
+    """What would be trained and what stays frozen, from the architecture alone: no weights are loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from adapters.config import PROJECTIONS, TinyLoRAConfig
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(transformers_config(choice))
+    adapter = TinyLoRAConfig(u=config.u, rank=config.rank, groups=config.groups, seed=config.seed)
+    modules = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in PROJECTIONS]
+    if adapter.groups > len(modules):
+        raise ConfigError(f"--groups {adapter.groups}: the model has {len(modules)} modules; use at most that many")
+    frozen = sum(parameter.numel() for parameter in model.parameters())
+    scalars = adapter.groups * adapter.u
+    return [
+        (
+            "trainable  tinylora.v",
+            f"{scalars:,} float32 scalars, ({adapter.groups}, {adapter.u}), {4 * scalars:,} bytes",
+        ),
+        ("frozen     base model", f"{frozen:,} parameters, {config.quant}"),
+        ("adapted    modules", f"{len(modules)} projections of rank {adapter.rank}, in {adapter.groups} group(s)"),
+        ("share      trainable", f"{scalars / frozen:.2e}"),
+    ]

@@ -1,0 +1,206 @@
+"""Rollouts by vLLM's offline engine, in this process, with the update merged into its weights or beside them.
+
+Every completion is a request of its own, which is reported the moment it ends; samples of one prompt share its prefix
+in the cache. A step over hundreds of sequences takes a GPU less time than vLLM's own loop takes its host, so that loop
+is kept short: requests carry token ids, the outputs of the engine's core are read without making text or a record for
+every token, and on a GPU `scheduler.py` schedules.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters import TinyLoRA
+from adapters.merge import Rounding
+from adapters.tinylora import value_key
+from pipeline.rollout.engine import Completion, EngineError, OnFinished, RefreshReport, Sampling
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the engine may use of a GPU: bytes of key-value cache, sequences at a time, tokens of one forward pass."""
+
+    kv_bytes: int = 1 << 30
+    sequences: int = 256
+    batched_tokens: int = 8192
+
+
+class VLLMEngine:
+    """A `RolloutEngine` on vLLM.
+
+    model: folder or hub id of the unquantised checkpoint. adapter: the trainer's; its frozen weights, dequantised if
+    they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps ΔW beside them
+    (`lowrank.py`). limits: of a GPU. plain: use vLLM's own scheduler and `LLM.generate`, which hands completions
+    on when all are done; for versions whose private parts nobody has looked at. Raises `EngineError` where the
+    trainer's weights were not made from this checkpoint.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: str,
+        adapter: TinyLoRA,
+        *,
+        dtype: str,
+        max_model_len: int,
+        eos_token_ids: list[int],
+        rounding: Rounding | None,
+        limits: EngineLimits | None = None,
+        seed: int = 0,
+        plain: bool = False,
+    ) -> None:
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            raise EngineError("the engine must live in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
+        from vllm import LLM
+
+        from pipeline.rollout.vllm.lowrank import lowrank_options, register
+
+        limits = limits or EngineLimits()
+        options: dict[str, Any] = {"enforce_eager": True}
+        if torch.cuda.is_available():
+            options = {
+                "hf_overrides": {"head_dtype": "float32"},  # logits, from bf16 factors, as the trainer's
+                # Without compiling, which takes most of the start to make a step 2 % shorter, and without graphs of
+                # steps that read prompts: vLLM 0.26 captures those with one token a sequence and attends wrongly.
+                "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
+                "kv_cache_memory_bytes": limits.kv_bytes,
+                "max_num_batched_tokens": limits.batched_tokens,
+                "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
+            }
+            if not plain:
+                from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+                options["scheduler_cls"] = RolloutScheduler
+        if rounding is None:
+            register()
+            options |= lowrank_options(adapter.config.rank)
+        self.llm = LLM(
+            model=model,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=limits.sequences,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls="pipeline.rollout.vllm.worker.TinyLoRAWorker",
+            seed=seed,
+            disable_log_stats=True,
+            **options,
+        )
+        self.adapter, self.merges = adapter, rounding is not None
+        self._eos_token_ids = eos_token_ids
+        self._count = 0  # of requests so far
+        self._plain = plain
+        stranger = self._rpc("tinylora_attach", adapter, rounding)
+        if stranger:
+            raise EngineError(
+                f"the trainer's weights were not made from the engine's checkpoint: {stranger} differs; was {model} "
+                "changed on disk?"
+            )
+
+    @property
+    def worker(self) -> Any:
+        """vLLM's worker with the methods of `TinyLoRAWorker`; it lives in this process."""
+        return self.llm.llm_engine.model_executor.driver_worker.worker
+
+    def _rpc(self, method: str, *arguments: Any) -> Any:
+        return self.llm.collective_rpc(method, args=arguments)[0]
+
+    def refresh(self, v: Tensor) -> RefreshReport:
+        """Make `v` (groups, u) the policy, in place, and forget cached prefixes."""
+        start = time.perf_counter()
+        vector = v.detach().float().cpu().tolist()
+        self.adapter.served = None
+        self._rpc("tinylora_refresh", vector)
+        if self.merges:  # the trainer may compute with the same tensors as long as its vector stays this one
+            self.adapter.served = (value_key(v), self.worker.tinylora_weights)
+        if not self.llm.reset_prefix_cache():
+            raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
+        seconds = time.perf_counter() - start
+        return RefreshReport(seconds, self._rpc("tinylora_kept_share", vector))
+
+    def digest(self) -> str:
+        """Digest of all bits of the adapted weights now being served."""
+        return self._rpc("tinylora_digest")
+
+    def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
+        if self._plain:
+            return self._generate_plainly(prompts, sampling, on_finished)
+        core = self.llm.llm_engine.engine_core
+        scheduler = core.engine_core.scheduler
+        unfinished = {}
+        for row, request in enumerate(self._requests(prompts, sampling)):
+            unfinished[request.request_id] = row, Completion([], [])
+            core.add_request(request)
+        completions = [completion for _, completion in unfinished.values()]
+        while unfinished:
+            outputs = core.get_output().outputs
+            for output in outputs:
+                row, completion = unfinished[output.request_id]
+                completion.token_ids.extend(output.new_token_ids)
+                completion.log_probs.extend(output.new_logprobs.logprobs[:, 0].tolist())
+                if output.finish_reason is not None:
+                    del unfinished[output.request_id]
+                    on_finished(row, completion)
+            if unfinished and not outputs and not scheduler.has_unfinished_requests():
+                raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(prompts)} requests")
+        return completions
+
+    def _generate_plainly(
+        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished
+    ) -> list[Completion]:
+        params = [one.clone() for one in self._params(sampling, len(prompts))]
+        outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+        completions = []
+        for row, output in enumerate(outputs):
+            (sample,) = output.outputs
+            tokens = list(sample.token_ids)
+            log_probs = [place[token].logprob for token, place in zip(tokens, sample.logprobs, strict=True)]
+            completions.append(Completion(tokens, log_probs))
+            on_finished(row, completions[row])
+        return completions
+
+    def _params(self, sampling: Sampling, count: int) -> Iterator[Any]:
+        """vLLM's parameters of every request, drawn from `sampling.seed`, in one object that changes: on a GPU each has
+        a seed of its own, on a CPU all draw from torch's generator, since seeds of their own would be sampled one by
+        one there."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            logprobs=0,
+            detokenize=False,
+            stop_token_ids=self._eos_token_ids,
+        )
+        seeded = torch.cuda.is_available()
+        if not seeded:
+            torch.manual_seed(sampling.seed)
+        for row in range(count):
+            params.seed = ((sampling.seed << 24) + row) % 2**63 if seeded else None
+            yield params
+
+    def _requests(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[Any]:
+        """vLLM's requests of one generation; each gets a copy of its parameters."""
+        engine, tasks = self.llm.llm_engine, self.llm.llm_engine.get_supported_tasks()
+        for prompt, params in zip(prompts, self._params(sampling, len(prompts)), strict=True):
+            self._count += 1
+            yield engine.input_processor.process_inputs(
+                str(self._count), {"prompt_token_ids": prompt}, params, supported_tasks=tasks
+            )
+
+    def close(self) -> None:
+        self.adapter.served = None
+        self.llm.llm_engine.engine_core.shutdown()
+        if torch.cuda.is_available():
+            from vllm.platforms import current_platform
+
+            # vLLM captures the graphs of all engines of a process into one pool, which these graphs take with them.
+            type(current_platform)._global_graph_pool = None

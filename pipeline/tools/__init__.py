@@ -1,0 +1,1 @@
+"""Commands beside training and evaluation: `doctor`, `export` and `grade`."""

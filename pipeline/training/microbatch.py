@@ -1,0 +1,86 @@
+"""How a scored batch is cut for the training pass, without changing the gradient.
+
+A row's loss without a KL term is proportional to its advantage. So rows without one are left out, and a completion that
+was drawn several times in a group is computed once with the sum of its advantages. What remains is sorted by length
+and cut by a token budget.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.training.logprobs import token_budget_batches
+
+# Loss types whose value is a sum over rows divided by a constant of the whole batch need no weight when the batch is
+# cut; those that average over rows are weighted by the share of rows, and bnpo by the share of tokens.
+SUMMED_LOSSES = ("dapo", "cispo")
+
+
+def distinct_rows(group: Tensor, completion_ids: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the first of all equal rows, and advantages (B,) with the sum of equal ones at the first.
+
+    group (B,) integers, completion_ids (B, T), advantages (B,) of any float dtype. Rows are equal where all three are.
+    Only then is the sum of their losses the loss of their sum: a clipped loss depends on the sign of the advantage,
+    n · min(r A, clip(r) A) = min(r n A, clip(r) n A) for n > 0, so rows of two groups that judge one completion
+    differently cannot be added up.
+    """
+    _, value = torch.unique(advantages, return_inverse=True)
+    keys = torch.cat([torch.stack([group, value], dim=1), completion_ids], dim=1)
+    _, same = torch.unique(keys, dim=0, return_inverse=True)
+    index = torch.arange(len(same), device=same.device)
+    first = torch.full_like(index, len(same)).scatter_reduce(0, same, index, "amin")
+    first = first[first < len(same)].sort().values
+    sums = torch.zeros_like(advantages).index_add(0, same, advantages)
+    return first, torch.zeros_like(advantages).index_copy(0, first, sums[same[first]])
+
+
+def spread_rows(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` rows, evenly spread, so that groups, whose rows follow one another, share alike."""
+    wanted = min(count, wanted)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def without_equal_groups(advantages: Tensor, rewards: list[float | None], group_size: int) -> Tensor:
+    """Advantages (B,) with exact zeros where all rewards of a group are equal.
+
+    In float32 the mean of equal rewards can differ from them in the last bit, and dividing by a standard deviation of
+    zero plus 1e-4 makes a visible advantage of that. Rewards that are None are masked: they do not count.
+    """
+    values = advantages.new_tensor([float("nan") if r is None else r for r in rewards]).view(-1, group_size)
+    highest = values.nan_to_num(nan=-torch.inf).amax(dim=1)
+    lowest = values.nan_to_num(nan=torch.inf).amin(dim=1)
+    return advantages.masked_fill((highest <= lowest).repeat_interleave(group_size), 0.0)
+
+
+def micro_batches(
+    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
+) -> tuple[list[tuple[dict[str, Any], float]], float]:
+    """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
+
+    batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens of
+    prompt and completion per part. every_row: keep all rows, for a loss with a KL term. A tensor whose first size is
+    the number of rows is cut; anything else is handed to every part.
+    """
+    lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
+    if every_row:
+        chosen = torch.arange(len(lengths), device=lengths.device)
+    else:
+        chosen, summed = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
+        batch = batch | {"advantages": summed}
+        chosen = chosen[summed[chosen] != 0]
+    count, tokens = len(lengths), int(batch["completion_mask"].sum())
+    parts = []
+    for index in token_budget_batches(lengths[chosen], budget):
+        rows = chosen[index]
+        part = {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+        if loss_type in SUMMED_LOSSES:
+            weight = 1.0
+        elif loss_type == "bnpo":
+            weight = int(part["completion_mask"].sum()) / tokens
+        else:
+            weight = len(rows) / count
+        parts.append((part, weight))
+    return parts, len(chosen) / count

@@ -1,0 +1,252 @@
+"""Supervised warm-up before RL: a model learns the form of the answers from worked ones.
+
+TRL's `SFTTrainer` on a model that Unsloth loads: QLoRA (an adapter over NF4 weights) on a GPU, LoRA or all weights on
+a CPU. The result is an ordinary model folder, the adapter merged into the unquantised weights, that `scripts/train.py
+--model` takes. """
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pipeline.config import STARTER, TASK_NAMES, ConfigError, RunConfig, resolved
+from pipeline.environment import has_gpu
+from pipeline.policy.models import (
+    ModelChoice,
+    choose_model,
+    compute_dtype,
+    import_libraries,
+    made_ready,
+    quiet_libraries,
+)
+from pipeline.run_folder import write_json
+from pipeline.tasks import Task, task_of
+from pipeline.tasks.problem_sets import GENERATED, read_dataset
+from rewards.problem import Problem
+
+METHODS = ("lora", "full")
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Settings of a warm-up. None means: by the model and the machine. Lengths are in tokens."""
+
+    output_dir: str
+    model: str | None = None
+    hub: str = "huggingface"
+    task: str = "gsm8k"
+    template: str | None = None
+    system_prompt: str | None = None
+    dataset: str | None = None
+    max_samples: int = 2000
+    method: str = "lora"
+    quant: str | None = None
+    lora_rank: int = 16
+    steps: int = 100
+    batch_size: int = 16
+    lr: float | None = None
+    max_length: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_samples", "lora_rank", "steps", "batch_size", "lr", "max_length"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"--{name.replace('_', '-')} must be greater than 0, not {value}")
+        for name, choices in (("method", METHODS), ("task", TASK_NAMES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"--{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.method == "full" and self.quant == "nf4":
+            raise ConfigError("--method full trains all weights, so they cannot be quantised; leave out --quant nf4")
+        if Path(self.output_dir).exists():
+            raise ConfigError(f"--output-dir {self.output_dir} exists already; choose another")
+
+    @property
+    def learning_rate(self) -> float:
+        return self.lr if self.lr is not None else 2e-4 if self.method == "lora" else 5e-5
+
+    @property
+    def quantised(self) -> bool:
+        return self.method == "lora" and (self.quant or ("nf4" if has_gpu() else "none")) == "nf4"
+
+
+def warm_up(settings: WarmUp) -> Path:
+    """Train, merge and save; returns the model's folder, which appears whole or not at all."""
+    start = time.perf_counter()
+    choice = choose_model(settings.model, settings.hub)
+    shared = {name: getattr(settings, name) for name in ("task", "template", "system_prompt", "dataset")}
+    config = resolved(RunConfig(model=choice.name, **shared), starter=choice.is_starter, gpu=has_gpu())
+    task = task_of(config)
+    problems = worked_problems(config, task, settings)
+    print(f"model: {choice.name} ({choice.reason})", flush=True)
+    choice = made_ready(choice)
+    model, tokenizer = load(choice, settings)
+    rows, dropped = training_rows(problems, task, tokenizer, settings.max_length)
+    print(f"examples: {len(rows)}" + (f"; {dropped} dropped, longer than --max-length" if dropped else ""), flush=True)
+    final = Path(settings.output_dir)
+    folder = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    losses = fit(model, tokenizer, rows, settings, folder)
+    save(model, tokenizer, choice, settings, folder)
+    record = {"settings": asdict(settings), "base": choice.name, "examples": len(rows), "dropped": dropped}
+    record |= {"first_loss": losses[0], "last_loss": losses[-1], "seconds": round(time.perf_counter() - start, 1)}
+    write_json(folder / "sft.json", record)
+    folder.rename(final)
+    print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last; train on it with --model {final}")
+    return final
+
+
+def worked_problems(config: RunConfig, task: Task, settings: WarmUp) -> list[Problem]:
+    """Problems with a solution to imitate. Raises `ConfigError` where the data set has none."""
+    name = config.dataset or ""
+    if name == STARTER and task.name == "code":
+        return starter_examples(settings.max_samples, settings.seed)
+    if name == GENERATED and task.name == "countdown":
+        from data.sources.countdown import generate
+
+        return generate("train", settings.max_samples, settings.seed)
+    problems = [problem for part in config.datasets for problem in read_dataset(part, task) if problem.solution]
+    if not problems:
+        raise ConfigError(f"--dataset {name}: no problem has a solution, so there is nothing to imitate")
+    Random(settings.seed).shuffle(problems)
+    return problems[: settings.max_samples]
+
+
+def starter_examples(count: int, seed: int) -> list[Problem]:
+    """The starter's training problems, each with a right program."""
+    from dataclasses import replace
+
+    from data.starter.authors import AUTHORS, program
+    from data.starter.generator import instances
+
+    rng = Random(f"sft/{seed}")
+    careful = [author for author in AUTHORS if author.careful]
+    return [
+        replace(instance.problem, solution=program(instance, rng.choice(careful), rng, faulty=False))
+        for instance in instances("train", count, seed)
+    ]
+
+
+def training_rows(problems: list[Problem], task: Task, tokenizer: Any, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Prompt and completion as chat messages, and how many examples were longer than `limit` and left out.
+
+    Raises `ConfigError` where none is left.
+    """
+    rows = [
+        {
+            "prompt": task.prompt.messages(problem),
+            "completion": [{"role": "assistant", "content": task.target(problem)}],
+        }
+        for problem in problems
+    ]
+    ids = tokenizer.apply_chat_template([r["prompt"] + r["completion"] for r in rows], return_dict=True)["input_ids"]
+    kept = [row for row, tokens in zip(rows, ids, strict=True) if len(tokens) <= limit]
+    if not kept:
+        raise ConfigError(f"--max-length {limit}: every example is longer")
+    return kept, len(rows) - len(kept)
+
+
+def load(choice: ModelChoice, settings: WarmUp) -> tuple[Any, Any]:
+    """The model with what is to be trained, and its tokenizer."""
+    import_libraries()
+    import torch
+    from unsloth import FastLanguageModel
+
+    with quiet_libraries():
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            choice.location,
+            dtype=getattr(torch, compute_dtype()),
+            load_in_4bit=settings.quantised,
+            full_finetuning=settings.method == "full",
+            max_seq_length=settings.max_length,
+            use_exact_model_name=True,
+        )
+        if settings.method == "lora":
+            model = FastLanguageModel.get_peft_model(
+                model,
+                r=settings.lora_rank,
+                lora_alpha=settings.lora_rank,
+                target_modules=TARGETS,
+                use_gradient_checkpointing="unsloth" if has_gpu() else False,
+                random_state=settings.seed,
+            )
+    return model, tokenizer
+
+
+def fit(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: WarmUp, folder: Path) -> list[float]:
+    """Run TRL's trainer; returns the loss of every step. The loss is that of the completions alone."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Bar(TrainerCallback):
+        def __init__(self) -> None:
+            from tqdm import tqdm
+
+            self.losses: list[float] = []
+            self.bar = tqdm(total=settings.steps, desc="warm-up")
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                self.losses.append(float(logs["loss"]))
+                self.bar.set_postfix_str(f"loss {self.losses[-1]:.3f}", refresh=False)
+                self.bar.update(1)
+
+    bar = Bar()
+    arguments = SFTConfig(
+        output_dir=str(folder / "trainer"),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=max(1, settings.steps // 20),
+        max_length=settings.max_length,
+        completion_only_loss=True,
+        packing=False,
+        bf16=has_gpu(),
+        gradient_checkpointing=False,
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=settings.seed,
+        use_cpu=not has_gpu(),
+        dataloader_pin_memory=has_gpu(),
+        dataset_num_proc=None,
+    )
+    with quiet_libraries():
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[bar],
+        )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    bar.bar.close()
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    return bar.losses
+
+
+def save(model: Any, tokenizer: Any, choice: ModelChoice, settings: WarmUp, folder: Path) -> None:
+    """Write an ordinary model folder. An adapter is merged into the weights as published, not into quantised ones."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    stored = AutoConfig.from_pretrained(choice.location).dtype or torch.bfloat16
+    if settings.method == "lora":
+        from peft import PeftModel
+
+        adapter = folder / "adapter"
+        model.save_pretrained(adapter)
+        base = AutoModelForCausalLM.from_pretrained(choice.location, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    model.to(stored).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,122 @@
+"""Problems whose tests are code: each test's `input` is source text that is put behind the program, which then runs
+alone.
+
+HumanEval-X and the Q problems are of this kind (`Problem.tests_are_code`). Every test becomes a program of its own
+for the grader pool; their verdicts are joined to one."""
+
+from __future__ import annotations
+
+import re
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+
+from rewards.extraction import LITERALS
+from rewards.grader.pool import GraderPool
+from rewards.grader.prologue import behind, read_prologue
+from rewards.problem import Problem, Test
+from rewards.verdict import Status, TestVerdict, Verdict
+
+_MAIN = re.compile(r"\bint\s+main\s*\([^)]{0,200}\)\s*\{")  # bounds keep degenerate texts from costing minutes
+_Q_EXIT = re.compile(r"(?:^|(?<=[;\n]))[ \t]*exit[ \t]+[0-9]+[ \t]*;?\s*\Z")
+_FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
+_DECLARATION_END = re.compile(r"[;}]|^[ \t]*#.*$", re.MULTILINE)
+
+
+def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verdict]:
+    """As `pool.submit`, for problems of either kind. The future never raises."""
+    if not problem.tests_are_code or source is None or not source.strip():
+        return pool.submit(source, problem)
+    program = whole_program(source, problem)
+    future: Future[Verdict] = Future()
+    if not problem.tests:
+        future.set_result(Verdict(Status.WRONG_ANSWER, diagnostics="the problem has no tests"))
+        return future
+    parts = [
+        pool.submit(
+            f"{program}\n\n{test.input}\n", replace(problem, tests=(Test("", test.output),), tests_are_code=False)
+        )
+        for test in problem.tests
+    ]
+    left, lock = [len(parts)], threading.Lock()
+
+    def one_done(_: Future[Verdict]) -> None:
+        with lock:
+            left[0] -= 1
+            last = left[0] == 0
+        if last:
+            future.set_result(join([part.result() for part in parts]))
+
+    for part in parts:
+        part.add_done_callback(one_done)
+    return future
+
+
+def join(verdicts: list[Verdict]) -> Verdict:
+    """One verdict of programs that share their first part, a test each; a test without a verdict spoils the whole."""
+    lost = next((verdict for verdict in verdicts if verdict.status is Status.NO_VERDICT), None)
+    if lost is not None:
+        return replace(lost, total=len(verdicts))
+    failed = next((verdict for verdict in verdicts if not verdict.accepted), None)
+    tests = [v.tests[0] if v.tests else TestVerdict(v.status, detail=v.diagnostics[:200]) for v in verdicts]
+    return Verdict(
+        status=failed.status if failed else Status.ACCEPTED,
+        passed=sum(verdict.accepted for verdict in verdicts),
+        total=len(verdicts),
+        compiled=any(verdict.compiled for verdict in verdicts),
+        tests=tuple(tests),
+        diagnostics=failed.diagnostics if failed else "",
+        cpu_s=sum(verdict.cpu_s for verdict in verdicts),
+        compile_s=sum(verdict.compile_s for verdict in verdicts),
+        header=min((verdict.header for verdict in verdicts if verdict.header), default=""),  # rejected before used
+        cached=all(verdict.cached for verdict in verdicts),
+    )
+
+
+def whole_program(source: str, problem: Problem) -> str:
+    """The completion's code made ready for a test to be put behind it.
+
+    A model may continue `problem.preamble` (a signature up to its brace) or write the whole function again, with or
+    without the includes and the functions before it, with or without a `main` of its own."""
+    if problem.language == "q":
+        return _Q_EXIT.sub("", source)
+    if problem.language not in ("c", "cpp"):
+        return source
+    source = without_main(source)
+    code = LITERALS.sub(lambda found: " " * len(found[0]), problem.preamble)
+    opened = functions(code)
+    if not code.rstrip().endswith("{") or not opened or opened[-1] not in (written := functions(source)):
+        return problem.preamble + source
+    before = [found.end() for found in _DECLARATION_END.finditer(code[: code.rindex(opened[-1])])]
+    head = problem.preamble[: before[-1] if before else 0] + "\n"
+    if set(opened[:-1]) & set(written):  # its own helpers, too: only the includes are missing
+        head = "".join(f"{text}\n" for text in read_prologue(head).texts)
+    return behind(head, source)
+
+
+def functions(text: str) -> list[str]:
+    """The names of the functions that C or C++ source defines outside of any braces; one may still be open."""
+    outside, depth = [], 0
+    for piece in re.split(r"([{}])", LITERALS.sub(" ", text)):
+        if piece == "{":
+            outside.append("{" if depth == 0 else "")
+            depth += 1
+        elif piece == "}":
+            depth = max(0, depth - 1)
+            outside.append(";" if depth == 0 else "")
+        elif depth == 0:
+            outside.append(piece)
+    return _FUNCTION.findall("".join(outside))
+
+
+def without_main(source: str) -> str:
+    """C or C++ source without its `int main(...) {...}`; braces in strings and comments are not understood."""
+    found = _MAIN.search(source)
+    if found is None:
+        return source
+    depth = 0
+    for index in range(found.end() - 1, len(source)):
+        depth += {"{": 1, "}": -1}.get(source[index], 0)
+        if depth == 0:
+            return source[: found.start()] + source[index + 1 :]
+    return source[: found.start()]

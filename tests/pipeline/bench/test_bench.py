@@ -1,0 +1,165 @@
+"""What the benchmarks share (picture, clock, programs to grade), their command line, and those of a policy on the
+starter."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import bench as script
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline.bench.chart import draw_rows
+from pipeline.bench.form import Row, row
+from pipeline.bench.programs import contest_tasks, workloads
+from pipeline.bench.timing import device_seconds, once
+from pipeline.bench.train_step import ProgramGrader, problems_of_length
+from pipeline.policy.models import STARTER_FOLDER
+from rewards.grader.harness import grade
+from rewards.grader.pool import GraderPool
+from rewards.verdict import Status
+
+ROOT = Path(__file__).resolve().parents[3]
+ROW_KEYS = ["what", "value", "unit", "baseline", "ratio", "bar", "ok"]
+ROWS = [
+    row("against a baseline", 3.0, "ms", baseline=2.0, at_most=1.2),
+    row("of a size of its own", 123_456.0, "tokens/s"),
+    row("nothing", 0.0, "ms"),
+    row("below zero", -0.5, "ms", at_most=1.0),
+]
+
+
+def picture_size(folder: Path, rows: list[Row]) -> tuple[int, int]:
+    draw_rows("a benchmark", rows, folder / "bench.png")
+    assert [path.name for path in folder.iterdir()] == ["bench.png"]
+    with Image.open(folder / "bench.png") as picture:
+        picture.load()
+        assert picture.format == "PNG" and len(picture.convert("RGB").getcolors(2**24) or []) > 2
+        return picture.size
+
+
+def test_the_picture_grows_with_the_rows_and_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    one, four, many = (picture_size(tmp_path, rows) for rows in (ROWS[:1], ROWS, ROWS * 5))
+    assert one[0] == four[0] == many[0] and one[1] < four[1] < many[1]
+
+
+def sleeps(*seconds: float):
+    rest = list(seconds)
+    return lambda: time.sleep(rest.pop(0)), rest
+
+
+def test_the_clock_gives_the_median_without_the_warm_up() -> None:
+    work, rest = sleeps(0.2, 0.2, 0.01, 0.15, 0.03, 0.0, 0.15)
+    assert 0.03 <= device_seconds(work, repeats=5, warm_up=2) < 0.15
+    assert not rest
+    work, rest = sleeps(0.02)
+    assert 0.02 <= once(work) < 1 and not rest
+
+
+@pytest.mark.parametrize("tokens", [64, 300])
+def test_statements_are_as_long_as_the_limit_allows(tiny_model_folder: Path, tokens: int) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    problems = problems_of_length(tokenizer, 12, tokens)
+    lengths = [len(tokenizer(problem.statement).input_ids) for problem in problems]
+    longest_word = max(len(word) for problem in problems for word in problem.statement.split())
+    assert max(lengths) <= tokens < min(lengths) + longest_word + 2  # a byte is a token; one more space and word
+    assert len({problem.statement for problem in problems}) == len({problem.id for problem in problems}) == 12
+    assert [problem.tests for problem in problems] == [task.problem.tests for task in contest_tasks(12)]
+
+
+@pytest.mark.parametrize("kind", ["contest", "mbxp", "humaneval-x"])
+def test_the_benchmarks_programs_are_right_and_different(kind: str) -> None:
+    tasks = workloads(12)[kind]
+    assert len({task.program for task in tasks}) == 12
+    with GraderPool(2, quiet=True) as pool:
+        futures = [grade(pool, task.source, task.problem) for task in tasks]
+        assert [future.result().status for future in futures] == [Status.ACCEPTED] * 12
+    if kind == "humaneval-x":  # as the benchmark's harness begins every program
+        assert all(task.program.startswith("#include<stdlib.h>\n#include<algorithm>\n") for task in tasks)
+
+
+def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
+    problems = [task.problem for task in contest_tasks(4)]
+    with GraderPool(1, quiet=True) as pool:
+        grader = ProgramGrader(pool, problems)
+        grader.begin(problems)
+        for index in (2, 0, 3, 1):
+            grader.submit(index, "what the model wrote")
+        verdicts = grader.collect()
+        assert [verdict.status for verdict in verdicts] == [Status.ACCEPTED, Status.WRONG_ANSWER] * 2
+        assert all(verdict.compiled for verdict in verdicts)
+        assert grader.seconds_alone() > 0
+        assert pool.counts["graded"] == 8 and not pool.counts["cached"]  # timed again, not remembered
+
+
+def error_of(*arguments: str) -> str:
+    done = CliRunner().invoke(script.bench, arguments, catch_exceptions=False)
+    assert done.exit_code == 2, done.output
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert done.stderr.rstrip().endswith(line)
+    return line
+
+
+@pytest.mark.parametrize("name", script.bench.commands)
+def test_every_command_explains_itself(name: str) -> None:
+    done = CliRunner().invoke(script.bench, [name, "--help"], catch_exceptions=False)
+    assert done.exit_code == 0 and "Usage:" in done.output
+    assert f"bench-{name}.json" in "".join(done.output.split())  # wrapped anywhere
+
+
+def test_the_json_must_not_lie_where_the_picture_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error_of("grader", "--out", "x.png").startswith("Error: --out x.png: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader"}))
+def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error_of(name, "--model", "./nowhere").startswith("Error: --model ./nowhere: no such folder")
+    (tmp_path / "empty").mkdir()
+    assert error_of(name, "--model", "empty").startswith("Error: --model empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter has not been made (scripts/make_starter.py)")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "init",
+        "refresh",
+        "train-step --steps 1 --prompts 2 --generations 2",
+        "mismatch --steps 1 --prompts 1",
+    ],
+)
+def test_every_benchmark_of_the_policy_runs_on_the_starter(command: str, tmp_path: Path) -> None:
+    name = command.split()[0]
+    if name != "init":
+        pytest.importorskip("vllm", reason="vLLM is not installed")
+    arguments = [sys.executable, str(ROOT / "scripts" / "bench.py"), *command.split(), "--out", "results.json"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wrote results.json and results.png" in done.stdout
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {"machine", "versions", "rows"}
+    assert results["machine"]["cores"] >= 1 and results["versions"]["torch"]
+    assert len(results["rows"]) > 4
+    for one in results["rows"]:
+        assert list(one) == ROW_KEYS
+        numbers = [one["value"], one["baseline"], one["ratio"]]
+        assert all(number is None or math.isfinite(number) for number in numbers), one
+        assert one["value"] is not None and isinstance(one["what"], str) and one["unit"]
+        assert (one["ok"] is None) == (one["bar"] == "")
+    with Image.open(tmp_path / "results.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.png"]

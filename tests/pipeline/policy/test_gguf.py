@@ -1,0 +1,273 @@
+"""GGUF files: what is read of them, what is refused before anything loads, and the folder that is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import ConfigError, RunConfig, resolved
+from pipeline.policy.gguf import convert
+from pipeline.policy.models import ModelChoice, architecture, choose_model, made_ready, transformers_config
+from tests.tiny_gguf import save_tiny_gguf, tiny_model
+from tests.tiny_model import save_tiny_model
+
+CONVERSATION = [{"role": "user", "content": "Say 12345 the\n\n  end!"}]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TINYLORA_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def file(tmp_path: Path, llama: Any) -> Path:
+    return save_tiny_gguf(tmp_path / "model.gguf", llama)
+
+
+def loaded(path: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = made_ready(choose_model(str(path))).location
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(5, 45).unsqueeze(0)).logits
+
+
+def refusal(path: Path | str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        choose_model(str(path))
+    assert "torch" not in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_a_converted_model_is_the_model(kind: str, tied: bool, tmp_path: Path) -> None:
+    model = tiny_model(kind, tied=tied)
+    made, tokenizer = loaded(save_tiny_gguf(tmp_path / "model.gguf", model))
+    assert type(made) is type(model) and made.config.tie_word_embeddings is tied
+    torch.testing.assert_close(logits(made), logits(model), rtol=1e-5, atol=1e-5)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert made.generation_config.eos_token_id == [2, 0]
+    text = tokenizer.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_embeddings_held_twice_are_tied_and_the_finer_copy_is_kept(tmp_path: Path) -> None:
+    model = tiny_model("qwen2")
+    made, _ = loaded(save_tiny_gguf(tmp_path / "model.gguf", model, twice=True, quantised=True))
+    assert made.lm_head.weight is made.model.embed_tokens.weight
+    assert torch.equal(made.lm_head.weight, model.lm_head.weight)
+    assert not torch.equal(made.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
+
+
+def test_llama_3_factors_of_positions_become_its_settings(tmp_path: Path) -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    model = tiny_model("llama", rope_parameters=rope, max_position_embeddings=16384)
+    plain = 10000.0 ** (-torch.arange(0, 32, 2) / 32)
+    factors = (plain / ROPE_INIT_FUNCTIONS["llama3"](model.config, "cpu")[0]).numpy()
+    assert factors.max() == pytest.approx(8)
+    path = save_tiny_gguf(tmp_path / "model.gguf", model, tensors={"rope_freqs.weight": factors})
+    found = transformers_config(choose_model(str(path))).rope_parameters
+    assert {key: found[key] for key in rope} == pytest.approx(rope)
+    path = save_tiny_gguf(tmp_path / "other.gguf", model, tensors={"rope_freqs.weight": factors**0.5})
+    assert "not Llama 3's" in refusal(path)
+
+
+def test_what_is_not_a_whole_gguf_file_is_refused_in_a_sentence(tmp_path: Path, file: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "missing.gguf")
+    whole = file.read_bytes()
+    for name, content, why in [
+        ("text.gguf", b"hello, I am no model", "not a GGUF file"),
+        ("empty.gguf", b"", "not a GGUF file"),
+        ("weights.bin", whole[1:], "not a GGUF file"),
+        ("header.gguf", whole[:900], "damaged or cut short"),
+        ("tail.gguf", whole[:-500], f"cut short, {len(whole) - 500:,} of"),
+        ("old.gguf", whole[:4] + b"\x01\0\0\0" + whole[8:], "GGUF version 1"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        assert why in refusal(tmp_path / name) and name in refusal(tmp_path / name)
+
+
+def test_a_folder_with_one_file_is_that_file_and_with_two_is_refused(tmp_path: Path, file: Path, llama: Any) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.GGUF").symlink_to(file)
+    choice = choose_model(str(folder))
+    assert choice.is_gguf and choice.name == str(folder) and choice.location == str(folder / "a.GGUF")
+    shutil.copy(file, folder / "b.gguf")
+    assert "holds 2 GGUF files (a.GGUF, b.gguf); name one of them" in refusal(folder)
+    save_tiny_model(folder)
+    assert not choose_model(str(folder)).is_gguf  # weights for transformers come first
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "tensors", "why"),
+    [
+        ("gemma2", {"gemma2.final_logit_softcapping": 30.0}, {}, "'gemma2' caps its logits"),
+        ("llama", {"llama.attn_logit_softcapping": 50.0}, {}, "'llama' caps its logits"),
+        ("command-r", {"command-r.logit_scale": 0.06}, {}, "'command-r' scales its logits"),
+        ("phi2", {}, {"output.bias": [0.0] * 320}, "the output head of 'phi2' has a bias"),
+        ("qwen2", {}, {"output.bias": [0.0] * 320}, "the output head of 'qwen2' has a bias"),
+        ("llama", {}, {"blk.0.attn_q.bias": [0.0] * 128}, "has a bias that Llama has no place for (blk.0.attn_q.bias)"),
+        ("mamba", {}, {}, "its architecture is 'mamba'; TinyLoRA trains Qwen2, Qwen3, Llama"),
+        ("llama", {"llama.expert_count": 8}, {}, "a mixture of 8 experts"),
+        ("llama", {"llama.rope.scaling.type": "yarn"}, {}, "positions are scaled (yarn)"),
+        ("llama", {"llama.embedding_scale": 12.0}, {}, "llama.embedding_scale"),
+        ("llama", {"llama.rope.dimension_count": 16}, {}, "a part of each head"),
+        ("llama", {"split.count": 3}, {}, "one of 3 parts"),
+        ("llama", {}, {"blk.0.extra.weight": [1.0]}, "a tensor that Llama has no place for"),
+    ],
+)
+def test_what_the_head_cannot_serve_is_refused_by_name(
+    kind: str, metadata: dict, tensors: dict, why: str, tmp_path: Path
+) -> None:
+    model = tiny_model(kind if kind in ("qwen2", "llama") else "llama")
+    model.config.model_type = kind  # of the header; the weights are a Llama's
+    assert why in refusal(save_tiny_gguf(tmp_path / "model.gguf", model, metadata=metadata, tensors=tensors))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, "'gemma2' caps its logits"),
+        ({"model_type": "cohere", "logit_scale": 0.06}, "'cohere' scales its logits"),
+        ({"model_type": "gpt2"}, "its architecture is 'gpt2'"),
+    ],
+)
+def test_the_same_holds_for_a_folder(config: dict, why: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert why in refusal(tmp_path)
+
+
+def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama: Any) -> None:
+    def named_wrongly(fields: dict[str, Any]) -> None:
+        fields["eos_token_id"], fields["pad_token_id"] = 1, 2
+
+    made, tokenizer = loaded(save_tiny_gguf(tmp_path / "model.gguf", llama, edit=named_wrongly))
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert made.generation_config.eos_token_id == [2, 0] and made.config.pad_token_id == 0
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda fields: fields.pop("chat_template"), "has no chat template"),
+        (lambda fields: fields.update(chat_template="{{ raise_exception('no') }}"), "its chat template fails"),
+        (lambda fields: fields.update(tokenizer_pre="klingon"), "how 'klingon' cuts text into words is not known"),
+        (lambda fields: fields.update(tokenizer_model="t5"), "its vocabulary (t5) cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_will_not_do_is_refused(edit: Any, why: str, tmp_path: Path, llama: Any, cache: Path) -> None:
+    choice = choose_model(str(save_tiny_gguf(tmp_path / "model.gguf", llama, edit=edit)))
+    with pytest.raises(ConfigError, match="model.gguf: ") as caught:
+        made_ready(choice)
+    assert why in str(caught.value)
+    assert not list(cache.glob("gguf-*")) and not list(cache.glob("*.partial"))
+
+
+def test_the_tokenizer_beside_the_file_is_used_if_it_is_the_models(tmp_path: Path, llama: Any) -> None:
+    def without_template(fields: dict[str, Any]) -> None:
+        del fields["chat_template"]
+        fields["tokenizer_pre"] = "klingon"
+
+    path = save_tiny_gguf(tmp_path / "model.gguf", llama)
+    _, own = loaded(path)
+    own.chat_template = own.chat_template.replace("assistant", "helper")
+    bare = tmp_path / "bare"
+    own.save_pretrained(bare)
+    _, beside = loaded(save_tiny_gguf(bare / "model.gguf", llama, edit=without_template))
+    assert beside("the 12345")["input_ids"] == own("the 12345")["input_ids"]
+    assert "helper" in beside.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
+    other = json.loads((bare / "tokenizer.json").read_text())
+    other["model"]["vocab"] |= {"!": 40, "I": 3}
+    (bare / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(ConfigError, match="another model's"):
+        made_ready(choose_model(str(bare)))
+
+
+def test_a_conversion_is_made_once_and_anew_for_other_contents(
+    file: Path, llama: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    write = convert._write
+    monkeypatch.setattr(convert, "_write", lambda *arguments: made.append(1) or write(*arguments))  # type: ignore
+    first = made_ready(choose_model(str(file))).location
+    copy = file.with_name("copy.gguf")
+    shutil.copy(file, copy)
+    assert made_ready(choose_model(str(copy))).location == first and len(made) == 1
+    stat = file.stat()
+    content = bytearray(file.read_bytes())
+    content[-4] ^= 1  # one bit of a weight, size and times as before
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert made_ready(choose_model(str(file))).location != first and len(made) == 2
+
+
+def test_an_interrupted_conversion_leaves_nothing_and_two_at_once_make_one(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.policy.gguf.convert.write_weights", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made_ready(choose_model(str(file)))
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    code = "import sys; from pipeline.policy.models import *; print(made_ready(choose_model(sys.argv[1])).location)"
+    command = [sys.executable, "-c", code, str(file)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert outputs[0][0] == outputs[1][0] != ""
+    assert sum("converting model.gguf" in printed for _, printed in outputs) == 1
+    assert len(list(cache.glob("gguf-*"))) == 1
+
+
+def test_a_cache_without_room_or_rights_is_named(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match="set TINYLORA_CACHE to a larger disk"):
+        made_ready(choose_model(str(file)))
+    monkeypatch.setenv("TINYLORA_CACHE", str(file / "below"))
+    with pytest.raises(ConfigError, match="set TINYLORA_CACHE to a folder that can be written"):
+        made_ready(choose_model(str(file)))
+
+
+def test_plans_and_tables_need_no_conversion(tmp_path: Path, cache: Path) -> None:
+    """The memory plan and the parameters that `--dry-run` prints, of heads that are wider than the model."""
+    from pipeline.policy.loading import parameter_table
+    from pipeline.policy.memory import Sizes
+
+    model = tiny_model("qwen3")
+    choice = choose_model(str(save_tiny_gguf(tmp_path / "model.gguf", model, twice=True)))
+    table = dict(parameter_table(choice, resolved(RunConfig(model=choice.name, dataset="x"), starter=False, gpu=False)))
+    assert table["frozen     base model"].startswith(f"{model.num_parameters():,} parameters")
+    sizes = Sizes.of(transformers_config(choice).to_dict())
+    assert sizes.projections == sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)
+    assert not cache.exists()
+    folder = ModelChoice("made", made_ready(choice).location, "a test")
+    assert architecture(folder) == architecture(choice) != {}  # by which eval.py knows a checkpoint's base

@@ -1,0 +1,177 @@
+"""The plan of a GPU's memory: what it promises, at the sizes of Qwen2.5-Coder."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import ConfigError, RunConfig, resolved
+from pipeline.policy import loading as policy
+from pipeline.policy.memory import (
+    CONTEXT,
+    DEFAULT_SHARE,
+    GRAPHS,
+    MOST_SEQUENCES,
+    NF4_BYTES,
+    MemoryPlan,
+    Sizes,
+    plan_memory,
+)
+from pipeline.policy.models import ModelChoice
+from pipeline.policy.shapes import SHAPES, meta_model
+from pipeline.training.run import prepare
+
+H200 = 141e9
+LENGTHS = {"max_prompt_length": 256, "max_completion_length": 512}
+
+
+def config_of(gpu_memory: float | None = None, **others) -> RunConfig:
+    options = {"dataset": "x", "vllm": True, **LENGTHS, "gpu_memory": gpu_memory, **others}
+    return resolved(RunConfig(**options), starter=False, gpu=True)
+
+
+def plan_or_none(shape: str, config: RunConfig, free: float) -> MemoryPlan | None:
+    try:
+        return plan_memory(SHAPES[shape], config, free)
+    except ConfigError:
+        return None
+
+
+def test_the_projections_of_3b_are_those_of_the_published_model() -> None:
+    assert Sizes.of(SHAPES["3b"]).projections == 2_774_532_096
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sizes_count_the_parameters_of_the_model(name: str) -> None:
+    sizes, model = Sizes.of(SHAPES[name]), meta_model(name)
+    matrices = {k: p.numel() for k, p in model.named_parameters() if p.dim() == 2}
+    inside = {k: n for k, n in matrices.items() if ".layers." in k}
+    assert len(inside) == 7 * sizes.layers
+    assert sizes.projections == sum(inside.values())
+    assert sizes.embeddings == sum(matrices.values()) - sum(inside.values())
+    rest = sum(p.numel() for p in model.parameters() if p.dim() == 1)
+    biases, norms = sizes.hidden + 2 * sizes.key_value, 2 * sizes.hidden
+    assert rest == sizes.layers * (biases + norms) + sizes.hidden
+    keys = model.model.layers[0].self_attn.k_proj.weight
+    assert sizes.kv_token == sizes.layers * 2 * keys.shape[0] * keys.dtype.itemsize
+
+
+megabytes = st.integers(4000, 141_000)  # as integers, which are drawn evenly
+
+
+@settings(max_examples=300)
+@given(
+    shape=st.sampled_from(list(SHAPES)),
+    budget=megabytes,
+    prompts=st.integers(1, 64),
+    prompt_length=st.integers(16, 2048),
+    completion_length=st.integers(16, 6144),
+    vllm=st.booleans(),
+    quant=st.sampled_from(["nf4", "none"]),
+)
+def test_the_parts_of_an_accepted_budget_fit(
+    shape: str, budget: int, prompts: int, prompt_length: int, completion_length: int, vllm: bool, quant: str
+) -> None:
+    config = config_of(
+        budget / 1000, vllm=vllm, quant=quant, prompts_per_step=prompts, max_prompt_length=prompt_length,
+        max_completion_length=completion_length,
+    )  # fmt: skip
+    plan, sizes = plan_or_none(shape, config, H200), Sizes.of(SHAPES[shape])
+    assume(plan is not None)
+    assert plan is not None
+    frozen = sizes.projections * (NF4_BYTES if quant == "nf4" else 2) + 2 * sizes.embeddings
+    served = 2 * (sizes.projections + sizes.embeddings) if vllm else 0
+    scratch = 2 * sizes.hidden * sizes.intermediate  # one merged matrix
+    training = sizes.training_bytes(plan.micro_batch_tokens, plan.gradient_checkpointing)
+    phase = max(training, sizes.engine_bytes(plan.sequences) if vllm else 0)
+    assert plan.kv_bytes + frozen + served + scratch + CONTEXT + GRAPHS + phase <= budget * 1e6 + 1
+    assert plan.micro_batch_tokens >= config.max_length and 1 <= plan.sequences <= MOST_SEQUENCES
+    assert 0 < plan.allocator_bytes < budget * 1e6
+    if vllm:
+        assert plan.sequences * config.max_length * sizes.kv_token <= plan.kv_bytes
+    else:
+        assert plan.kv_bytes == 0
+
+
+@settings(max_examples=300)
+@given(
+    shape=st.sampled_from(list(SHAPES)),
+    budgets=st.tuples(megabytes, megabytes).map(sorted),
+    prompts=st.sampled_from([1, 8, 32, 128]),
+    completion_length=st.sampled_from([64, 512, 4096]),
+    vllm=st.booleans(),
+)
+def test_more_memory_never_gives_less(
+    shape: str, budgets: list[int], prompts: int, completion_length: int, vllm: bool
+) -> None:
+    options = {"vllm": vllm, "prompts_per_step": prompts, "max_completion_length": completion_length}
+    small, large = (plan_or_none(shape, config_of(budget / 1000, **options), H200) for budget in budgets)
+    assume(small is not None)
+    assert small is not None and large is not None
+    assert large.kv_bytes >= small.kv_bytes and large.sequences >= small.sequences
+    assert large.gradient_checkpointing <= small.gradient_checkpointing
+    if large.gradient_checkpointing == small.gradient_checkpointing:
+        assert large.micro_batch_tokens >= small.micro_batch_tokens
+
+
+def test_3b_fits_into_16_gb_by_recomputing_and_needs_no_recomputation_on_a_large_card() -> None:
+    small = plan_memory(SHAPES["3b"], config_of(16), H200)
+    assert small.gradient_checkpointing and small.sequences > 64
+    large = plan_memory(SHAPES["3b"], config_of(), H200)
+    assert not large.gradient_checkpointing and large.sequences == 256 == config_of().batch_size
+    assert large.allocator_bytes == pytest.approx(DEFAULT_SHARE * H200 - CONTEXT, abs=1)
+
+
+def test_a_budget_too_small_names_what_is_needed() -> None:
+    with pytest.raises(ConfigError, match="^--gpu-memory: ") as error:
+        plan_memory(SHAPES["7b"], config_of(16), H200)
+    needed = re.search(r"needs at least ([\d.]+) GB .* it has 16.0$", str(error.value))
+    assert needed is not None and 16 < float(needed[1]) < 40
+    assert plan_memory(SHAPES["7b"], config_of(float(needed[1])), H200).sequences >= 1
+    assert plan_or_none("7b", config_of(float(needed[1]) - 0.1), H200) is None
+
+
+def test_a_budget_beyond_what_is_free_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--gpu-memory 81: 80\.0 GB of the card are free"):
+        plan_memory(SHAPES["3b"], config_of(81), 80e9)
+    assert plan_memory(SHAPES["3b"], config_of(80), 80e9).sequences == 256
+
+
+def test_without_an_engine_nothing_is_reserved_for_it() -> None:
+    without = plan_memory(SHAPES["3b"], config_of(16, vllm=False), H200)
+    assert without.kv_bytes == 0
+    assert without.micro_batch_tokens > plan_memory(SHAPES["3b"], config_of(16), H200).micro_batch_tokens
+    assert plan_or_none("3b", config_of(8), H200) is None
+    assert plan_or_none("3b", config_of(8, vllm=False), H200) is not None
+
+
+def test_the_plan_starts_from_what_is_free(monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path) -> None:
+    """A card of 80 GB of which others use 50: 30 are free, and 2 that this process holds unused."""
+    import torch
+
+    shares: list[float] = []
+    monkeypatch.setattr(policy, "has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(30e9), int(80e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: int(5e9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: int(3e9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    choice = ModelChoice("tiny", str(tiny_model_folder), "")
+    plan = policy.reserve_memory(choice, config_of())
+    assert plan is not None and plan.allocator_bytes == pytest.approx(DEFAULT_SHARE * 32e9 - CONTEXT, abs=1)
+    assert shares == [pytest.approx(plan.allocator_bytes / 80e9)]
+    with pytest.raises(ConfigError, match=r"--gpu-memory 40: 32\.0 GB of the card are free"):
+        policy.reserve_memory(choice, config_of(40))
+
+
+@pytest.mark.parametrize("count, refused", [(None, False), ("1", False), ("", False), ("2", True), ("16", True)])
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, count: str | None, refused: bool) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if count is not None:
+        monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ConfigError, match=f"WORLD_SIZE={count}: ") if refused else contextlib.nullcontext():
+        prepare(RunConfig(model="starter"))

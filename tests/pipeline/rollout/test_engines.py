@@ -1,0 +1,218 @@
+"""Both engines serve the same policy: real vLLM (on the CPU, its CPU build) against the transformers model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapters import TinyLoRAConfig, adapted_layers, inject
+from pipeline.policy.models import STARTER_FOLDER
+from pipeline.rollout import Completion, Sampling
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[3]
+PROMPT_LENGTHS = (7, 33, 150, 300)  # the long ones span several blocks of the prefix cache
+NEW_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
+    inject(model, TinyLoRAConfig(u=8, rank=2, groups=3))
+    return model
+
+
+WAYS = {"merged": ("stochastic", False), "beside": (None, False), "plain": ("stochastic", True)}
+
+
+@pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
+def engine(request, model, tiny_model_folder: Path):
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from pipeline.rollout.vllm.engine import VLLMEngine
+
+    engine = VLLMEngine(
+        str(tiny_model_folder),
+        model.tinylora,
+        dtype="float32",
+        max_model_len=512,
+        eos_token_ids=[],
+        rounding=request.param[0],
+        plain=request.param[1],
+    )
+    yield engine
+    engine.close()
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(5, 250, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+
+
+def vector(model, scale: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(model.tinylora.v.shape, generator=generator) * scale
+
+
+def merged_copy(model, v: torch.Tensor):
+    """A plain transformers model whose weights are W + ΔW(v), without any adapted layer."""
+    from transformers import Qwen2ForCausalLM
+
+    plain = Qwen2ForCausalLM(model.config).eval()
+    with torch.no_grad():
+        model.tinylora.v.copy_(v)
+        layers = adapted_layers(model)
+        state = {k.replace(".base_layer", ""): t for k, t in model.state_dict().items() if not k.startswith("tinylora")}
+        for name, layer in layers.items():
+            state[f"{name}.weight"] = layer.base_layer.weight + layer.delta_weight()
+    plain.load_state_dict(state)
+    return plain
+
+
+def greedy(plain, prompt: list[int]) -> tuple[list[int], list[float]]:
+    ids, log_probs = list(prompt), []
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            scores = torch.log_softmax(plain(torch.tensor([ids])).logits[0, -1], dim=-1)
+            ids.append(int(scores.argmax()))
+            log_probs.append(float(scores.max()))
+    return ids[len(prompt) :], log_probs
+
+
+def test_greedy_tokens_and_log_probs_equal_the_merged_model(model, engine) -> None:
+    v = vector(model, 0.3)
+    engine.generate(prompts(), Sampling(NEW_TOKENS, temperature=0), lambda row, completion: None)  # fills the cache
+    engine.refresh(v)
+    served = engine.generate(prompts(), Sampling(NEW_TOKENS, temperature=0), lambda row, completion: None)
+    plain = merged_copy(model, v)
+    for prompt, completion in zip(prompts(), served, strict=True):
+        tokens, log_probs = greedy(plain, prompt)
+        assert completion.token_ids == tokens
+        assert completion.log_probs == pytest.approx(log_probs, abs=1e-4)
+
+
+def test_refresh_is_a_function_of_the_vector(model, engine) -> None:
+    engine.refresh(torch.zeros_like(model.tinylora.v))
+    original = engine.digest()
+    engine.refresh(vector(model, 0.3))
+    first = engine.digest()
+    engine.refresh(vector(model, 0.7))
+    engine.refresh(vector(model, 0.3))
+    assert engine.digest() == first != original
+    engine.refresh(torch.zeros_like(model.tinylora.v))
+    assert engine.digest() == original
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_sampled_log_probs_are_those_of_the_sampling_distribution(model, engine, temperature: float) -> None:
+    v = vector(model, 0.3)
+    engine.refresh(v)
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    plain = merged_copy(model, v)  # leaves v in the adapted model too
+    own = TransformersEngine(model, eos_token_ids=[3], pad_token_id=0, batch_size=3)
+    own.refresh(v)
+    for rollouts in (engine, own):
+        sampling = Sampling(NEW_TOKENS, temperature=temperature, seed=5)
+        finished: dict[int, Completion] = {}
+        completions = rollouts.generate(prompts() * 2, sampling, finished.__setitem__)
+        assert sorted(finished) == list(range(len(completions)))
+        for row, (prompt, completion) in enumerate(zip(prompts() * 2, completions, strict=True)):
+            assert finished[row] == completion
+            with torch.no_grad():
+                logits = plain(torch.tensor([prompt + completion.token_ids])).logits[0, len(prompt) - 1 : -1]
+            log_probs = torch.log_softmax(logits / temperature, dim=-1)
+            expected = log_probs.gather(-1, torch.tensor(completion.token_ids).unsqueeze(-1)).squeeze(-1)
+            assert completion.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert rollouts.generate(prompts() * 2, sampling, lambda row, completion: None) == completions
+
+
+def test_completions_are_handed_on_while_others_are_generated(model, engine) -> None:
+    """With a stop token that comes up at different times, the first completion arrives well before the last."""
+    if engine._plain:
+        pytest.skip("LLM.generate hands completions on when all are done")
+    import time
+
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    own = TransformersEngine(model, eos_token_ids=list(range(5, 40)), pad_token_id=0)
+    engine._eos_token_ids = list(range(5, 40))
+    for rollouts in (engine, own):
+        arrivals: dict[int, float] = {}
+
+        def arrived(row: int, completion: Completion, arrivals: dict[int, float] = arrivals) -> None:
+            arrivals[row] = time.perf_counter()
+
+        completions = rollouts.generate(prompts() * 8, Sampling(64, seed=2), arrived)
+        lengths = [len(completion.token_ids) for completion in completions]
+        assert len(set(lengths)) > 3
+        assert max(arrivals.values()) - min(arrivals.values()) > 0.005
+    engine._eos_token_ids = []
+
+
+def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> None:
+    if not engine.merges:
+        pytest.skip("an update beside the weights leaves the engine nothing merged to share")
+    bank, before = model.tinylora, model.tinylora.v.detach().clone()
+    layers = list(adapted_layers(model).values())
+    bank.merge_with("stochastic")
+    with torch.no_grad():
+        bank.v.copy_(vector(model, 0.4))
+    engine.refresh(bank.v.detach())
+    served = engine.worker.tinylora_weights
+    assert [layer.merged_weight().data_ptr() for layer in layers] == [weight.data_ptr() for weight in served]
+    assert not any(torch.equal(weight, layer.base_layer.weight) for layer, weight in zip(layers, served, strict=True))
+    bank.served = None
+    for layer, weight in zip(layers, served, strict=True):  # one at a time: they share a scratch
+        own = layer.merged_weight()
+        assert own.data_ptr() != weight.data_ptr() and torch.equal(own, weight)
+    engine.refresh(bank.v.detach())
+    assert layers[0].merged_weight().data_ptr() == served[0].data_ptr()
+    with torch.no_grad():
+        bank.v.mul_(2)
+    for layer, weight in zip(layers, served, strict=True):
+        own = layer.merged_weight()
+        assert own.data_ptr() != weight.data_ptr()
+        torch.testing.assert_close(own, layer.base_layer.weight + layer.delta_weight(), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(own, weight, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        bank.v.copy_(before)
+    bank.merge_with(None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM has one build of its kernels for GPUs")
+def test_vllm_loads_its_own_kernels_after_unsloth() -> None:
+    """Unsloth loads the build for one kind of CPU; beside another one, which vLLM chooses, the process would abort."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    code = "from pipeline.policy.models import import_libraries; import_libraries(); import vllm._custom_ops"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
+def test_a_closed_policy_gives_back_model_and_engine() -> None:
+    """In a process of its own: the libraries keep frames of whoever imports them first."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    code = """if True:
+        import weakref
+        from pipeline.config import RunConfig, resolved
+        from pipeline.environment import prepare_environment
+        from pipeline.policy.models import choose_model
+        from pipeline.policy.loading import load_policy
+
+        choice = choose_model("starter")
+        prepare_environment(choice.location)
+        policy = load_policy(choice, resolved(RunConfig(vllm=True), starter=True, gpu=False))
+        kept = [policy.model, policy.model.tinylora.v, policy.engine.llm, policy.engine.worker.tinylora_weights[0]]
+        kept = [weakref.ref(one) for one in kept]
+        policy.close()
+        assert [reference() is None for reference in kept] == [True] * 4
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,208 @@
+"""The short way through decoding steps against vLLM's own scheduler: the same work for the GPU, the same tokens."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections import deque
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+STARTER = Path(__file__).resolve().parents[3] / "data" / "starter" / "model"
+BLOCK = 4
+END = 7
+
+
+def make(kind: type, blocks: int, sequences: int, length: int = 64, tokens: int = 32) -> Any:
+    """A scheduler as it is with the model runner of GPUs."""
+    import torch
+    from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+    from vllm.v1.structured_output import StructuredOutputManager
+
+    config = VllmConfig(
+        model_config=ModelConfig(str(STARTER), dtype="float32", max_model_len=length),
+        cache_config=CacheConfig(block_size=BLOCK, enable_prefix_caching=True),
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=sequences, max_num_batched_tokens=tokens, max_model_len=length, is_encoder_decoder=False
+        ),
+    )
+    config.scheduler_config.async_scheduling = True
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    config.cache_config.num_gpu_blocks = blocks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VllmConfig, "use_v2_model_runner", True)
+        return kind(
+            vllm_config=config,
+            kv_cache_config=KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=BLOCK,
+        )
+
+
+def request(name: str, prompt: list[int], limit: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.request import Request
+
+    init_none_hash(sha256)
+    return Request(
+        request_id=name,
+        prompt_token_ids=prompt,
+        sampling_params=SamplingParams(max_tokens=limit, logprobs=0, stop_token_ids=[END]),
+        pooling_params=None,
+        block_hasher=get_request_block_hasher(BLOCK, sha256),
+    )
+
+
+def sampled(name: str, position: int) -> tuple[int, float, int]:
+    """What a model draws as the token of a sequence at a position: token, log-probability, rank."""
+    rng = random.Random(f"{name}/{position}")
+    return rng.randrange(END - 1, 60), np.float32(-rng.random()).item(), rng.randrange(9)
+
+
+def answer(scheduler: Any, step: Any) -> Any:
+    """The model runner's result for a step: a token where the scheduled tokens reach the sequence's end."""
+    from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+
+    names, drawn, tokens = list(step.num_scheduled_tokens), [], []
+    starts = dict(zip(step.scheduled_cached_reqs.req_ids, step.scheduled_cached_reqs.num_computed_tokens, strict=True))
+    starts |= {new.req_id: new.num_computed_tokens for new in step.scheduled_new_reqs}
+    for name in names:
+        position = starts[name] + step.num_scheduled_tokens[name]
+        known = scheduler.requests[name].num_tokens if name in scheduler.requests else 0
+        drawn.append(sampled(name, position))
+        tokens.append([drawn[-1][0]] if position >= known else [])
+    logprobs = LogprobsLists(
+        np.array([[token] for token, _, _ in drawn]),
+        np.array([[log_prob] for _, log_prob, _ in drawn], dtype=np.float32),
+        np.array([rank for _, _, rank in drawn]),
+    )
+    return ModelRunnerOutput(
+        req_ids=names,
+        req_id_to_index={name: index for index, name in enumerate(names)},
+        sampled_token_ids=tokens,
+        logprobs=logprobs if names else None,
+        prompt_logprobs_dict={},
+    )
+
+
+def plain(value: Any) -> Any:
+    """A scheduler's output as nested tuples that can be compared."""
+    if is_dataclass(value):
+        return tuple((f.name, plain(getattr(value, f.name))) for f in fields(value))
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    return value if isinstance(value, int | float | str | bool | set | type(None)) else str(type(value))
+
+
+def run(scheduler: Any, work: list[tuple[int, str, list[int], int]]) -> tuple[list[Any], dict[str, Any]]:
+    """All steps that a scheduler makes of requests (arrival step, name, prompt, limit), two of them on their way at a
+    time, and of each request its tokens, log-probabilities, ranks and end."""
+    waiting = deque(sorted(work))
+    steps: list[Any] = []
+    got: dict[str, Any] = {name: ([], [], [], []) for _, name, _, _ in work}
+    on_the_way: deque[tuple[Any, Any]] = deque()
+    while waiting or scheduler.has_requests() or on_the_way:
+        while waiting and (waiting[0][0] <= len(steps) or not scheduler.has_requests()):
+            _, name, prompt, limit = waiting.popleft()
+            scheduler.add_request(request(name, prompt, limit))
+        if scheduler.has_requests():
+            step = scheduler.schedule()
+            steps.append(plain(step))
+            on_the_way.append((step, answer(scheduler, step)))
+            if len(on_the_way) < 2 and scheduler.has_requests():
+                continue
+        for outputs in scheduler.update_from_output(*on_the_way.popleft()).values():
+            for output in outputs.outputs:
+                tokens, log_probs, ranks, ends = got[output.request_id]
+                tokens += output.new_token_ids
+                if output.new_logprobs is not None:
+                    assert output.new_logprobs.logprob_token_ids[:, 0].tolist() == list(output.new_token_ids)
+                    log_probs += output.new_logprobs.logprobs[:, 0].tolist()
+                    ranks += output.new_logprobs.sampled_token_ranks.tolist()
+                if output.finish_reason is not None:
+                    ends.append((output.finish_reason, output.stop_reason))
+        assert len(steps) < 2000
+    return steps, got
+
+
+WORK = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 3), st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=10
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=WORK, blocks=st.sampled_from([20, 30, 200]), sequences=st.sampled_from([3, 16]))
+def test_the_same_steps_and_tokens_as_vllms_scheduler(rows: Any, blocks: int, sequences: int) -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    work = [
+        (arrival, f"r{index}", [100 + kind] * 2 + list(range(length)), limit)
+        for index, (arrival, kind, length, limit) in enumerate(rows)
+    ]
+    reference, expected = run(make(AsyncScheduler, blocks, sequences), work)
+    steps, got = run(make(RolloutScheduler, blocks, sequences), work)
+    assert got == expected
+    assert steps == reference
+    for name, (tokens, log_probs, ranks, ends) in got.items():
+        assert len(tokens) == len(log_probs) == len(ranks), name
+        assert len(ends) == 1, name
+
+
+def test_who_waits_is_let_in_with_others() -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    rng = random.Random(0)
+    work = [(0, f"r{index}", [index, 1, 2], rng.randrange(30, 60)) for index in range(90)]
+    admitting = []
+    for kind in (AsyncScheduler, RolloutScheduler):
+        steps, got = run(make(kind, 400, 32, tokens=256), work)
+        admitting.append(sum(bool(dict(step)["scheduled_new_reqs"]) for step in steps))
+        assert {name: ends for name, (_, _, _, ends) in got.items() if len(ends) != 1} == {}
+        if kind is AsyncScheduler:
+            expected = got
+    assert got == expected
+    assert admitting[1] < 0.75 * admitting[0]
+
+
+def test_decoding_takes_the_short_way() -> None:
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    scheduler = make(RolloutScheduler, 200, 16)
+    ended = []
+    end = scheduler._end_short_step
+    scheduler._end_short_step = lambda results: ended.append(end(results)) or ended[-1]  # type: ignore[func-returns-value]
+    _, got = run(scheduler, [(0, f"r{index}", [1, 2, 3, index], 25) for index in range(4)])
+    longest = max(len(tokens) for tokens, _, _, _ in got.values())
+    assert len(ended) >= longest - 3
+
+
+def test_a_request_for_more_than_sampling_keeps_vllms_way() -> None:
+    from vllm import SamplingParams
+
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    scheduler = make(RolloutScheduler, 200, 16)
+    odd = request("odd", [1, 2, 3], 9)
+    odd.sampling_params = SamplingParams(max_tokens=9, logprobs=3)
+    scheduler.add_request(odd)
+    scheduler.schedule()
+    assert scheduler._short_step() is None

@@ -1,0 +1,140 @@
+"""Steps of a fixed KL, against the exact KL of a softmax policy in float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.training.kl_step import KLAdam, completion_scores, corrected, predicted_kl, ridged_fisher
+
+
+class Softmax:
+    """Completions are the outcomes of a softmax over `outcomes` logits that are linear in v (p,)."""
+
+    def __init__(self, size: int, outcomes: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.features = torch.randn(outcomes, size, generator=generator, dtype=torch.float64)
+        self.bias = torch.randn(outcomes, generator=generator, dtype=torch.float64)
+
+    def log_probs(self, v: torch.Tensor) -> torch.Tensor:
+        return torch.log_softmax(self.features @ v.double() + self.bias, dim=0)
+
+    def kl(self, v: torch.Tensor, w: torch.Tensor) -> float:
+        p = self.log_probs(v)
+        return float((p.exp() * (p - self.log_probs(w))).sum())
+
+    def scores(self, v: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+        """∇ log π of sampled outcomes (count, p)."""
+        p = self.log_probs(v).exp()
+        drawn = torch.multinomial(p, count, replacement=True, generator=torch.Generator().manual_seed(seed))
+        return (self.features[drawn] - p @ self.features).float()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(size=st.integers(1, 40), seed=st.integers(0, 10**6), delta=st.floats(1e-4, 0.02), scale=st.floats(1e-6, 1e6))
+def test_the_step_has_the_kl_that_was_asked_for(size: int, seed: int, delta: float, scale: float) -> None:
+    policy = Softmax(size, 50, seed)
+    v = torch.nn.Parameter(torch.zeros(1, size))
+    optimizer = KLAdam([v], step_kl=delta)
+    before = v.detach().clone().flatten()
+    v.grad = scale * torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
+    optimizer.observe(policy.scores(before, 4000, seed))
+    optimizer.step()
+    assert optimizer.last_predicted == pytest.approx(delta, rel=1e-3)
+    assert policy.kl(before, v.detach().flatten()) == pytest.approx(delta, rel=0.5)
+    assert torch.equal(torch.sign(before - v.detach().flatten()), torch.sign(v.grad.flatten()))
+
+
+@pytest.mark.parametrize("count", [2, 8, 16, 64])
+@pytest.mark.parametrize("size", [32, 960])
+def test_few_completions_do_not_make_a_large_step(size: int, count: int) -> None:
+    """The exact KL of a step stays near what was asked for, although F is known in a few directions only."""
+    worst = 0.0
+    for seed in range(5):
+        policy = Softmax(size, 200, seed)
+        v = torch.nn.Parameter(torch.zeros(1, size))
+        optimizer = KLAdam([v], step_kl=0.02)
+        for step in range(3):
+            before = v.detach().clone().flatten()
+            scores = policy.scores(before, count, 10 * seed + step)
+            advantages = torch.randn(count, 1, generator=torch.Generator().manual_seed(seed))
+            v.grad = (advantages * scores).mean(dim=0, keepdim=True)
+            optimizer.observe(scores)
+            optimizer.step()
+            worst = max(worst, policy.kl(before, v.detach().flatten()))
+    assert worst < 0.02 * 6
+
+
+def test_scores_are_the_gradients_of_log_probabilities() -> None:
+    """Of a loss −Σ_i A_i w Σ_t log p_it, whose rows have different lengths."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(3, 5, generator=generator)  # of log π of each row
+    lengths, advantages = torch.tensor([2, 4, 1]), torch.tensor([1.5, -0.5, 0.0])
+    mask = (torch.arange(4) < lengths.unsqueeze(1)).float()
+    weights = -advantages.unsqueeze(1) / 7 * mask
+    rows = -advantages.unsqueeze(1) / 7 * gradients
+    assert torch.allclose(completion_scores(rows, weights, mask), gradients[:2])
+
+
+def test_the_ridge_goes_as_completions_come() -> None:
+    fisher = torch.diag(torch.tensor([4.0, 0.0, 2.0, 0.0]))
+    assert torch.allclose(ridged_fisher(fisher, 1e9), fisher, atol=1e-6)
+    assert torch.allclose(ridged_fisher(fisher, 0.0), fisher + 1.5 * torch.eye(4))
+    assert torch.allclose(ridged_fisher(fisher, 4.0), fisher + 0.75 * torch.eye(4))
+    assert predicted_kl(torch.tensor([1.0, 1.0, 1.0, 0.0]), fisher) == 3.0
+
+
+def test_measurements_correct_the_prediction_unless_they_are_noise() -> None:
+    assert corrected(1.0, 0.02, 0.08, noise=0.0) == pytest.approx(4**0.3)
+    assert corrected(1.0, 0.02, 0.005, noise=0.0) == pytest.approx(4**-0.3)
+    assert corrected(1.0, 0.02, 0.005, noise=0.004) == 1.0
+    assert corrected(10.0, 0.02, 1e9, noise=0.0) == 16.0
+    assert corrected(2.0, 0.0, 1.0, noise=0.0) == 2.0
+
+
+def test_a_correction_makes_the_next_step_shorter() -> None:
+    policy, lengths = Softmax(4, 30, 0), []
+    for measured in (0.02, 0.32):
+        v = torch.nn.Parameter(torch.zeros(1, 4))
+        optimizer = KLAdam([v], step_kl=0.02)
+        for step in range(2):
+            v.grad = torch.ones(1, 4)
+            optimizer.observe(policy.scores(torch.zeros(4), 100, step))
+            optimizer.step()
+            optimizer.measured(measured, 0.0)
+        lengths.append(optimizer.last_length)
+    assert lengths[1] == pytest.approx(lengths[0] / math.sqrt(16**0.3), rel=1e-4)
+
+
+def test_a_step_without_scores_or_gradient_is_left_out() -> None:
+    v = torch.nn.Parameter(torch.ones(1, 3))
+    optimizer = KLAdam([v], step_kl=0.02)
+    optimizer.step()
+    v.grad = torch.ones(1, 3)
+    optimizer.observe(torch.zeros(0, 3))
+    optimizer.step()
+    optimizer.observe(torch.zeros(5, 3))  # completions that do not depend on v: no KL to be had
+    optimizer.step()
+    assert torch.equal(v.detach(), torch.ones(1, 3)) and optimizer.last_length == 0.0
+
+
+def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
+    def steps(optimizer: KLAdam, first: int, last: int) -> None:
+        for step in range(first, last):
+            optimizer.parameter.grad = torch.randn(1, 6, generator=torch.Generator().manual_seed(step))
+            optimizer.observe(torch.randn(20, 6, generator=torch.Generator().manual_seed(100 + step)))
+            optimizer.step()
+            optimizer.measured(0.01 * step, 0.0)
+
+    one = KLAdam([torch.nn.Parameter(torch.zeros(1, 6))], step_kl=0.02)
+    steps(one, 0, 3)
+    two = KLAdam([torch.nn.Parameter(one.parameter.detach().clone())], step_kl=0.02)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    steps(one, 3, 6)
+    steps(two, 3, 6)
+    assert torch.equal(one.parameter, two.parameter)

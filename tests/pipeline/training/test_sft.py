@@ -1,0 +1,99 @@
+"""The warm-up: examples, refusals, and that its model folder is one that training takes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.config import ConfigError
+from pipeline.policy.models import STARTER_FOLDER
+from pipeline.tasks import CODE
+from pipeline.training.sft import WarmUp, starter_examples, training_rows
+from rewards.grader.harness import grade
+from rewards.grader.pool import GraderPool
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        ({"steps": 0}, "--steps"),
+        ({"method": "prayer"}, "--method"),
+        ({"method": "full", "quant": "nf4"}, "quantised"),
+        ({"lr": -1.0}, "--lr"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, wrong: dict, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        WarmUp(str(tmp_path / "out"), **wrong)
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exists already"):
+        WarmUp(str(tmp_path))
+
+
+def test_starter_examples_are_right() -> None:
+    problems = starter_examples(3, 1)
+    with GraderPool(1, quiet=True) as pool:
+        verdicts = [grade(pool, problem.solution, problem).result() for problem in problems]
+    assert all(verdict.accepted for verdict in verdicts)
+    assert CODE.target(problems[0]).startswith("```cpp\n#include") and CODE.target(problems[0]).endswith("\n```")
+
+
+def test_long_examples_are_dropped_and_counted(tiny_model_folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    problems = starter_examples(6, 1)
+    rows, dropped = training_rows(problems, CODE, tokenizer, 100_000)
+    assert len(rows) == 6 and dropped == 0 and [m["role"] for m in rows[0]["prompt"]] == ["system", "user"]
+    lengths = sorted(
+        len(tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"])
+        for row in rows
+    )
+    kept, dropped = training_rows(problems, CODE, tokenizer, lengths[2])
+    assert (len(kept), dropped) == (3, 3)
+    with pytest.raises(ConfigError, match="--max-length"):
+        training_rows(problems, CODE, tokenizer, 3)
+
+
+def run(script: str, *arguments: str) -> None:
+    done = CliRunner().invoke(importlib.import_module(script).main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter model has not been made")
+@pytest.mark.parametrize("task, method, dataset", [("gsm8k", "full", "rows.jsonl"), ("code", "lora", "starter")])
+def test_the_starter_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, method: str, dataset: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    import torch
+    from safetensors.torch import load_file
+
+    rows = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model", "starter", "--task", task, "--dataset", dataset, "--method", method]
+    options += ["--steps", "4", "--batch-size", "4", "--max-samples", "30", "--lr", "1e-3", "--output-dir", "warm"]
+    run("sft", *options)
+    record = json.loads((tmp_path / "warm" / "sft.json").read_text())
+    assert record["examples"] == 30 and record["dropped"] == 0 and record["last_loss"] > 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (STARTER_FOLDER, tmp_path / "warm"))
+    assert set(after) >= {name for name in before if "proj" in name}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert after[name].shape == before[name].shape and after[name].dtype == before[name].dtype
+    assert not torch.equal(after[name], before[name])
+    small = ["--steps", "1", "--prompts-per-step", "2", "--num-generations", "2", "--eval-problems", "2"]
+    small += ["--max-completion-length", "32", "--max-prompt-length", "400", "--output-dir", "run"]
+    data = (
+        ["--task", task, "--dataset", dataset]
+        if dataset != "starter"
+        else ["--dataset", "starter", "--max-samples", "8"]
+    )
+    run("train", "--model", "warm", *data, *small)
+    assert (tmp_path / "run" / "summary.json").is_file()

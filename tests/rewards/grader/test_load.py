@@ -1,0 +1,87 @@
+"""The pool while both cores are busy with something else: no false time-out, no hang, no growth.
+
+`LOAD_PROGRAMS` sets how many different programs the long test grades (default 1000).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from rewards.grader.pool import GraderPool
+from rewards.grader.scratch import scratch_root
+from rewards.problem import Problem, Test
+from rewards.verdict import Status
+
+PROGRAMS = int(os.environ.get("LOAD_PROGRAMS", "1000"))
+HANG = 3600.0
+SUM = Problem("sum", "", tuple(Test(f"{n}\n", f"{n * (n + 1) // 2}\n") for n in range(0, 50, 10)), time_limit=0.3)
+
+
+@pytest.fixture
+def busy_cores() -> Iterator[None]:
+    """As many endless loops as cores, at a higher priority than the graders have."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(len(os.sched_getaffinity(0)))]
+    yield
+    for hog in hogs:
+        hog.kill()
+        hog.wait()
+
+
+def program(index: int) -> tuple[str, Status]:
+    """Mostly right programs, some of which use a third of their time limit; every tenth is wrong in its own way."""
+    spin = "for (volatile long i = 0; i < 30000000; i = i + 1);" if index % 4 == 0 else ""
+    answer, status = {
+        3: ("0", Status.WRONG_ANSWER),
+        13: ("*(volatile long *)8", Status.RUNTIME_ERROR),
+        23: ("n / 0 * missing", Status.COMPILE_ERROR),
+    }.get(index % 40, ("n * (n + 1) / 2", Status.ACCEPTED))
+    body = f'long n; scanf("%ld", &n); {spin} printf("%ld\\n", {answer}); return 0 * {index};'
+    return f"#include <cstdio>\nint main() {{ {body} }}\n", status
+
+
+def test_a_starved_program_is_not_taken_for_a_sleeping_one(busy_cores: None) -> None:
+    """Idleness is told from the state of the program, not from the little CPU time that others leave it."""
+    more = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        with GraderPool(2, quiet=True, idle_s=0.2) as pool:
+            futures = [pool.submit(program(index * 4)[0], SUM) for index in range(1, 5)]
+            assert [future.result().status for future in futures] == [Status.ACCEPTED] * 4
+    finally:
+        for hog in more:
+            hog.kill()
+            hog.wait()
+
+
+@pytest.mark.integration
+def test_many_programs_under_load(busy_cores: None) -> None:
+    with GraderPool(2, quiet=True, cache_size=100) as pool:
+
+        def grade(first: int, last: int) -> None:
+            expected = [program(index) for index in range(first, last)]
+            futures = [pool.submit(source, SUM) for source, _ in expected]
+            for (source, status), future in zip(expected, futures, strict=True):
+                verdict = future.result(HANG)
+                assert verdict.status is status, (verdict.diagnostics, source)
+
+        def memory() -> dict[str, int]:
+            processes = {f"grader {index}": psutil.Process(pid) for index, pid in enumerate(pool.process_ids)}
+            sizes = {name: process.memory_info().rss for name, process in processes.items()}
+            folders = [folder for pid in pool.process_ids for folder in scratch_root().glob(f"grader-{pid}-*")]
+            files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+            tmpfs = sum(path.stat().st_size for path in files)
+            return sizes | {"trainer": psutil.Process().memory_info().rss, "tmpfs": tmpfs}
+
+        warm_up = PROGRAMS // 5
+        grade(0, warm_up)
+        before = memory()
+        grade(warm_up, PROGRAMS)
+        growth = {name: size - before[name] for name, size in memory().items()}
+        print(f"{PROGRAMS} programs, growth in bytes: {growth}, counts: {dict(pool.counts)}")
+        assert all(size < 4_000_000 for size in growth.values()), growth
+        assert pool.counts["no_verdict"] == 0 and pool.counts["retried"] == 0
