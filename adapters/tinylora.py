@@ -28,8 +28,7 @@ from adapters.base import Base, frozen_base, is_quantized
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
 from adapters.legacy import projection_of
-from adapters.merge import Rounding, delta_weight, mixing, salt_of
-from adapters.merger import Merger
+from adapters.merge import Merger, Rounding, delta_weight, mixing, salt_of
 
 MOST_ROWS = 64  # of A that the kernels of `kernels/skinny.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
