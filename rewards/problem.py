@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from rewards.grader.toolchains import LANGUAGES, LIBRARIES
-
+LANGUAGES = ("cpp", "c", "python", "q")  # `rewards/grader/toolchains.py` has an entry for each
+LIBRARIES = ("crypto", "ssl")  # that a problem may ask to be linked
 MEGABYTE = 1_000_000
 DEFAULT_TIME_LIMIT = 2.0
 DEFAULT_MEMORY_LIMIT = 256 * MEGABYTE
@@ -78,7 +78,7 @@ class Problem:
     solution: str = ""  # a right program, or the worked answer: what supervised training imitates
     preamble: str = ""  # code that a completion may continue: a signature up to its brace
     tests_are_code: bool = False  # a test's input is code to be put behind the program (see rewards/grader/harness.py)
-    libraries: tuple[str, ...] = ()  # of `rewards.grader.toolchains.LIBRARIES`, linked into the program
+    libraries: tuple[str, ...] = ()  # of `LIBRARIES`, linked into the program
     license: str = ""  # of the statement and tests, with whom to credit
 
     def __post_init__(self) -> None:

@@ -72,3 +72,15 @@ class Verdict:
             "compile_s": round(self.compile_s, 6),
             "cached": self.cached,
         }
+
+
+MESSAGE_CHARACTERS = 300  # of a compiler's or a test's message, kept with a rollout
+
+
+def first_message(verdict: Verdict) -> str:
+    """Why a program was not accepted: the compiler's first error, or what was said of the first failed test."""
+    message = verdict.diagnostics or next((test.detail for test in verdict.tests if test.detail), "")
+    if verdict.status is Status.COMPILE_ERROR:
+        lines = message.splitlines()
+        message = next((line for line in lines if "error: " in line or "undefined reference" in line), message)
+    return message.strip()[:MESSAGE_CHARACTERS]

@@ -48,8 +48,9 @@ def one_sentence() -> Iterator[None]:
 def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
     """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
     from pipeline.bench.chart import draw_rows
-    from pipeline.bench.form import describe_machine, describe_versions, print_table, report
-    from pipeline.run_folder import write_json
+    from pipeline.bench.form import describe_machine, print_table, report
+    from pipeline.versions import describe_versions
+    from storage.files import write_json
 
     machine = describe_machine()
     with one_sentence():
@@ -79,7 +80,7 @@ def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
     from pipeline.config import RunConfig, resolved
     from pipeline.environment import has_gpu
-    from pipeline.policy.loading import check_packages
+    from pipeline.launch import check_packages
     from pipeline.policy.models import choose_model, made_ready
 
     with one_sentence():

@@ -7,6 +7,7 @@ python scripts/prepare_data.py kattis --from packages/ --out problems.jsonl
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -42,7 +43,9 @@ EPILOG = f"Data sets: {', '.join(SOURCES)}."
 def main(**options: Any) -> None:
     with one_sentence_errors():
         from data.prepare import Preparation, prepare_dataset
+        from pipeline.run_folder import check_target
 
+        check_target(Path(options["out"]))
         counts = prepare_dataset(Preparation(**options))
         click.echo(", ".join(f"{count} {fate}" for fate, count in counts.items() if count) + f": see {options['out']}")
 

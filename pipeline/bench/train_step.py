@@ -20,9 +20,10 @@ from pipeline.bench.form import Row, row
 from pipeline.bench.programs import contest_tasks
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
-from pipeline.policy.loading import Policy, load_policy, start_graders
+from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
 from pipeline.rollout.streaming import StreamingGrader
+from pipeline.tasks.graders import start_graders
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
 from rewards.verdict import Verdict

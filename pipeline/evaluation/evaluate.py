@@ -19,6 +19,8 @@ from pipeline.tasks import CODE, Scores, Task, means
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 
+EVALUATION_SEED = 7_000_003
+
 
 @dataclass(frozen=True)
 class Evaluation:

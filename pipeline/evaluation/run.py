@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
-from pipeline.bench.form import describe_versions
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.evaluation.compare import compare_counts, power_lines, stored_counts
+from pipeline.evaluation.evaluate import EVALUATION_SEED
+from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice, architecture, made_ready
-from pipeline.run_folder import RUNS, check_target, write_json, write_json_lines
-from pipeline.tasks import start_graders, task_of
+from pipeline.run_folder import RUNS, check_target
+from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
+from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import clusters_of, held_out_problems
-from pipeline.training.run import EVALUATION_SEED, prepare
+from pipeline.versions import describe_versions
+from storage.files import write_json, write_json_lines
 
 ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections", "refresh", "rounding")
 

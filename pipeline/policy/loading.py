@@ -4,8 +4,6 @@ start."""
 from __future__ import annotations
 
 import gc
-import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,42 +20,10 @@ from pipeline.policy.models import (
     transformers_config,
 )
 from pipeline.versions import plain_vllm
-from rewards.grader.pool import GraderPool
 
 if TYPE_CHECKING:
     from pipeline.rollout import RolloutEngine
 
-REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-ENGINE_CORES = 2
-
-
-def check_packages(config: RunConfig) -> None:
-    """Raise `ConfigError` for an engine or tracker that is asked for but not installed."""
-    if config.vllm and importlib.util.find_spec("vllm") is None:
-        raise ConfigError("--vllm: vLLM is not installed here; run `make setup`, or generate with --no-vllm")
-    package = REPORTER_PACKAGES.get(config.report_to)
-    if package and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"--report-to {config.report_to}: the package is not installed; run `pip install {package}`")
-
-
-def check_processes() -> None:
-    """Raise `ConfigError` where a launcher started several processes: each would train a policy of its own."""
-    count = os.environ.get("WORLD_SIZE") or "1"
-    if count != "1":
-        raise ConfigError(
-            f"WORLD_SIZE={count}: everything here works in one process on one GPU; start it with python, without "
-            f"torchrun or accelerate"
-        )
-
-
-def start_graders(config: RunConfig) -> GraderPool:
-    """The pool, to be started before a model is loaded: graders are spawned, and must not inherit a GPU.
-
-    Beside a GPU two cores are left to the engine's loop, which launches the GPU's work.
-    """
-    cores = len(os.sched_getaffinity(0))
-    workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
-    return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)
 
 
 @dataclass

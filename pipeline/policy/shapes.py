@@ -19,7 +19,8 @@ from pipeline.config import ConfigError
 from pipeline.environment import prepare_environment
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.policy.weights import write_weights
-from pipeline.run_folder import read_json, write_json
+from pipeline.run_folder import read_json
+from storage.files import write_json
 
 FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",

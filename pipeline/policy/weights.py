@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.run_folder import write_json
+from storage.files import write_json
 
 SHARD_BYTES = 4_000_000_000
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import ConfigError, RunConfig, load_config
-from pipeline.run_folder import read_json, read_json_lines
+from pipeline.run_folder import PHASES, read_json, read_json_lines
 from rewards.problem import Problem
 
 CURVES = (
@@ -35,7 +35,6 @@ CURVES = (
     "grading_hidden",
     "tokens_per_second",
 )
-PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")
 SHOWN_TESTS = 4  # of a problem
 SHOWN_CHARACTERS = 400  # of a test's input or output
 FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message")  # of a rollout

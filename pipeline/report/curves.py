@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.run_folder import PHASES
+
 
 def draw_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
     """Four panels over the steps: pass rate with the held-out evaluations, the scalars, KL and mismatch, seconds by
@@ -46,8 +48,7 @@ def draw_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
     drift.set(title="Drift, k3 per token", xlabel="step")
 
     phases = axes[1, 1]
-    names = ("generate", "grade_wait", "log_probs", "backward", "refresh")
-    phases.stackplot(steps, [[r["seconds"][name] for r in rollouts] for name in names], labels=names)
+    phases.stackplot(steps, [[r["seconds"][name] for r in rollouts] for name in PHASES], labels=PHASES)
     phases.set(title="Seconds a step", xlabel="step")
     phases.legend(loc="upper right", fontsize=8)
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.run_folder import write_text
+from storage.files import write_text
 
 HERE = Path(__file__).parent
 PAGE = """<!doctype html>

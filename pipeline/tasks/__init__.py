@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 from pipeline.config import RunConfig
@@ -19,7 +17,6 @@ from rewards import countdown, gsm8k, q
 from rewards.extraction import extract_source
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
-from rewards.grader.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain
 from rewards.problem import Problem
 from rewards.scoring import score
 from rewards.verdict import Status, Verdict
@@ -201,28 +198,3 @@ def task_of(config: RunConfig) -> Task:
     if task is Q and config.template == "q-reasoning":
         task = replace(task, rewards=(*task.rewards, Q_FORMAT), target=_q_answer)
     return replace(task, prompt=prompt)
-
-
-class NoGraders(AbstractContextManager["NoGraders"]):
-    """Stands where a task needs no programs to be run: no compiler, no sandbox, no processes."""
-
-    def describe(self) -> dict[str, Any]:
-        return {"tier": "none", "isolation": "answers are compared, no program is run"}
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        return None
-
-
-def start_graders(config: RunConfig) -> Any:
-    """The grader pool of a run, or `NoGraders`; to be started before a model is loaded.
-
-    Raises `GraderError` where the task's language cannot be run here.
-    """
-    task = TASKS[config.task]
-    if not task.runs_programs:
-        return NoGraders()
-    if task is Q:
-        find_toolchain("q", DEFAULT_COMPILER, DEFAULT_STANDARD)
-    from pipeline.policy.loading import start_graders as start_pool
-
-    return start_pool(config)

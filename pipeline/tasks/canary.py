@@ -11,11 +11,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from pipeline.config import ConfigError
-from pipeline.run_folder import first_message
 from pipeline.tasks import Task
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
-from rewards.verdict import Verdict
+from rewards.verdict import Verdict, first_message
 
 SAMPLE = 16
 NEEDED = 0.9  # of them must be accepted

@@ -22,6 +22,7 @@ from urllib import error, request
 from pipeline.config import STARTER, RunConfig
 from pipeline.environment import has_gpu
 from pipeline.policy.models import choose_model, made_ready
+from storage.cache import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
 OK, WARNING, FAILURE, SKIPPED = "ok", "warning", "FAILURE", "skipped"
@@ -157,9 +158,7 @@ def _packages() -> tuple[str, str, str]:
 
 
 def _disk() -> tuple[str, str, str]:
-    from adapters.factors import cache_folder
-
-    places = {"here": Path.cwd(), "cache": cache_folder()}
+    places = {"here": Path.cwd(), "cache": cache_root()}
     free = {}
     for name, place in places.items():
         while not place.exists():
@@ -277,8 +276,8 @@ def _grade(it: Examination) -> tuple[str, str, str]:
 def _load(it: Examination) -> tuple[str, str, str]:
     from data.starter.generator import problems
     from pipeline.evaluation.evaluate import prompt_ids
+    from pipeline.launch import prepare
     from pipeline.policy.loading import load_policy
-    from pipeline.training.run import prepare
 
     choice, config = prepare(replace(it.config, dataset=STARTER))
     choice = made_ready(choice)

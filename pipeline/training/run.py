@@ -10,34 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.form import describe_versions
-from pipeline.config import ConfigError, RunConfig, load_config, resolved
-from pipeline.environment import has_gpu
-from pipeline.policy.loading import Policy, check_packages, check_processes, load_policy
-from pipeline.policy.models import ModelChoice, choose_model, made_ready
+from pipeline.config import ConfigError, RunConfig, load_config
+from pipeline.launch import prepare
+from pipeline.policy.loading import Policy, load_policy
+from pipeline.policy.models import made_ready
 from pipeline.report.trackers import prepare_tracker
-from pipeline.run_folder import RunFolder, read_json, read_json_lines, write_json
-from pipeline.tasks import start_graders, task_of
+from pipeline.run_folder import RunFolder, read_json, read_json_lines
+from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
+from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import UNDIVIDED, ProblemSets, clusters_of, load_problem_sets
-from pipeline.versions import warn_of_untested
+from pipeline.versions import describe_versions
 from rewards.problem import Problem
+from storage.files import write_json
 
-EVALUATION_SEED = 7_000_003
 LOGS = {"held-out": "evaluations", "validation": "validation"}  # the file of each set's evaluations
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
 CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary")
-
-
-def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
-    """Everything that can be checked before anything heavy is imported."""
-    check_processes()
-    choice = choose_model(config.model, config.hub)
-    config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
-    check_packages(config)
-    task_of(config)
-    warn_of_untested()
-    return choice, config
 
 
 def train(config: RunConfig, *, resume: bool = False) -> Path:
@@ -222,7 +211,7 @@ def _evaluate(
     when: str,
 ) -> dict[str, Any]:
     """Evaluate the engine's current policy on the problems of the set called `name`; its line in the set's log."""
-    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate
     from pipeline.progress import EvaluationBar
     from pipeline.rollout import Sampling
 

@@ -24,10 +24,10 @@ from pipeline.policy.models import (
     made_ready,
     quiet_libraries,
 )
-from pipeline.run_folder import write_json
 from pipeline.tasks import Task, task_of
 from pipeline.tasks.problem_sets import GENERATED, read_dataset
 from rewards.problem import Problem
+from storage.files import write_json
 
 METHODS = ("lora", "full")
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -31,7 +31,7 @@ from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
 from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling, sampled_entropy
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
-from pipeline.run_folder import RunFolder, verdict_fields
+from pipeline.run_folder import PHASES, RunFolder, verdict_fields
 from pipeline.tasks import Reward, task_of
 from pipeline.tasks.problem_sets import advantage_scale
 from pipeline.training.device import peak_memory, wait_for_device
@@ -48,7 +48,6 @@ from pipeline.training.microbatch import micro_batches, spread_rows, without_equ
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
-PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
 
@@ -364,7 +363,7 @@ class TinyLoRATrainer(GRPOTrainer):
                 self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
-        seconds = {name: round(self.record.seconds[name], 4) for name in PHASES}
+        seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}
         seconds["train"] = round(seconds["log_probs"] + seconds["backward"], 4)
         return {
             "step": self.state.global_step,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rewards.errors import GraderError
 from rewards.grader.prologue import SPLICE
-from rewards.grader.scratch import cache_root
+from rewards.grader.scratch import grader_cache
 from rewards.grader.toolchains import Toolchain
 
 WHOLE = "#include <bits/stdc++.h>"
@@ -69,7 +69,7 @@ def lean_header(toolchain: Toolchain) -> LeanHeader:
     """
     text = _lean_text(toolchain)
     digest = hashlib.sha256(f"{text} {LEFT_OUT} {_QUESTIONS}".encode()).hexdigest()[:16]
-    cached = cache_root() / f"names-{compiler_key(toolchain)}-{digest}"
+    cached = grader_cache() / f"names-{compiler_key(toolchain)}-{digest}"
     names = _stored_names(cached)
     if names is None:
         names = _names_left_out(toolchain, text)

@@ -38,7 +38,7 @@ from rewards.verdict import Status, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from rewards.grader.worker import main; main(int(sys.argv[2]))"
-_KEPT_VARIABLES = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "QHOME", "QLIC")
+_KEPT_VARIABLES = ("PATH", "HOME", "TINYLORA_CACHE", "XDG_CACHE_HOME", "TMPDIR", "QHOME", "QLIC")
 _LONGEST_WAIT = 2_000_000.0  # seconds; poll() counts milliseconds in 31 bits
 _SELF_TEST = Problem("self-test", "", (Test("20 22\n", "42\n"),))
 _SELF_TEST_SOURCE = '#include <cstdio>\nint main() { int a, b; scanf("%d%d", &a, &b); printf("%d\\n", a + b); }\n'

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.errors import GraderError, GraderFault
-from rewards.grader.scratch import cache_root
+from rewards.grader.scratch import grader_cache
 
 SOURCE = Path(__file__).with_name("runner.c")
 RESULTS = "results"
@@ -60,7 +60,7 @@ class Run:
 def build_runner() -> Path:
     """The compiled runner, from the cache or made now. Raises `GraderError` when it does not compile."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    binary = cache_root() / f"runner-{digest}"
+    binary = grader_cache() / f"runner-{digest}"
     if binary.is_file():
         return binary
     temporary = binary.with_name(f"{binary.name}.{os.getpid()}.tmp")

@@ -1,6 +1,6 @@
 """Where the grader keeps files: a cache folder on disk, and scratch folders on tmpfs that are gone after use.
 
-cache_root()    $XDG_CACHE_HOME/tinylora-coder or ~/.cache/tinylora-coder: the runner, names of the lean header
+grader_cache()  a folder in the project's cache that only this user can enter: the runner, names of the lean header
 scratch_root()  /dev/shm/tinylora-coder-<uid>, or the temporary folder where /dev/shm is missing, full or noexec
 ScratchFolder   a locked folder in there; the lock is released by the kernel, however its owner ended, so that
                 `sweep` can tell a dead owner's folder from a living one's
@@ -11,37 +11,31 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rewards.errors import GraderError
+from storage.cache import NAME, cache_root, private
 
-_NAME = "tinylora-coder"
 _NEEDED_BYTES = 640 * 1024 * 1024  # some precompiled headers and the outputs of a few programs
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def _private(folder: Path) -> Path:
-    """Create a folder that only this user can enter, or refuse one that somebody else made."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-        raise GraderError(f"{folder} belongs to another user; remove it or set TMPDIR and XDG_CACHE_HOME")
-    if info.st_mode & 0o077:
-        folder.chmod(0o700)
-    return folder
+@contextmanager
+def _grader_errors() -> Iterator[None]:
+    """Turns an `OSError` about a folder into a `GraderError`."""
+    try:
+        yield
+    except OSError as error:
+        raise GraderError(f"{error}; set TINYLORA_CACHE and TMPDIR to folders of your own") from None
 
 
-def cache_root() -> Path:
-    """The folder for things that are costly to make again; in the temporary folder where home is read-only."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    with suppress(OSError):
-        folder = _private(Path(home) / _NAME)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    return _private(Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}")
+def grader_cache() -> Path:
+    """The folder for programs that the grader runs: nobody else may write there."""
+    with _grader_errors():
+        return private(cache_root() / f"grader-{os.getuid()}")
 
 
 def scratch_root() -> Path:
@@ -53,7 +47,8 @@ def scratch_root() -> Path:
             continue
         usable = not info.f_flag & os.ST_NOEXEC and os.access(base, os.W_OK | os.X_OK)
         if usable and free_bytes(base) >= _NEEDED_BYTES:
-            return _private(base / f"{_NAME}-{os.getuid()}")
+            with _grader_errors():
+                return private(base / f"{NAME}-{os.getuid()}")
     raise GraderError("no scratch folder: /dev/shm and TMPDIR both lack 640 MB of space or forbid programs (noexec)")
 
 

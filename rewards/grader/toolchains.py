@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rewards.errors import GraderError
+from rewards.problem import LANGUAGES
 
 DEFAULT_COMPILER = "g++"
 DEFAULT_STANDARD = "c++17"
 COMPILERS = ("g++", "clang++")
 _STANDARDS = ("c++11", "c++14", "c++17", "c++20", "c++23")
-LIBRARIES = ("crypto", "ssl")  # that a problem may ask to be linked
 _MEGABYTE = 1 << 20
 
 
@@ -132,7 +132,6 @@ def _q(compiler: str, standard: str) -> Toolchain:
 
 
 _entries: dict[str, Callable[[str, str], Toolchain]] = {"cpp": _cpp, "c": _c, "python": _python, "q": _q}
-LANGUAGES = tuple(_entries)
 
 
 def with_libraries(toolchain: Toolchain, libraries: Sequence[str]) -> Toolchain:

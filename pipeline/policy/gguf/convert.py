@@ -28,7 +28,8 @@ from pipeline.policy.gguf.header import Header, read_header
 from pipeline.policy.gguf.tokenizer import files_beside, load_tokenizer, settle_ends
 from pipeline.policy.weights import write_weights
 from pipeline.progress import ConversionBar
-from pipeline.run_folder import write_json
+from storage.cache import cache_root
+from storage.files import write_json
 
 FORM = 1  # of the folders in the cache; raised when they are made in another way
 
@@ -39,11 +40,9 @@ def converted(path: Path) -> Path:
     Raises `ConfigError` for a file that `check_architecture` or `load_tokenizer` refuses, and where the cache has no
     room or cannot be written.
     """
-    from adapters.factors import cache_folder
-
     header = read_header(path)
     check_architecture(header)
-    folder = cache_folder() / f"gguf-{content_key(path)}"
+    folder = cache_root() / f"gguf-{content_key(path)}"
     if folder.is_dir():
         return folder
     try:

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, RunConfig, resolved
+from pipeline.launch import prepare
 from pipeline.policy import loading as policy
 from pipeline.policy.memory import (
     CONTEXT,
@@ -24,7 +25,6 @@ from pipeline.policy.memory import (
 )
 from pipeline.policy.models import ModelChoice
 from pipeline.policy.shapes import SHAPES, meta_model
-from pipeline.training.run import prepare
 
 H200 = 141e9
 LENGTHS = {"max_prompt_length": 256, "max_completion_length": 512}

@@ -15,7 +15,8 @@ from data.problems import write_problems
 from pipeline.config import ConfigError, RunConfig, parse_scales, resolved
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json_lines
-from pipeline.tasks import CODE, COUNTDOWN, GSM8K, TASKS, Q, means, start_graders, task_of
+from pipeline.tasks import CODE, COUNTDOWN, GSM8K, TASKS, Q, means, task_of
+from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import advantage_scale, load_problem_sets, read_dataset, training_order
 from rewards.errors import GraderError
 from rewards.problem import Problem, Test

@@ -8,7 +8,7 @@ import pytest
 
 from rewards.errors import GraderError
 from rewards.grader import scratch as storage
-from rewards.grader.scratch import ScratchFolder, cache_root, scratch_root, sweep
+from rewards.grader.scratch import ScratchFolder, grader_cache, scratch_root, sweep
 
 
 @pytest.fixture
@@ -41,14 +41,12 @@ def test_a_planted_link_is_refused(tmp_path: Path, own_scratch: Path) -> None:
         scratch_root()
 
 
-def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_graders_part_of_the_cache_is_private_in_a_shared_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TINYLORA_CACHE", str(tmp_path))
+    tmp_path.chmod(0o775)
+    assert grader_cache().parent == tmp_path and grader_cache().stat().st_mode & 0o077 == 0
+    assert tmp_path.stat().st_mode & 0o777 == 0o775
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert cache_root().is_dir()
-
-
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    before = cache_root()
-    monkeypatch.setattr(storage.os, "access", lambda path, mode: Path(path) != before)  # as on a read-only disk
-    assert cache_root() != before and cache_root().is_dir()
+    monkeypatch.setenv("TINYLORA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(GraderError, match="set TINYLORA_CACHE"):
+        grader_cache()

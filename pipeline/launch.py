@@ -1,0 +1,45 @@
+"""From settings to a model and a configuration that can work here, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import replace
+
+from pipeline.config import ConfigError, RunConfig, resolved
+from pipeline.environment import has_gpu
+from pipeline.policy.models import ModelChoice, choose_model
+from pipeline.tasks import task_of
+from pipeline.versions import warn_of_untested
+
+REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+
+
+def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
+    """Everything that can be checked before anything heavy is imported."""
+    check_processes()
+    choice = choose_model(config.model, config.hub)
+    config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
+    check_packages(config)
+    task_of(config)
+    warn_of_untested()
+    return choice, config
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raise `ConfigError` for an engine or tracker that is asked for but not installed."""
+    if config.vllm and importlib.util.find_spec("vllm") is None:
+        raise ConfigError("--vllm: vLLM is not installed here; run `make setup`, or generate with --no-vllm")
+    package = REPORTER_PACKAGES.get(config.report_to)
+    if package and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"--report-to {config.report_to}: the package is not installed; run `pip install {package}`")
+
+
+def check_processes() -> None:
+    """Raise `ConfigError` where a launcher started several processes: each would train a policy of its own."""
+    count = os.environ.get("WORLD_SIZE") or "1"
+    if count != "1":
+        raise ConfigError(
+            f"WORLD_SIZE={count}: everything here works in one process on one GPU; start it with python, without "
+            f"torchrun or accelerate"
+        )

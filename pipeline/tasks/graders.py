@@ -1,0 +1,42 @@
+"""The graders of a run: a pool of processes that run programs, or none where a task compares answers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.environment import has_gpu
+from pipeline.tasks import TASKS, Q
+from rewards.grader.pool import GraderPool
+from rewards.grader.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain
+
+ENGINE_CORES = 2
+
+
+class NoGraders(AbstractContextManager["NoGraders"]):
+    """Stands where a task needs no programs to be run: no compiler, no sandbox, no processes."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"tier": "none", "isolation": "answers are compared, no program is run"}
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        return None
+
+
+def start_graders(config: RunConfig) -> Any:
+    """The grader pool of a run, or `NoGraders`; to be started before a model is loaded: graders are spawned, and must
+    not inherit a GPU. Beside a GPU two cores are left to the engine's loop, which launches the GPU's work.
+
+    Raises `GraderError` where the task's language cannot be run here.
+    """
+    task = TASKS[config.task]
+    if not task.runs_programs:
+        return NoGraders()
+    if task is Q:
+        find_toolchain("q", DEFAULT_COMPILER, DEFAULT_STANDARD)
+    cores = len(os.sched_getaffinity(0))
+    workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
+    return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)

@@ -1,0 +1,37 @@
+"""Text files that appear whole or not at all: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `path` when the context ends without an error; readers see the old or the new one,
+    never a part. Its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A text may hold bytes that are no UTF-8, kept as lone surrogates: written as \\udcXX, the escape of JSON.
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:
+        yield out
+    os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as out:
+        out.write(text)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    with replacing(path) as out:
+        for record in records:
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
