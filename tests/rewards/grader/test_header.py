@@ -264,7 +264,7 @@ def test_names_that_only_the_whole_header_knows(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_damaged_list_of_names_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TINYLORA_CACHE", str(tmp_path))
     found = []
 
     def find(*_: object) -> frozenset[str]:
@@ -273,7 +273,7 @@ def test_a_damaged_list_of_names_is_made_again(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(lean, "_names_left_out", find)
     assert lean_header(find_toolchain("cpp")).names == lean_header(find_toolchain("cpp")).names == {"mutex"}
-    (path,) = (tmp_path / "tinylora-coder").glob("names-*")
+    (path,) = tmp_path.glob("*/names-*")
     path.write_text(path.read_text().replace("mutex", "metux"))
     assert lean_header(find_toolchain("cpp")).names == {"mutex"} and len(found) == 2
 

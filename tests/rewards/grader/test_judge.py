@@ -7,9 +7,10 @@ import shutil
 import pytest
 
 from rewards.errors import GraderError
+from rewards.grader import toolchains
 from rewards.grader.pool import GraderPool
 from rewards.grader.toolchains import find_toolchain
-from rewards.problem import Checker, Problem, Test
+from rewards.problem import LANGUAGES, Checker, Problem, Test
 from rewards.verdict import Status, Verdict
 
 SUM = Problem("sum", "", tuple(Test(f"{i} {i * i}\n", f"{i + i * i}\n") for i in range(4)), time_limit=0.3)
@@ -186,3 +187,7 @@ def test_a_compiler_that_takes_too_long_is_named(pool: GraderPool) -> None:
     bomb += "".join(f"constexpr long v{n} = f({n});\n" for n in range(20)) + "int main() { return v0 == v1; }\n"
     verdict = grade(pool, bomb)
     assert verdict.status is Status.COMPILE_ERROR and "of CPU time" in verdict.diagnostics, verdict.diagnostics
+
+
+def test_every_language_of_the_schema_has_a_toolchain() -> None:
+    assert tuple(toolchains._entries) == LANGUAGES
