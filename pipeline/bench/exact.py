@@ -42,9 +42,7 @@ class ExactPolicy:
     def move_to(self, v: Tensor) -> None:
         """Make the model that of `v` (groups, u)."""
         config, count = self.bank.config, len(self.frozen)
-        for index, (name, layer, frozen) in enumerate(
-            zip(self.bank.names, self.bank.layers, self.frozen, strict=True)
-        ):
+        for index, (name, layer, frozen) in enumerate(zip(self.bank.names, self.bank.layers, self.frozen, strict=True)):
             weight, right = frozen.double(), layer.right.double()
             mixing = torch.einsum("u,urs->rs", v[config.group_of(index, count)].double(), layer.projections.double())
             updated = weight + weight @ right.mT @ mixing @ right
@@ -63,4 +61,3 @@ class ExactPolicy:
             values.append(torch.log_softmax(logits, dim=-1).gather(-1, tokens).squeeze(-1))
         torch.set_float32_matmul_precision(before)
         return torch.cat(values)
-

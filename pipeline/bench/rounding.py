@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOGITS = "logits"
 SITES = {
     "residual": "the sum of the residual stream and a block's output",
-    "norm": "a norm's output, and what it multiplies with its weight",
+    "normed": "what a norm multiplies with its weight",
+    "norm": "a norm's output",
     "rotary table": "cosines and sines of the positions",
     "rotary": "turned queries and keys, and the products that they are sums of",
     "q, k, v": "the projections to queries, keys and values",
@@ -27,24 +27,26 @@ SITES = {
     "SwiGLU": "silu(gate), and its product with up",
     "block output": "the projections that the residual stream takes in",
     "head input": "the last norm's output",
-    LOGITS: "logits; since they are kept in float32 this is no part of bf16 as it runs",
+    "logits": "what the softmax reads",
 }
+KEPT = ("logits", "residual", "normed")  # in float32 by trainer and engine (`residual.py`, `logprobs.py`)
 
 
 class RoundedForward:
-    """`model`: a plain transformers model in float32, whose weights are used as they are. `sites`: what is rounded."""
+    """`model`: a plain transformers model in float32, whose weights are used as they are. `sites`: what is rounded, to
+    `dtype`. Raises `ValueError` for a place that is none."""
 
-    def __init__(self, model: Any, sites: Collection[str]) -> None:
+    def __init__(self, model: Any, sites: Collection[str], dtype: torch.dtype = torch.bfloat16) -> None:
         unknown = set(sites) - set(SITES)
         if unknown:
             raise ValueError(f"no such place of rounding: {', '.join(sorted(unknown))}; there are {', '.join(SITES)}")
-        self.model, self.sites = model, frozenset(sites)
+        self.model, self.sites, self.dtype = model, frozenset(sites), dtype
 
     def log_probs(self, prompt: list[int], completion: list[int]) -> Tensor:
         """Log-probability of every completion token at temperature 1, (len(completion),) float32."""
         device = self.model.lm_head.weight.device
         hidden = self.hidden(torch.tensor([prompt + completion], device=device))[len(prompt) - 1 : -1]
-        logits = self._at(LOGITS, F.linear(self._at("head input", hidden), self.model.lm_head.weight))
+        logits = self._at("logits", F.linear(self._at("head input", hidden), self.model.lm_head.weight))
         tokens = torch.tensor(completion, device=device).unsqueeze(-1)
         return torch.log_softmax(logits, dim=-1).gather(-1, tokens).squeeze(-1)
 
@@ -63,11 +65,11 @@ class RoundedForward:
         return self._norm(inner.norm, x, rounded=False)
 
     def _at(self, site: str, x: Tensor) -> Tensor:
-        return x.bfloat16().float() if site in self.sites else x
+        return x.to(self.dtype).float() if site in self.sites else x
 
     def _norm(self, norm: Any, x: Tensor, rounded: bool = True) -> Tensor:
         x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + norm.variance_epsilon)
-        return self._at("norm", self._at("norm", x) * norm.weight) if rounded else x * norm.weight
+        return self._at("norm", self._at("normed", x) * norm.weight) if rounded else x * norm.weight
 
     def _attention(self, block: Any, x: Tensor, table: list[Tensor]) -> Tensor:
         q, k, v = (
