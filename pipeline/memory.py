@@ -81,8 +81,8 @@ class Sizes:
 
     @property
     def layer_token(self) -> int:
-        """Bytes that one layer keeps for the backward pass of one token: the inputs of its norms in float32, in bf16 its
-        queries, keys, values and attention output, and three vectors of the feed-forward layer."""
+        """Bytes that one layer keeps for the backward pass of one token: the inputs of its norms in float32, and in
+        bf16 its queries, keys, values and attention output, and three vectors of the feed-forward layer."""
         return 2 * (8 * self.hidden + 2 * self.query + 2 * self.key_value + 3 * self.intermediate)
 
     def training_bytes(self, tokens: int, checkpointing: bool) -> float:
