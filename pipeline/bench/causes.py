@@ -74,9 +74,9 @@ def _rows(
         row("all rounded to float16", rounded(everywhere, torch.float16), UNIT, baseline=whole),
     ]
     rows += [row(f"only {site}", alone[site], UNIT, baseline=whole) for site in worst]
-    exact_places = [[site] for site in worst] + [worst[:count] for count in range(2, TOGETHER + 1)]
-    for sites in exact_places:
-        rows.append(row(f"all but {', '.join(sites)}", rounded(everywhere - set(sites)), UNIT, baseline=whole))
+    for count in range(1, TOGETHER + 1):
+        left = rounded(everywhere - set(worst[:count]))
+        rows.append(row(f"all but {', '.join(worst[:count])}", left, UNIT, baseline=whole))
     return rows
 
 
