@@ -216,5 +216,27 @@ def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, uns
     finish(f"mismatch, {Path(choice.name).name}", out, lambda: measure(choice, config, count, gpu))
 
 
+@bench.command()
+@MODEL
+@QUANT
+@GPU_MEMORY
+@click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Completions to look at.")
+@click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Most tokens of each.")
+@out_option("causes")
+def causes(model: str, quant: str | None, gpu_memory: float | None, prompts: int, tokens: int, out: str) -> None:
+    """Which rounding to bf16 makes how much of the mismatch between engine and trainer."""
+    choice, config, _ = settings(
+        model,
+        quant=quant,
+        vllm=True,
+        gpu_memory=gpu_memory,
+        prompts_per_step=prompts,
+        max_completion_length=tokens,
+    )
+    from pipeline.bench.causes import measure
+
+    finish(f"causes, {Path(choice.name).name}", out, lambda: measure(choice, config))
+
+
 if __name__ == "__main__":
     bench()

@@ -5,20 +5,22 @@ them, and the trainer computes the same tokens' log-probabilities as it does in 
 mismatch is the mean k3 KL per token. The noise floor is the same at v = 0, where both sides hold the base and only
 their arithmetic differs. One more way serves the checkpoint's own weights where the trainer holds them in 4 bits.
 
-The slope says whether an update reaches the engine in full: Δ log p of fixed tokens against v = 0, the engine's
-regressed on the trainer's. It is given against the trainer in that way, and against the exact update beside its layers.
+What engine and trainer share they would get wrong together, so both are held against the policy of the exact update
+as well (`exact.py`): by k3 on fixed tokens, and by the slope of their Δ log p against v = 0 on that of the exact one,
+which is 1 where the update arrives in full.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.bench.contenders import load_plain
+from pipeline.bench.exact import ExactPolicy
 from pipeline.bench.form import Row, row
 from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
@@ -32,8 +34,10 @@ from pipeline.tasks.problem_sets import load_problem_sets
 FLOOR_BATCHES = 3
 MOST_VECTORS = 7  # of the training run, evenly spaced, that every way is measured at
 BAR_FLOOR, BAR_SLOPE, SLOPE_FROM = 1.2, 0.05, 0.01
+BAR_FLOAT32 = 1e-9  # k3 per token between two ways to compute one policy in float32
 SCALES = (0.003, 0.01, 0.03)  # rms of v
 DEFAULT = "merged, stochastic"
+FOREIGN = "merged into the checkpoint's own weights, stochastic"
 
 
 def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> list[Row]:
@@ -50,36 +54,53 @@ def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> li
     chosen = prompt_ids(policy.tokenizer, problems[: config.prompts_per_step], task)
     prompts = [ids for ids in chosen for _ in range(config.num_generations or 1)]
     bench = _Bench(policy, config, prompts, Sampling(config.max_completion_length))
+    exact = ExactPolicy(choice.location, policy.model)
     direction = bench.direction()
     fixed = [completion.token_ids for completion in bench.generate(0 * direction, seed=-1)]
-    found: dict[str, dict[str, Any]] = {}
+    expected = {scale: _moved(exact, scale * direction, prompts, fixed) for scale in (0.0, *SCALES)}
+    rows = [row(f"logged in training, mean of {steps} steps", statistics.mean(logged), "k3 per token")]
     for title, serve in bench.ways(choice).items():
         serve()
         floor = statistics.mean(bench.mismatch(0 * direction, 1000 + i) for i in range(FLOOR_BATCHES))
         every = max(1, -(-steps // MOST_VECTORS))
         mean = statistics.mean(bench.mismatch(v, step) for step, v in enumerate(vectors) if step % every == 0)
-        slopes = {scale: bench.slopes(scale * direction, fixed) for scale in SCALES}
-        found[title] = {"floor": floor, "mean": mean, "slopes": slopes}
-    bench.policy.close()
-    return _rows(found, logged, steps, gpu)
-
-
-def _rows(found: dict[str, dict[str, Any]], logged: Sequence[float], steps: int, gpu: bool) -> list[Row]:
-    rows = [row(f"logged in training, mean of {steps} steps", statistics.mean(logged), "k3 per token")]
-    for title, result in found.items():
-        bar = BAR_FLOOR if gpu and title == DEFAULT else None
         what = f"{title}: mismatch over {steps} steps against its floor at v = 0"
-        rows.append(row(what, result["mean"], "k3 per token", baseline=result["floor"], at_most=bar))
-    for title, result in found.items():
-        for scale, (own, exact) in result["slopes"].items():
-            barred = gpu and title == DEFAULT and scale >= SLOPE_FROM
-            what = f"{title}: slope at rms(v) = {scale:g}"
-            if barred:
-                rows.append(Row(f"{what}, against the trainer", own, "Δ/Δ", bar=f"1 ± {BAR_SLOPE:g}",
-                                ok=abs(own - 1) <= BAR_SLOPE))  # fmt: skip
-            else:
-                rows.append(row(f"{what}, against the trainer", own, "Δ/Δ"))
-            rows.append(row(f"{what}, against the exact update", exact, "Δ/Δ"))
+        bar = BAR_FLOOR if gpu and title == DEFAULT else None
+        rows.append(row(what, mean, "k3 per token", baseline=floor, at_most=bar))
+        for side, log_probs in (("engine", bench.engine_log_probs), ("trainer", bench.trainer_log_probs)):
+            found = {scale: log_probs(scale * direction, fixed) for scale in expected}
+            rows += exact_rows(f"{title}: {side}", found, expected, gpu, barred=title != FOREIGN)
+    bench.policy.close()
+    return rows
+
+
+def _moved(exact: ExactPolicy, v: Any, prompts: list[list[int]], completions: list[list[int]]) -> Any:
+    exact.move_to(v)
+    return exact.log_probs(prompts, completions)
+
+
+def exact_rows(what: str, found: dict[float, Any], expected: dict[float, Any], gpu: bool, barred: bool) -> list[Row]:
+    """One side against the exact policy. Both: rms of v, 0 among them → log-probabilities (tokens,) of fixed tokens.
+
+    Both kinds of row are barred: in float32 the distance, at every v; in bf16, whose noise hides a small fault of it,
+    the slope alone, at updates that are larger than the noise. `barred` False leaves the bars out.
+    """
+    import torch
+
+    from pipeline.logprobs import kl_k3
+
+    rows = []
+    bar = BAR_FLOAT32 if barred and not gpu else None
+    for scale in expected:
+        difference = found[scale] - expected[scale]
+        distance = kl_k3(difference, torch.ones_like(difference))
+        rows.append(row(f"{what} against the exact update, rms(v) = {scale:g}", distance, "k3 per token", at_most=bar))
+        if scale:
+            change, exact = found[scale] - found[0.0], expected[scale] - expected[0.0]
+            slope = float((change * exact).sum() / exact.square().sum())
+            title = f"{what}'s slope on the exact update, rms(v) = {scale:g}"
+            ok = abs(slope - 1) <= BAR_SLOPE if barred and scale >= SLOPE_FROM else None
+            rows.append(Row(title, slope, "Δ/Δ", bar="" if ok is None else f"1 ± {BAR_SLOPE:g}", ok=ok))
     return rows
 
 
@@ -125,7 +146,7 @@ class _Bench:
             "merged, nearest": lambda: self._merge("nearest"),
         }
         if self.config.quant == "nf4":
-            ways["merged into the checkpoint's own weights, stochastic"] = lambda: self._merge_foreign(choice)
+            ways[FOREIGN] = lambda: self._merge_foreign(choice)
         ways["lowrank"] = lambda: self._beside(choice)
         return ways
 
@@ -148,15 +169,15 @@ class _Bench:
         self.policy.engine.refresh(v)
         return self.policy.engine.generate(self.prompts, replace(self.sampling, seed=seed + 1), lambda *_: None)
 
-    def trainer_log_probs(self, v: Any, completions: list[list[int]], rounding: Any) -> Any:
-        """Log-probabilities of all completion tokens, one after another."""
+    def trainer_log_probs(self, v: Any, completions: list[list[int]]) -> Any:
+        """Log-probabilities of all completion tokens, one after another, computed as the engine is served now."""
         import torch
 
         from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
 
         with torch.no_grad():
             self.bank.v.copy_(v)
-        self.bank.merge_with(rounding)
+        self.bank.merge_with(self.rounding)
         rows, prompts, lengths = unpadded_rows(self.prompts, completions, self.bank.v.device)
         width, budget = int(lengths.max()), self.config.micro_batch_tokens
         values, _ = log_probs_without_gradient(self.model, rows, prompts, lengths, width, 1.0, budget)
@@ -184,16 +205,6 @@ class _Bench:
 
         completions = self.generate(v, seed)
         sampled = torch.tensor([p for completion in completions for p in completion.log_probs])
-        trainer = self.trainer_log_probs(v, [completion.token_ids for completion in completions], self.rounding)
+        trainer = self.trainer_log_probs(v, [completion.token_ids for completion in completions])
         difference = trainer - sampled.to(trainer.device)
         return kl_k3(difference, torch.ones_like(difference))
-
-    def slopes(self, v: Any, completions: list[list[int]]) -> tuple[float, float]:
-        """Of the engine's Δ log p on the trainer's in this way, and on that of the exact update."""
-        engine = self.engine_log_probs(v, completions) - self.engine_log_probs(0 * v, completions)
-        slopes = []
-        for rounding in (self.rounding, None):
-            trainer = self.trainer_log_probs(v, completions, rounding)
-            trainer = trainer - self.trainer_log_probs(0 * v, completions, rounding)
-            slopes.append(float((engine * trainer).sum() / trainer.square().sum()))
-        return slopes[0], slopes[1]

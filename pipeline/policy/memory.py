@@ -81,13 +81,13 @@ class Sizes:
 
     @property
     def layer_token(self) -> int:
-        """Bytes that one layer keeps for the backward pass of one token in bf16: the inputs of its norms, its queries,
-        keys, values and attention output, and three vectors of the feed-forward layer."""
-        return 2 * (6 * self.hidden + 2 * self.query + 2 * self.key_value + 3 * self.intermediate)
+        """Bytes that one layer keeps for the backward pass of one token: the inputs of its norms in float32, and in
+        bf16 its queries, keys, values and attention output, and three vectors of the feed-forward layer."""
+        return 2 * (8 * self.hidden + 2 * self.query + 2 * self.key_value + 3 * self.intermediate)
 
     def training_bytes(self, tokens: int, checkpointing: bool) -> float:
         """Peak of a forward and backward pass over `tokens`."""
-        kept = self.layers * (2 * self.hidden if checkpointing else self.layer_token) * tokens
+        kept = self.layers * (4 * self.hidden if checkpointing else self.layer_token) * tokens
         return kept + 2 * self.layer_token * tokens + HEAD_BYTES
 
     def engine_bytes(self, sequences: int) -> float:

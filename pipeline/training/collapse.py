@@ -3,7 +3,8 @@ training reward, which a collapse can raise.
 
 A collapse shows as numbers that are no numbers, as a policy far from its base (KL), or as one that says the same
 whatever it is asked (entropy). One bad step is noise; `PATIENCE` in a row are not. A run is idle when for many steps
-all completions of every group earned the same: no row has an advantage, so nothing is trained.
+all completions of every group earned the same: no row has an advantage, so nothing is trained. Engine and trainer that
+are two policies from the start are no collapse but a fault, and end a run before it has trained anything.
 """
 
 from __future__ import annotations
@@ -13,8 +14,23 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.rollout.engine import EngineError
+
+MISMATCH_LIMIT = 1e-2  # nats per token; bf16 arithmetic alone was seen to make up to 2e-3
 PATIENCE = 3
 VITAL = ("loss", "grad_norm", "v_norm")
+
+
+def check_mismatch(mismatch: float, model: str) -> None:
+    """Raise `EngineError` where the mismatch between engine and trainer, k3 in nats per token on the first rows that a
+    process trains, is more than arithmetic explains. To be called before the optimizer steps."""
+    if not mismatch <= MISMATCH_LIMIT:
+        raise EngineError(
+            f"the completions of the first step are {mismatch:.3g} nats a token (k3) from the trained model, above "
+            f"{MISMATCH_LIMIT:g}: engine and trainer are two policies, so training was ended before it changed v; run "
+            f"`python scripts/doctor.py --vllm` and `python scripts/bench.py mismatch --model {model}`, try "
+            f"--refresh lowrank, and report what they print, with its versions"
+        )
 
 
 class CollapseWatch:

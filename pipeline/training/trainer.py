@@ -26,6 +26,7 @@ from trl import GRPOTrainer
 
 from adapters import load_checkpoint, save_checkpoint
 from adapters.base import dense_weight
+from pipeline.collapse import check_mismatch
 from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
@@ -91,6 +92,7 @@ class TinyLoRATrainer(GRPOTrainer):
         self.length: StepLength | None = None  # with `--lr auto`
         self._computed: tuple[Tensor, Tensor] | None = None
         self._mismatches: list[Tensor] = []
+        self._one_policy = False  # whether engine and trainer were seen to be one
         model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without its adapters
         super().__init__(
             model=model,
@@ -318,6 +320,9 @@ class TinyLoRATrainer(GRPOTrainer):
             mismatch = torch.cat(self._mismatches)
             self.record.values["mismatch"] = kl_k3(mismatch, torch.ones_like(mismatch))
             self._mismatches = []
+            if not self._one_policy:
+                check_mismatch(self.record.values["mismatch"], self.run_config.model or "")
+                self._one_policy = True
         self._step += 1
         wait_for_device()
         self.record.seconds["backward"] += time.perf_counter() - begin

@@ -66,6 +66,9 @@ class VLLMEngine:
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
+            from pipeline.residual import register_vllm_norm
+
+            register_vllm_norm()
             options = {
                 "hf_overrides": {"head_dtype": "float32"},  # logits, from bf16 factors, as the trainer's
                 # Without compiling, which takes most of the start to make a step 2 % shorter, and without graphs of

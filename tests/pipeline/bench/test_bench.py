@@ -139,6 +139,7 @@ def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch
         "refresh",
         "train-step --steps 1 --prompts 2 --generations 2",
         "mismatch --steps 1 --prompts 1",
+        "causes --prompts 1 --tokens 8",
     ],
 )
 def test_every_benchmark_of_the_policy_runs_on_the_starter(command: str, tmp_path: Path) -> None:
@@ -159,6 +160,8 @@ def test_every_benchmark_of_the_policy_runs_on_the_starter(command: str, tmp_pat
         assert all(number is None or math.isfinite(number) for number in numbers), one
         assert one["value"] is not None and isinstance(one["what"], str) and one["unit"]
         assert (one["ok"] is None) == (one["bar"] == "")
+    if name == "mismatch":
+        assert {one["ok"] for one in results["rows"]} == {None, True}
     with Image.open(tmp_path / "results.png") as picture:
         picture.load()
         assert picture.format == "PNG"

@@ -1,0 +1,36 @@
+"""The kernels of the residual stream give what the torch functions give, in float32 and in bf16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.residual import add_norm, add_norm_gradient
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+@pytest.mark.parametrize("width", [576, 1536, 2048, 3584])
+@pytest.mark.parametrize("of_residual", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("with_x", [True, False])
+def test_kernels_match_the_torch_functions(width: int, of_residual: torch.dtype, with_x: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    residual, x, to_y, to_total = (torch.randn(3, 11, width, generator=generator) for _ in range(4))
+    residual, x, to_y = residual.to(of_residual), x.bfloat16(), to_y.bfloat16()
+    weight = torch.randn(width, generator=generator).bfloat16()
+    added = x if with_x else None
+    expected = add_norm(added, residual, weight, 1e-6)
+    on_gpu = None if added is None else added.cuda()
+    stream, factors = residual.cuda(), weight.cuda()
+    found = add_norm(on_gpu, stream, factors, 1e-6)
+    assert torch.equal(found[1].cpu(), expected[1])
+    torch.testing.assert_close(found[2].cpu(), expected[2], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[0].cpu(), expected[0], rtol=1 / 128, atol=1e-6)
+    assert (found[0].cpu() != expected[0]).float().mean() < 1e-3
+    gradient = add_norm_gradient(to_y, to_total, expected[1], weight, expected[2])
+    to_stream = add_norm_gradient(to_y.cuda(), to_total.cuda(), found[1], factors, found[2])
+    torch.testing.assert_close(to_stream.cpu(), gradient, rtol=1e-4, atol=1e-5)
+    assert torch.equal(stream.cpu(), residual)
+    in_place = add_norm(on_gpu, stream, factors, 1e-6, in_place=True)
+    assert torch.equal(in_place[0], found[0]) and torch.equal(in_place[1], found[1])
+    assert (in_place[1].data_ptr() == stream.data_ptr()) == (of_residual == torch.float32)
