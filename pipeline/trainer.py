@@ -28,8 +28,10 @@ from adapters import load_checkpoint, save_checkpoint
 from adapters.base import dense_weight
 from pipeline.config import RunConfig, parse_scales
 from pipeline.device import peak_memory, wait_for_device
+from pipeline.dynamic_rollouts import DynamicRollouts
+from pipeline.entropy_bonus import entropy_loss
 from pipeline.grading import StreamingGrader, verdict_metrics
-from pipeline.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows
+from pipeline.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows, training_task
 from pipeline.kl_step import StepLength
 from pipeline.logprobs import (
     completion_log_probs,
@@ -41,12 +43,23 @@ from pipeline.logprobs import (
 from pipeline.microbatch import micro_batches, spread_rows, without_equal_groups
 from pipeline.policy import Policy
 from pipeline.problem_sets import advantage_scale
-from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling, sampled_entropy
-from pipeline.run_folder import RunFolder, verdict_fields
-from pipeline.tasks import Reward, task_of
+from pipeline.rollout import (
+    Completion,
+    More,
+    OnFinished,
+    RefreshReport,
+    RolloutEngine,
+    Sampling,
+    no_more,
+    sampled_entropy,
+)
+from pipeline.run_folder import RunFolder, rollout_records
+from pipeline.sampling_support import Truncation
+from pipeline.tasks import Reward
 from pipeline.trackers import log_rollouts, numbers
+from pipeline.warmup import with_warm_up
 from rewards.problem import Problem
-from rewards.verdict import Verdict
+from rewards.verdict import Status, Verdict
 
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
@@ -84,9 +97,13 @@ class TinyLoRATrainer(GRPOTrainer):
         self.folder = folder
         self.on_step = on_step
         self.record = StepRecord()
-        self.task = task_of(config)
+        self.task = training_task(config)
+        self.truncation = Truncation(config.top_k, config.top_p)
+        self.dynamic: DynamicRollouts | None = None
         self.scales = parse_scales(config.advantage_scale)
         self._verdicts: list[Verdict] = []
+        self._rollout_rows: list[dict[str, Any]] = []
+        self._kept_rows: list[int] | None = None  # of the grader's; None for all
         self._scores: list[dict[str, float | None]] = []
         self._on_policy = False
         self.length: StepLength | None = None  # with `--lr auto`
@@ -101,6 +118,9 @@ class TinyLoRATrainer(GRPOTrainer):
             processing_class=policy.tokenizer,
         )
         model._hf_peft_config_loaded = False
+        if config.dynamic_sampling:
+            ends = [*self.eos_token_ids, policy.tokenizer.pad_token_id]
+            self.dynamic = DynamicRollouts(problems, config, self.task, grader, self._text, ends, origin)
         self.remove_callback(PrinterCallback)
         self.bank = model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
@@ -116,26 +136,41 @@ class TinyLoRATrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *_: Any, **__: Any
     ) -> tuple[list[list[int]], list[list[float]]]:
+        if self.dynamic is None:
+            self.grader.begin([self.problems[row["problem"]] for row in self._rollout_rows])
+            self._completions = self._sample(prompt_ids)
+        self._compare_with_base(prompt_ids, self._completions)
+        return [c.token_ids for c in self._completions], [c.log_probs for c in self._completions]
+
+    def _sample(
+        self, prompt_ids: list[list[int]], on_finished: OnFinished | None = None, more: More = no_more
+    ) -> list[Completion]:
+        """One generation of the policy as it is, each completion handed to the graders when it is done."""
         if self.state.global_step != self._last_loaded_step:
             report: RefreshReport = self.engine.refresh(self.bank.v.detach())
             self.record.seconds["refresh"] += report.seconds
             self.record.values["kept_share"] = report.kept
             self._last_loaded_step = self.state.global_step
         start = time.perf_counter()
-        self.grader.begin([self.problems[row["problem"]] for row in self._rollout_rows])
         sampling = Sampling(
             max_tokens=self.max_completion_length,
             temperature=self.temperature,
             seed=self.args.seed * 1_000_003 + self.state.global_step,
+            truncation=self.truncation,
         )
-        self._completions = completions = self.engine.generate(prompt_ids, sampling, self._submit)
-        seconds = time.perf_counter() - start
+
+        def finished(row: int, completion: Completion) -> None:
+            self.grader.submit(row, self._text(completion))
+            if on_finished is not None:
+                on_finished(row, completion)
+
+        completions = self.engine.generate(prompt_ids, sampling, finished, more)
+        seconds = time.perf_counter() - start - self.grader.waited
         self.record.seconds["generate"] += seconds
         tokens = sum(len(completion.token_ids) for completion in completions)
         self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
         self.record.values["entropy"] = sampled_entropy(completions)
-        self._compare_with_base(prompt_ids, completions)
-        return [c.token_ids for c in completions], [c.log_probs for c in completions]
+        return completions
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
         """TRL's, but once for every group: its rows follow one another and share their prompt."""
@@ -155,8 +190,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[chosen], mask)
         self._base_log_probs = base
 
-    def _submit(self, row: int, completion: Completion) -> None:
-        self.grader.submit(row, self._tokenizer.decode(completion.token_ids, skip_special_tokens=True))
+    def _text(self, completion: Completion) -> str:
+        return self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
 
     def _reward_function(self, reward: Reward) -> Callable[..., list[float | None]]:
         """The reward as a function that TRL can call."""
@@ -173,10 +208,13 @@ class TinyLoRATrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """(B, rewards) of the batch that was just generated; waits for its verdicts first."""
-        self._verdicts = self.grader.collect()
+        self._verdicts = self.grader.collect(self._kept_rows)
         self.record.seconds["grade_wait"] += self.grader.times.wait
-        self.record.values |= {"grading_hidden": self.grader.times.hidden} | verdict_metrics(self._verdicts)
+        self.record.values["grading_hidden"] = self.grader.times.hidden
+        if self.dynamic is None:  # else of all that were judged
+            self.record.values |= verdict_metrics(self._verdicts)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards[torch.tensor([verdict.status is Status.NO_VERDICT for verdict in self._verdicts])] = torch.nan
         names = [reward.name for reward in self.task.rewards]
         self._scores = [
             {name: None if value != value else value for name, value in zip(names, row, strict=True)}
@@ -185,6 +223,10 @@ class TinyLoRATrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.dynamic is not None:  # the rows that the batch is made of take the place of TRL's
+            drawn = self.dynamic.draw(lambda prompts: self._tokenize_prompts(prompts)[0], self._sample)
+            inputs, self._completions, self._kept_rows = drawn.rows, drawn.completions, drawn.graded_rows
+            self.record.values |= drawn.metrics
         self._rollout_rows = inputs
         self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
@@ -214,29 +256,16 @@ class TinyLoRATrainer(GRPOTrainer):
         return self.task.totals({name: [row[name] for row in self._scores] for name in self._scores[0]})
 
     def _write_rollouts(self, output: dict[str, Any]) -> None:
-        texts = list(self._logs["completion"])[-len(self._verdicts) :]
-        self._rollouts = [
-            {
-                "step": self.state.global_step + 1,
-                "problem": self.problems[row["problem"]].id,
-                "completion": text[0]["content"],
-                **verdict_fields(verdict),
-                "reward": total,
-                "rewards": scores,
-                "advantage": advantage,
-                "tokens": tokens,
-            }
-            for row, text, verdict, total, scores, advantage, tokens in zip(
-                self._rollout_rows,
-                texts,
-                self._verdicts,
-                self._totals(),
-                self._scores,
-                output["advantages"].tolist(),
-                output["completion_mask"].sum(dim=1).tolist(),
-                strict=True,
-            )
-        ]
+        self._rollouts = rollout_records(
+            self.state.global_step + 1,
+            [self.problems[row["problem"]].id for row in self._rollout_rows],
+            [text[0]["content"] for text in list(self._logs["completion"])[-len(self._verdicts) :]],
+            self._verdicts,
+            self._totals(),
+            self._scores,
+            output["advantages"].tolist(),
+            [len(completion.token_ids) for completion in self._completions],
+        )
         self.folder.write_rollouts(f"step-{self.state.global_step + 1:05d}", self._rollouts)
 
     # the training pass
@@ -255,8 +284,16 @@ class TinyLoRATrainer(GRPOTrainer):
         )
         if torch.is_grad_enabled():
             log_probs, entropies = completion_log_probs(
-                model, rows, prompts, completions, logits_to_keep, self.temperature
+                model,
+                rows,
+                prompts,
+                completions,
+                logits_to_keep,
+                self.temperature,
+                self.truncation,
+                self.run_config.entropy_bonus > 0,
             )
+            self._entropies = entropies
             if self.length is not None:
                 self.length.watch(log_probs)
             return log_probs, entropies, None
@@ -268,7 +305,7 @@ class TinyLoRATrainer(GRPOTrainer):
         """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
         start = time.perf_counter()
         log_probs, entropies = log_probs_without_gradient(
-            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens
+            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
         )
         wait_for_device()
         self.record.seconds["log_probs"] += time.perf_counter() - start
@@ -308,12 +345,19 @@ class TinyLoRATrainer(GRPOTrainer):
         batch = self._prepare_inputs(inputs)
         begin = time.perf_counter()
         self.beta = self.loss_beta
+        tokens, bonus = int(batch["completion_mask"].sum()), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
         for part, weight in self._micro_batches(batch):
             with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
                 loss = self.compute_loss(model, part) * weight
-                self.accelerator.backward(loss)
-            total += loss.detach()
+                self.accelerator.backward(loss, retain_graph=bonus > 0)
+                total += loss.detach()
+                if bonus:
+                    if self.length:
+                        self.length.take_scores()
+                    loss = entropy_loss(self._entropies, part["completion_mask"], tokens, bonus)
+                    self.accelerator.backward(loss)
+                    total += loss.detach()
         self.beta = 0.0
         if self._mismatches:
             mismatch = torch.cat(self._mismatches)
@@ -330,16 +374,24 @@ class TinyLoRATrainer(GRPOTrainer):
         With `--lr auto` ours, whose steps have a length in nats."""
         optimizer: torch.optim.Optimizer
         if self.run_config.learning_rate is None:
-            self.length = StepLength(self.bank, self.run_config.step_kl)
+            betas = self.run_config.adam_beta1, self.run_config.adam_beta2
+            self.length = StepLength(self.bank, self.run_config.step_kl, betas)
             self.optimizer = optimizer = self.length.optimizer
         else:
             optimizer = super().create_optimizer(*arguments, **options)
         optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(self.bank.v))
         return optimizer
 
+    def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
+        """TRL's, with the warm-up of this project."""
+        scheduler = super().create_scheduler(*arguments, **options)
+        if self.run_config.warmup_steps:
+            self.lr_scheduler = scheduler = with_warm_up(scheduler, self.run_config.warmup_steps)
+        return scheduler
+
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        budget = self.micro_batch_tokens
-        parts, share = micro_batches(batch, budget, self.loss_type, every_row=self.loss_beta != 0)
+        every_row = self.loss_beta != 0 or self.run_config.entropy_bonus != 0
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row)
         self.record.values["rows_trained"] = share
         return parts
 
@@ -389,6 +441,8 @@ class TinyLoRATrainer(GRPOTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(folder, self.model, self.run_config.model or "")
+        if self.dynamic is not None:
+            self.dynamic.save(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Written under a temporary name: a killed run never leaves half a checkpoint behind."""
@@ -401,3 +455,5 @@ class TinyLoRATrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_checkpoint(resume_from_checkpoint, self.model)
+        if self.dynamic is not None:
+            self.dynamic.load(Path(resume_from_checkpoint))
