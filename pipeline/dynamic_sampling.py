@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step drew. groups: those that make the batch, numbered and ordered as they were drawn. judged: groups up to
-    the last of them, of which `silent` have no signal. drawn: groups generated in all."""
+    """What a step drew. groups: those that make the batch, numbered as they were drawn. judged: groups up to the last
+    of them, of which `silent` have no signal. drawn: groups generated in all."""
 
     groups: list[int]
     judged: int

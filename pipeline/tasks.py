@@ -93,7 +93,8 @@ class Task:
         found: Scores = {}
         for reward in self.rewards:
             if reward.of_text is not None:
-                found[reward.name] = list(reward.of_text([""] * len(completions), list(completions), **columns, **more))
+                texts = {"prompts": [""] * len(completions), "completions": list(completions)}
+                found[reward.name] = list(reward.of_text(**texts, **columns, **more))
             elif reward.of_verdict is not None:
                 found[reward.name] = [reward.of_verdict(verdict, config) for verdict in verdicts]
         return found
