@@ -14,5 +14,5 @@ def warm_up_share(step: int, steps: int) -> float:
 def with_warm_up(scheduler: LambdaLR, steps: int) -> LambdaLR:
     """The schedule times `warm_up_share`. With `KLAdam`, whose rate is a factor of the length, a share s of the length
     is s² of the KL."""
-    (factor,) = scheduler.lr_lambdas
+    factor = scheduler.lr_lambdas[0]  # one for all groups of parameters
     return LambdaLR(scheduler.optimizer, lambda step: warm_up_share(step, steps) * factor(step))

@@ -38,7 +38,8 @@ def tiny_trainer(
     on_step: Callable[[dict[str, Any]], bool | None] = lambda record: None,
     **settings: Any,
 ) -> Any:
-    """A `TinyLoRATrainer` in training mode. reward: of a completion's text, alone; None for those of the task."""
+    """A `TinyLoRATrainer` in training mode. reward: of a completion's text, in the place of the task's own; None for
+    these."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipeline.grading import StreamingGrader
@@ -46,6 +47,7 @@ def tiny_trainer(
     from pipeline.policy import Policy
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
+    from pipeline.tasks import TASKS
     from pipeline.trainer import TinyLoRATrainer
 
     torch.manual_seed(0)
@@ -68,10 +70,11 @@ def tiny_trainer(
         return [0.0] * len(completions)
 
     if reward is not None:
-        first, *others = trainer.task.rewards
-        rewards = (replace(first, of_text=rewarded), *(replace(other, of_text=nothing) for other in others))
-        trainer.task = replace(trainer.task, rewards=rewards)
-        trainer.reward_funcs[:] = [one.of_text for one in rewards]
+        own = len(TASKS[config.task].rewards)
+        functions = [rewarded] + [nothing] * (own - 1)
+        rewards = [replace(one, of_text=f) for one, f in zip(trainer.task.rewards, functions, strict=False)]
+        trainer.task = replace(trainer.task, rewards=(*rewards, *trainer.task.rewards[own:]))
+        trainer.reward_funcs[:] = [one.of_text for one in trainer.task.rewards]
         if trainer.dynamic is not None:
             trainer.dynamic.task = trainer.task
     return trainer
