@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +41,9 @@ from pipeline.logprobs import (
 from pipeline.microbatch import micro_batches, spread_rows, without_equal_groups
 from pipeline.policy import Policy
 from pipeline.problem_sets import advantage_scale
-from pipeline.rollout import (
-    Completion,
-    More,
-    OnFinished,
-    RefreshReport,
-    RolloutEngine,
-    Sampling,
-    no_more,
-    sampled_entropy,
-)
+from pipeline.rollout import Completion, Sampling
 from pipeline.run_folder import RunFolder, rollout_records
+from pipeline.sampler import PolicySampler, StepRecord
 from pipeline.sampling_support import Truncation
 from pipeline.tasks import Reward
 from pipeline.trackers import log_rollouts, numbers
@@ -63,14 +53,6 @@ from rewards.verdict import Status, Verdict
 
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh", "step")
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
-
-
-@dataclass
-class StepRecord:
-    """What one step measured, filled while it runs; `seconds` per phase."""
-
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 class TinyLoRATrainer(GRPOTrainer):
@@ -90,7 +72,6 @@ class TinyLoRATrainer(GRPOTrainer):
         check_trl()
         model, memory = policy.model, policy.memory
         self.run_config = config
-        self.engine: RolloutEngine = policy.engine
         self.micro_batch_tokens = memory.micro_batch_tokens if memory else config.micro_batch_tokens
         self.grader = grader
         self.problems = problems
@@ -125,7 +106,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self.bank = model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
         self.use_vllm = True  # both engines return log-probabilities: correct for the mismatch
-        self._last_loaded_step = -1
+        sampling = Sampling(self.max_completion_length, self.temperature, config.seed, self.truncation)
+        self.sampler = PolicySampler(policy.engine, self.bank, grader, sampling, self._text)
         self.loss_beta = config.beta
         norms = [dense_weight(layer.base_layer).float().norm() for layer in self.bank.layers]
         self.base_norm = float(torch.stack(norms).norm())
@@ -142,35 +124,9 @@ class TinyLoRATrainer(GRPOTrainer):
         self._compare_with_base(prompt_ids, self._completions)
         return [c.token_ids for c in self._completions], [c.log_probs for c in self._completions]
 
-    def _sample(
-        self, prompt_ids: list[list[int]], on_finished: OnFinished | None = None, more: More = no_more
-    ) -> list[Completion]:
-        """One generation of the policy as it is, each completion handed to the graders when it is done."""
-        if self.state.global_step != self._last_loaded_step:
-            report: RefreshReport = self.engine.refresh(self.bank.v.detach())
-            self.record.seconds["refresh"] += report.seconds
-            self.record.values["kept_share"] = report.kept
-            self._last_loaded_step = self.state.global_step
-        start = time.perf_counter()
-        sampling = Sampling(
-            max_tokens=self.max_completion_length,
-            temperature=self.temperature,
-            seed=self.args.seed * 1_000_003 + self.state.global_step,
-            truncation=self.truncation,
-        )
-
-        def finished(row: int, completion: Completion) -> None:
-            self.grader.submit(row, self._text(completion))
-            if on_finished is not None:
-                on_finished(row, completion)
-
-        completions = self.engine.generate(prompt_ids, sampling, finished, more)
-        seconds = time.perf_counter() - start - self.grader.waited
-        self.record.seconds["generate"] += seconds
-        tokens = sum(len(completion.token_ids) for completion in completions)
-        self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
-        self.record.values["entropy"] = sampled_entropy(completions)
-        return completions
+    def _sample(self, prompt_ids: list[list[int]], *stream: Any) -> list[Completion]:
+        """A generation of the policy as it is; `stream` as of `PolicySampler.sample`."""
+        return self.sampler.sample(self.state.global_step, self.record, prompt_ids, *stream)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
         """TRL's, but once for every group: its rows follow one another and share their prompt."""

@@ -133,8 +133,8 @@ def test_a_resumed_run_draws_the_same_groups(tiny_model_folder: Path, tmp_path: 
 
     def run(name: str, steps: int, checkpoint: str | None = None) -> tuple[Any, list[dict[str, Any]]]:
         records: list[dict[str, Any]] = []
-        folder, told = tmp_path / name, {"reward": rounded, "on_step": records.append}
-        trainer = tiny_trainer(tiny_model_folder, folder, steps=steps, lr="0.01", **told, **DYNAMIC)
+        told: dict[str, Any] = {"reward": rounded, "on_step": records.append, "steps": steps, "lr": "0.01"}
+        trainer = tiny_trainer(tiny_model_folder, tmp_path / name, **told, **DYNAMIC)
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer, records
 

@@ -29,7 +29,7 @@ def rolled_out(trainer: Any) -> dict[str, Any]:
 
 def end_some(trainer: Any) -> None:
     """Let three completions of each group end after 5, 6 and 7 tokens: the random model's hardly ever do."""
-    generate = trainer.engine.generate
+    generate = trainer.sampler.engine.generate
 
     def ending(prompts: Any, sampling: Any, finished: Any, more: Any) -> Any:
         from pipeline.rollout import Completion
@@ -43,7 +43,7 @@ def end_some(trainer: Any) -> None:
             finished(row, completions[row])
         return completions
 
-    trainer.engine.generate = ending
+    trainer.sampler.engine.generate = ending
 
 
 def row_terms(trainer: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

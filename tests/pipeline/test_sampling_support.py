@@ -87,8 +87,8 @@ def test_log_probabilities_entropies_and_both_gradients(
     """∂/∂v of Σ a log p + b H in closed form against autograd through the model's own logits."""
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk)
     prompts, sampled = [list(range(5, 20)), [7, 9]], [[40, 41, 42, 2], [50, 51]]
-    rows = unpadded_rows(prompts, sampled, "cpu")
-    values, entropies = completion_log_probs(model, *rows, 4, temperature, truncation, True)
+    ids, asked, counts = unpadded_rows(prompts, sampled, "cpu")
+    values, entropies = completion_log_probs(model, ids, asked, counts, 4, temperature, truncation, True)
     a, b = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (values * a + entropies * b).sum().backward()
     gradient, model.tinylora.v.grad = model.tinylora.v.grad.clone(), None
@@ -108,6 +108,6 @@ def test_log_probabilities_entropies_and_both_gradients(
 
 
 def test_entropies_have_a_gradient_only_if_asked_for(model: Any) -> None:
-    rows = unpadded_rows([[7, 9]], [[50, 51]], "cpu")
-    values, entropies = completion_log_probs(model, *rows, 2, 1.0)
+    ids, asked, counts = unpadded_rows([[7, 9]], [[50, 51]], "cpu")
+    values, entropies = completion_log_probs(model, ids, asked, counts, 2, 1.0)
     assert values.requires_grad and not entropies.requires_grad
