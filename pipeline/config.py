@@ -31,17 +31,21 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("stochastic", "nearest"),
     "eval_split": ("test", "tuning", "all"),  # all: undivided, as runs had it before purposes were told apart
     "lr_schedule": ("constant", "linear", "cosine"),
+    "importance_sampling_level": ("token", "sequence"),
     "task": TASK_NAMES,
     "reward": ("tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"),
 }
 POSITIVE: tuple[str, ...] = ("u", "rank", "groups", "max_samples", "steps", "prompts_per_step", "num_iterations")
 POSITIVE += ("step_kl",)
 POSITIVE += ("max_completion_length", "max_prompt_length", "temperature", "eval_problems", "micro_batch_tokens")
-POSITIVE += ("grader_workers", "gpu_memory")
+POSITIVE += ("grader_workers", "gpu_memory", "top_p")
 NOT_NEGATIVE: tuple[str, ...] = ("epsilon", "epsilon_high", "beta", "eval_every", "compile_credit", "eval_temperature")
 NOT_NEGATIVE += ("stop_kl", "stop_entropy", "stop_idle", "header_store")
+NOT_NEGATIVE += ("top_k", "overlong_cache", "warmup_steps", "max_grad_norm", "entropy_bonus")
+NOT_NEGATIVE += ("adam_beta1", "adam_beta2")
 
 CISPO_LARGEST_WEIGHT = 5.0  # ScaleRL (arXiv 2510.13786)
+DYNAMIC_LIMIT = 4.0
 STARTER = "starter"
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
 
@@ -78,6 +82,10 @@ class RunConfig:
     num_generations: int | None = None
     prompts_per_step: int | None = None
     temperature: float = 1.0
+    top_k: int = 0  # see pipeline/rollout/sampling_support.py; 0 is all tokens
+    top_p: float = 1.0
+    dynamic_sampling: bool = False  # replace groups without a signal, see pipeline/training/dynamic_sampling.py
+    dynamic_limit: float | None = None  # groups drawn in a step at most, in batches
     max_completion_length: int | None = None
     refresh: str = "merge"  # how ΔW reaches the engine: merged into its weights, or beside them
     rounding: str | None = None  # of merged weights
@@ -85,6 +93,8 @@ class RunConfig:
     # rewards
     reward: str = "tiered"
     compile_credit: float = 0.5
+    overlong_cache: int = 0  # tokens below the limit within which a completion loses up to 1; 0 is no penalty
+    mask_truncated: bool = False  # no gradient from completions that were cut
     advantage_scale: str | None = None  # "codeforces=0.5,codeforces/B=1.1"
     grader_workers: int | None = None
     unsafe_grader: bool = False
@@ -95,10 +105,16 @@ class RunConfig:
     lr: str = "auto"  # or a number: Adam's learning rate
     step_kl: float = 0.02  # nats a completion, of every step of --lr auto
     lr_schedule: str = "constant"
+    warmup_steps: int = 0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    max_grad_norm: float = 1.0  # 0 clips nothing
     num_iterations: int = 1
     epsilon: float = 0.2
     epsilon_high: float | None = None  # of cispo: the largest weight of a token
     loss_type: str = "dapo"
+    importance_sampling_level: str = "token"  # sequence: GSPO
+    entropy_bonus: float = 0.0
     scale_rewards: str | None = None  # whose standard deviation the advantages are divided by
     beta: float = 0.0
     micro_batch_tokens: int = 16384
@@ -135,6 +151,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"--{name.replace('_', '-')} must not be negative, not {value}")
+        self._check_combinations()
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ConfigError(f"--lr must be auto or a number greater than 0, not {self.lr}")
         scales, weights = parse_scales(self.advantage_scale), self.weights
@@ -151,6 +168,25 @@ class RunConfig:
                 raise ConfigError(f"--difficulty: {error}") from None
         if self.compile_credit >= 1:
             raise ConfigError(f"--compile-credit must be below 1, the reward of a solution, not {self.compile_credit}")
+
+    def _check_combinations(self) -> None:
+        """Raise `ConfigError` where sampling, loss and optimizer cannot work as told."""
+        if self.top_k == 1:
+            raise ConfigError("--top-k 1 makes all completions of a group alike: use 2 or more, or 0 for all tokens")
+        if self.top_p > 1:
+            raise ConfigError(f"--top-p must be at most 1, which is all tokens, not {self.top_p:g}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be below 1, not {getattr(self, name):g}")
+        if self.importance_sampling_level == "sequence" and self.loss_type != "grpo":
+            raise ConfigError(
+                f"--importance-sampling-level sequence weighs every completion alike, --loss-type {self.loss_type} by "
+                f"its length: add --loss-type grpo"
+            )
+        if self.dynamic_limit is not None and not self.dynamic_sampling:
+            raise ConfigError("--dynamic-limit bounds --dynamic-sampling: add it, or leave the limit out")
+        if self.dynamic_limit is not None and not (self.dynamic_limit > 1 and math.isfinite(self.dynamic_limit)):
+            raise ConfigError(f"--dynamic-limit must be greater than 1, the batch itself, not {self.dynamic_limit:g}")
 
     @property
     def datasets(self) -> list[str]:
@@ -229,9 +265,19 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
         "scale_rewards": "none" if config.loss_type == "dr_grpo" else "group",
         "epsilon_high": CISPO_LARGEST_WEIGHT if config.loss_type == "cispo" else config.epsilon,
     }
+    if config.dynamic_sampling:
+        preset["dynamic_limit"] = DYNAMIC_LIMIT
     if starter and gpu:
         preset["steps"] = 48  # of two seconds instead of 24
     config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
+    assert config.max_completion_length is not None and config.steps is not None
+    if config.overlong_cache >= config.max_completion_length:
+        raise ConfigError(
+            f"--overlong-cache {config.overlong_cache} must be below --max-completion-length, "
+            f"{config.max_completion_length}"
+        )
+    if config.warmup_steps >= config.steps:
+        raise ConfigError(f"--warmup-steps {config.warmup_steps} must be below --steps, {config.steps}")
     if config.dataset is None:
         default = "generated" if config.task == "countdown" else STARTER if starter and config.task == "code" else None
         config = replace(config, dataset=default)

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,25 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
         fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
     message = "" if verdict.accepted else first_message(verdict)
     return fields | ({"message": message} if message else {})
+
+
+def rollout_records(
+    step: int,
+    problems: Sequence[str],
+    texts: Sequence[str],
+    verdicts: Sequence[Verdict],
+    totals: Sequence[float | None],
+    scores: Sequence[dict[str, float | None]],
+    advantages: Sequence[float],
+    lengths: Sequence[int],
+) -> list[dict[str, Any]]:
+    """What `rollouts/` keeps of every completion of a step; lengths in tokens."""
+    names = ("problem", "completion", "reward", "rewards", "advantage", "tokens")
+    rows = zip(problems, texts, totals, scores, advantages, lengths, strict=True)
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    return [
+        {"step": step, **record, **verdict_fields(verdict)} for record, verdict in zip(records, verdicts, strict=True)
+    ]
 
 
 def checkpoint_fault(folder: Path) -> str | None:

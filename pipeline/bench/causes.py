@@ -15,11 +15,11 @@ from pipeline.bench.exact import ExactPolicy
 from pipeline.bench.form import Row, row
 from pipeline.bench.rounding import KEPT, SITES, RoundedForward
 from pipeline.config import RunConfig
-from pipeline.evaluate import fitting_problems, prompt_ids
-from pipeline.models import ModelChoice
-from pipeline.policy import load_policy
-from pipeline.problem_sets import load_problem_sets
+from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
+from pipeline.policy.loading import load_policy
+from pipeline.policy.models import ModelChoice
 from pipeline.tasks import task_of
+from pipeline.tasks.problem_sets import load_problem_sets
 
 UNIT = "k3 per token"
 TOGETHER = 4  # so many of the worst places are made exact one after another
@@ -27,8 +27,8 @@ TOGETHER = 4  # so many of the worst places are made exact one after another
 
 def measure(choice: ModelChoice, config: RunConfig) -> list[Row]:
     """Rows for one completion of each of `config.prompts_per_step` problems."""
-    from pipeline.logprobs import log_probs_without_gradient, unpadded_rows
     from pipeline.rollout import Sampling
+    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
 
     task, sets = task_of(config), load_problem_sets(config)
     assert config.max_prompt_length and config.max_completion_length and config.prompts_per_step

@@ -87,7 +87,7 @@ def exact_rows(what: str, found: dict[float, Any], expected: dict[float, Any], g
     """
     import torch
 
-    from pipeline.logprobs import kl_k3
+    from pipeline.training.logprobs import kl_k3
 
     rows = []
     bar = BAR_FLOAT32 if barred and not gpu else None

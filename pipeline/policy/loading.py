@@ -56,7 +56,7 @@ def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
 def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | None) -> Policy:
     model, tokenizer = load_model(choice, config)
     if config.vllm and has_gpu():  # in bf16; the engine does the same
-        from pipeline.residual import keep_residual
+        from pipeline.rollout.residual import keep_residual
 
         keep_residual(model)
     return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)

@@ -3,10 +3,23 @@
 from pipeline.rollout.engine import (
     Completion,
     EngineError,
+    More,
+    OnFinished,
     RefreshReport,
     RolloutEngine,
     Sampling,
+    no_more,
     sampled_entropy,
 )
 
-__all__ = ["Completion", "EngineError", "RefreshReport", "RolloutEngine", "Sampling", "sampled_entropy"]
+__all__ = [
+    "Completion",
+    "EngineError",
+    "More",
+    "OnFinished",
+    "RefreshReport",
+    "RolloutEngine",
+    "Sampling",
+    "no_more",
+    "sampled_entropy",
+]

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from pipeline.rollout.sampling_support import WHOLE, Truncation
+
 
 class EngineError(RuntimeError):
     """An engine that cannot start or no longer holds the trainer's policy."""
@@ -15,11 +17,13 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. `temperature` 0 is greedy. `seed` fixes the random numbers of one `generate` call."""
+    """How to sample. `temperature` 0 is greedy. `seed` fixes the random numbers of one `generate` call. `truncation`
+    is applied at the temperature."""
 
     max_tokens: int
     temperature: float = 1.0
     seed: int = 0
+    truncation: Truncation = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Completion:
     """One sampled completion.
 
     token_ids: with the end-of-sequence token if it ended. log_probs: of each sampled token under the sampling
-    distribution (at the sampling temperature), same length.
+    distribution (at the sampling temperature, truncated and renormalised), same length.
     """
 
     token_ids: list[int]
@@ -51,6 +55,12 @@ class RefreshReport:
 
 
 OnFinished = Callable[[int, Completion], None]
+More = Callable[[bool], list[list[int]]]
+
+
+def no_more(idle: bool) -> list[list[int]]:
+    """The `More` of a generation whose prompts are all known when it starts."""
+    return []
 
 
 class RolloutEngine(Protocol):
@@ -62,10 +72,14 @@ class RolloutEngine(Protocol):
         """Make `v` (groups, u) the policy. Two refreshes to the same `v` give the same bits; zeros give the base."""
         ...
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More = no_more
+    ) -> list[Completion]:
         """One completion for every row of token ids, in order.
 
         `on_finished(row, completion)` is called as soon as a row is done, while others are still being generated.
+        `more(idle)` is called after rows were done and returns prompts of further rows; idle tells that nothing is left
+        to generate, and then no rows end the generation.
         """
         ...
 

@@ -34,7 +34,8 @@ class GradingTimes:
 
 @dataclass
 class StreamingGrader:
-    """Grades one batch of completions at a time: `begin`, `submit` each row in any order, `collect` all verdicts."""
+    """Grades one batch of completions at a time: `begin`, `submit` each row in any order, `collect` the verdicts. More
+    rows can be expected meanwhile (`expect`), and single verdicts waited for (`verdict`)."""
 
     pool: GraderPool | None  # None for a task that runs no programs
     task: Task = CODE
@@ -42,10 +43,16 @@ class StreamingGrader:
 
     def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
         """Expect one completion for each of `problems`. `on_graded` is called with each verdict, from a pool thread."""
-        self._problems = problems
+        self._problems: list[Problem] = []
         self._on_graded = on_graded
-        self._futures: list[Future[Verdict] | None] = [None] * len(problems)
-        self._first = 0.0
+        self._futures: list[Future[Verdict] | None] = []
+        self._first = self.waited = 0.0  # seconds waited for verdicts
+        self.expect(problems)
+
+    def expect(self, problems: Sequence[Problem]) -> None:
+        """Expect one completion for each of these, too."""
+        self._problems += problems
+        self._futures += [None] * len(problems)
 
     def submit(self, row: int, completion: str) -> None:
         self._first = self._first or time.perf_counter()
@@ -54,15 +61,24 @@ class StreamingGrader:
         if (on_graded := self._on_graded) is not None:
             future.add_done_callback(lambda done: on_graded(done.result()))
 
-    def collect(self) -> list[Verdict]:
-        """Verdicts in row order. Every row must have been submitted."""
+    def verdict(self, row: int) -> Verdict:
+        """The verdict of a row that was submitted, when it is there."""
+        future = self._futures[row]
+        if future is None:
+            raise RuntimeError(f"completion {row} of {len(self._futures)} was never handed to the graders")
         start = time.perf_counter()
-        missing = sum(future is None for future in self._futures)
+        verdict = future.result()
+        self.waited += time.perf_counter() - start
+        return verdict
+
+    def collect(self, rows: Sequence[int] | None = None) -> list[Verdict]:
+        """Verdicts of these rows, or of all in their order. Every one must have been submitted."""
+        wanted = range(len(self._futures)) if rows is None else rows
+        missing = sum(self._futures[row] is None for row in wanted)
         if missing:
-            raise RuntimeError(f"{missing} of {len(self._futures)} completions were never handed to the graders")
-        verdicts = [future.result() for future in self._futures if future is not None]
-        end = time.perf_counter()
-        self.times = GradingTimes(wait=end - start, span=end - (self._first or end))
+            raise RuntimeError(f"{missing} of {len(wanted)} completions were never handed to the graders")
+        verdicts = [self.verdict(row) for row in wanted]
+        self.times = GradingTimes(self.waited, time.perf_counter() - self._first if self._first else 0.0)
         return verdicts
 
 

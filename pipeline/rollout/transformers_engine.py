@@ -11,19 +11,23 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from pipeline.rollout.engine import Completion, OnFinished, RefreshReport, Sampling
+from pipeline.rollout.engine import Completion, More, OnFinished, RefreshReport, Sampling, no_more
+from pipeline.rollout.sampling_support import Truncation
 
 
 class _ScoreTap(LogitsProcessor):
-    """Keeps the scores (rows, vocabulary) of the step at hand, at the sampling temperature."""
+    """Makes the scores (rows, vocabulary) of the step at hand those that are sampled from, and keeps them."""
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, temperature: float, truncation: Truncation) -> None:
         self.temperature = temperature or 1.0
+        self.truncation = truncation
         self.scores = torch.empty(0)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.scores = scores / self.temperature
-        return scores
+        if self.truncation:
+            self.scores = self.truncation.of(self.scores)
+        return self.scores
 
 
 class _Recorder(StoppingCriteria):
@@ -77,23 +81,33 @@ class TransformersEngine:
             self.model.tinylora.v.copy_(v.to(self.model.tinylora.v.device))
         return RefreshReport(0.0, 1.0)
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
-        completions: list[Completion | None] = [None] * len(prompts)
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More = no_more
+    ) -> list[Completion]:
+        """As the protocol says; more rows are asked for between two batches."""
+        prompts, completions = list(prompts), dict[int, Completion]()
 
         def collect(row: int, completion: Completion) -> None:
             completions[row] = completion
             on_finished(row, completion)
 
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        def sorted_rows(start: int) -> list[int]:
+            return sorted(range(start, len(prompts)), key=lambda row: len(prompts[row]))
+
+        waiting = sorted_rows(0)
         was_training = self.model.training
         self.model.eval()
         state = torch.random.get_rng_state()
         torch.manual_seed(sampling.seed)
-        for start in range(0, len(order), self.batch_size):
-            self._generate_batch(order[start : start + self.batch_size], prompts, sampling, collect)
+        while waiting:
+            batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+            self._generate_batch(batch, prompts, sampling, collect)
+            known = len(prompts)
+            prompts += more(not waiting)
+            waiting += sorted_rows(known)
         torch.random.set_rng_state(state)
         self.model.train(was_training)
-        return completions  # type: ignore[return-value]
+        return [completions[row] for row in range(len(prompts))]
 
     def _generate_batch(
         self, rows: list[int], prompts: list[list[int]], sampling: Sampling, collect: OnFinished
@@ -105,7 +119,7 @@ class TransformersEngine:
         for i, row in enumerate(rows):  # padded on the left, as decoding needs
             ids[i, width - len(prompts[row]) :] = torch.tensor(prompts[row])
             mask[i, width - len(prompts[row]) :] = 1
-        tap = _ScoreTap(sampling.temperature)
+        tap = _ScoreTap(sampling.temperature, sampling.truncation)
         recorder = _Recorder(rows, tap, self.eos_token_ids, collect)
         greedy = sampling.temperature == 0
         with torch.inference_mode():
@@ -114,7 +128,7 @@ class TransformersEngine:
                 attention_mask=mask.to(device),
                 max_new_tokens=sampling.max_tokens,
                 do_sample=not greedy,
-                **({} if greedy else {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}),
+                **({} if greedy else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}),  # the tap has applied all three
                 pad_token_id=self.pad_token_id,
                 eos_token_id=self.eos_token_ids,
                 logits_processor=LogitsProcessorList([tap]),

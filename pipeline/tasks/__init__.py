@@ -77,14 +77,21 @@ class Task:
         return done
 
     def scores(
-        self, problems: Sequence[Problem], completions: Sequence[str], verdicts: Sequence[Verdict], config: RunConfig
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        verdicts: Sequence[Verdict],
+        config: RunConfig,
+        **more: Sequence[Any],
     ) -> Scores:
-        """Every reward of every completion, by the reward's name."""
+        """Every reward of every completion, by the reward's name. more: what else `of_text` rewards are given, such as
+        `completion_ids`."""
         columns = column_lists([self.columns(problem) for problem in problems])
         found: Scores = {}
         for reward in self.rewards:
             if reward.of_text is not None:
-                found[reward.name] = list(reward.of_text([""] * len(completions), list(completions), **columns))
+                texts = {"prompts": [""] * len(completions), "completions": list(completions)}
+                found[reward.name] = list(reward.of_text(**texts, **columns, **more))
             elif reward.of_verdict is not None:
                 found[reward.name] = [reward.of_verdict(verdict, config) for verdict in verdicts]
         return found

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
+from trl.rewards import get_soft_overlong_punishment
 
 from pipeline.config import RunConfig
-from pipeline.tasks import column_lists, task_of
+from pipeline.tasks import Reward, Task, task_of
 from pipeline.tasks.problem_sets import training_order
 from rewards.problem import Problem
 
@@ -37,8 +41,13 @@ def grpo_arguments(config: RunConfig, output_dir: Path, *, checkpointing: bool =
         lr_scheduler_type=config.lr_schedule,
         optim="adamw_torch",
         weight_decay=0.0,
-        reward_weights=[reward.weight for reward in task_of(config).rewards],
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm or math.inf,
+        reward_weights=[reward.weight for reward in training_task(config).rewards],
         loss_type=config.loss_type,
+        importance_sampling_level=config.importance_sampling_level,
+        mask_truncated_completions=config.mask_truncated,
         scale_rewards=config.scale_rewards,
         epsilon=config.epsilon,
         epsilon_high=config.epsilon_high,
@@ -64,14 +73,31 @@ def training_rows(problems: list[Problem], config: RunConfig, origin: Mapping[st
 
     The columns are the chat prompt, the problem's index, and what the task's rewards need.
     """
-    assert config.steps is not None and config.prompts_per_step is not None
-    rollout_steps = -(-config.steps // config.num_iterations)
-    wanted = rollout_steps * config.prompts_per_step
-    order = training_order(problems, config, wanted, origin)
+    assert config.prompts_per_step is not None
+    order = training_order(problems, config, rollout_steps(config) * config.prompts_per_step, origin)
+    return Dataset.from_list(rows_of(problems, config, order))
+
+
+def rows_of(problems: list[Problem], config: RunConfig, order: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows that TRL is given for the problems at these indices."""
     task = task_of(config)
-    chosen = [problems[i] for i in order]
-    columns = column_lists([task.columns(problem) for problem in chosen])
-    return Dataset.from_dict({"prompt": [task.prompt.messages(p) for p in chosen], "problem": order, **columns})
+    return [{"prompt": task.prompt.messages(problems[i]), "problem": i, **task.columns(problems[i])} for i in order]
+
+
+def rollout_steps(config: RunConfig) -> int:
+    """How often a run generates."""
+    assert config.steps is not None
+    return -(-config.steps // config.num_iterations)
+
+
+def training_task(config: RunConfig) -> Task:
+    """The run's task with the rewards that only training has: the penalty for overlong completions (DAPO, arXiv
+    2503.14476, equation 13), of weight 1."""
+    task = task_of(config)
+    if not config.overlong_cache:
+        return task
+    penalty: Any = get_soft_overlong_punishment(config.max_completion_length, config.overlong_cache)
+    return replace(task, rewards=(*task.rewards, Reward(penalty.__name__, 1.0, of_text=penalty)))
 
 
 def check_trl() -> None:

@@ -137,9 +137,10 @@ class KLAdam(torch.optim.Optimizer):
 class StepLength:
     """The steps of one trainer: what the optimizer is told before each, and what its KL was after it."""
 
-    def __init__(self, bank: TinyLoRA, step_kl: float) -> None:
-        self.optimizer = KLAdam([bank.v], step_kl)
+    def __init__(self, bank: TinyLoRA, step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.optimizer = KLAdam([bank.v], step_kl, betas)
         self._bank = bank
+        self._rows: tuple[Tensor, Tensor] | None = None  # of the part at hand: copies of `v`, mask of its tokens
         self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
         self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
 
@@ -159,9 +160,17 @@ class StepLength:
     def rows(self, part: dict[str, Tensor]) -> Iterator[None]:
         """Within this context every row of a part of the batch has its own gradient, from which its score is made."""
         with self._bank.per_row(len(part["completion_ids"])) as rows:
+            self._rows = rows, part["completion_mask"]
             yield
+            self.take_scores()
+
+    def take_scores(self) -> None:
+        """Make the scores of the part at hand from what has flowed back so far: what comes later in `rows`, such as the
+        gradient of the entropy, is no multiple of ∇ log π."""
+        if self._rows is None:
+            return
+        (rows, mask), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            mask = part["completion_mask"]
             self.optimizer.observe(completion_scores(rows.grad.flatten(1), self._token_weights, mask))
         self._token_weights = None
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.rollout.sampling_support import WHOLE, Truncation
+
 CHUNK_ELEMENTS = 1 << 26  # logits computed at once
 
 
@@ -26,19 +28,31 @@ def float32_product(x: Tensor, weight: Tensor) -> Tensor:
 class _HeadLogProbs(torch.autograd.Function):
     """log p(token) and entropy from hidden states through a frozen linear head.
 
-    With z = h Wᵀ / T and p = softmax(z): ∂ log p(y) / ∂h = (W[y] − pᵀ W) / T.
+    With z = h Wᵀ / T and p = softmax(z): ∂ log p(y) / ∂h = (W[y] − pᵀ W) / T, and for the entropy H, differentiable
+    only if asked for, ∂H / ∂h = −(p ∘ (log p + H))ᵀ W / T. Where p is truncated, its support is held fixed.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        truncation: Truncation,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
         needs_gradient = ctx.needs_input_grad[0]
         log_probs = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
         entropies = torch.empty_like(log_probs)
         gradient = torch.empty_like(hidden) if needs_gradient else None
+        of_entropy = torch.empty_like(hidden) if needs_gradient and entropy_gradient else None
         step = max(1, CHUNK_ELEMENTS // head.shape[0])
         for start in range(0, tokens.shape[0], step):
             part = slice(start, start + step)
             scores = float32_product(hidden[part], head) / temperature
+            if truncation:
+                scores = truncation.of(scores, tokens[part])
             scores = torch.log_softmax(scores, dim=-1)
             log_probs[part] = scores.gather(-1, tokens[part].unsqueeze(-1)).squeeze(-1)
             probabilities = scores.exp()
@@ -46,15 +60,19 @@ class _HeadLogProbs(torch.autograd.Function):
             if gradient is not None:
                 expected = probabilities.to(head.dtype) @ head
                 gradient[part] = ((head[tokens[part]] - expected) / temperature).to(hidden.dtype)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(entropies)
+            if of_entropy is not None:
+                weights = probabilities * (scores + entropies[part].unsqueeze(-1))
+                of_entropy[part] = (-(weights.to(head.dtype) @ head) / temperature).to(hidden.dtype)
+        ctx.save_for_backward(*[x for x in (gradient, of_entropy) if x is not None])
+        if of_entropy is None:
+            ctx.mark_non_differentiable(entropies)
         return log_probs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
-        (gradient,) = ctx.saved_tensors
-        return grads[0].unsqueeze(-1).to(gradient.dtype) * gradient, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        parts = zip(grads, ctx.saved_tensors, strict=False)  # without the second where entropies have no gradient
+        total = sum(grad.unsqueeze(-1).to(own.dtype) * own for grad, own in parts)
+        return total, None, None, None, None, None  # type: ignore[return-value]
 
 
 def packed_rows(
@@ -75,12 +93,19 @@ def packed_rows(
 
 
 def completion_log_probs(
-    model: Any, rows: Tensor, prompts: Tensor, completions: Tensor, width: int, temperature: float
+    model: Any,
+    rows: Tensor,
+    prompts: Tensor,
+    completions: Tensor,
+    width: int,
+    temperature: float,
+    truncation: Truncation = WHOLE,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token at `temperature`, in float32, zero beyond a row's end.
 
-    rows (B, L) from `packed_rows`, prompts and completions (B,) lengths. Returns two (B, width) tensors; the first is
-    differentiable in the adapter.
+    rows (B, L) from `packed_rows`, prompts and completions (B,) lengths. Both are of the truncated distribution.
+    Returns two (B, width) tensors; the first is differentiable in the adapter, with `entropy_gradient` both are.
     """
     hidden = model.model(input_ids=rows, use_cache=False).last_hidden_state  # (B, L, H)
     position = torch.arange(width, device=rows.device).unsqueeze(0)
@@ -88,7 +113,8 @@ def completion_log_probs(
     row = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1).expand(-1, width)[valid]
     column = (prompts.unsqueeze(1) + position)[valid]
     head = model.get_output_embeddings().weight
-    values, entropy = _HeadLogProbs.apply(hidden[row, column - 1].to(head.dtype), head, rows[row, column], temperature)
+    places, tokens = hidden[row, column - 1].to(head.dtype), rows[row, column]
+    values, entropy = _HeadLogProbs.apply(places, head, tokens, temperature, truncation, entropy_gradient)
     log_probs = torch.zeros(valid.shape, dtype=torch.float32, device=rows.device).masked_scatter(valid, values)
     return log_probs, torch.zeros_like(log_probs).masked_scatter(valid, entropy)
 
@@ -102,7 +128,14 @@ def unpadded_rows(prompt_ids: list[list[int]], completion_ids: list[list[int]], 
 
 @torch.no_grad()
 def log_probs_without_gradient(
-    model: Any, rows: Tensor, prompts: Tensor, completions: Tensor, width: int, temperature: float, budget: int
+    model: Any,
+    rows: Tensor,
+    prompts: Tensor,
+    completions: Tensor,
+    width: int,
+    temperature: float,
+    budget: int,
+    truncation: Truncation = WHOLE,
 ) -> tuple[Tensor, Tensor]:
     """`completion_log_probs` of any number of rows, `budget` tokens at a time."""
     log_probs = torch.zeros(rows.shape[0], width, device=rows.device)
@@ -111,7 +144,7 @@ def log_probs_without_gradient(
     for part in token_budget_batches(lengths, budget):
         longest = int(lengths[part].max())
         log_probs[part], entropies[part] = completion_log_probs(
-            model, rows[part, :longest], prompts[part], completions[part], width, temperature
+            model, rows[part, :longest], prompts[part], completions[part], width, temperature, truncation
         )
     return log_probs, entropies
 

@@ -61,8 +61,9 @@ def micro_batches(
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens of
-    prompt and completion per part. every_row: keep all rows, for a loss with a KL term. A tensor whose first size is
-    the number of rows is cut; anything else is handed to every part.
+    prompt and completion per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
+    bonus; those that are masked whole are never kept. A tensor whose first size is the number of rows is cut; anything
+    else is handed to every part.
     """
     lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
     if every_row:
@@ -71,6 +72,7 @@ def micro_batches(
         chosen, summed = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
         batch = batch | {"advantages": summed}
         chosen = chosen[summed[chosen] != 0]
+    chosen = chosen[batch["completion_mask"][chosen].any(dim=1)]
     count, tokens = len(lengths), int(batch["completion_mask"].sum())
     parts = []
     for index in token_budget_batches(lengths[chosen], budget):

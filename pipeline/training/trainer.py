@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +24,20 @@ from trl import GRPOTrainer
 
 from adapters import load_checkpoint, save_checkpoint
 from adapters.base import dense_weight
-from pipeline.collapse import check_mismatch
 from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
-from pipeline.rollout import Completion, RefreshReport, RolloutEngine, Sampling, sampled_entropy
+from pipeline.rollout import Completion, Sampling
+from pipeline.rollout.sampling_support import Truncation
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
-from pipeline.run_folder import PHASES, RunFolder, verdict_fields
-from pipeline.tasks import Reward, task_of
+from pipeline.run_folder import PHASES, RunFolder, rollout_records
+from pipeline.tasks import Reward
 from pipeline.tasks.problem_sets import advantage_scale
+from pipeline.training.collapse import check_mismatch
 from pipeline.training.device import peak_memory, wait_for_device
-from pipeline.training.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows
+from pipeline.training.dynamic_rollouts import DynamicRollouts
+from pipeline.training.entropy_bonus import entropy_loss
+from pipeline.training.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows, training_task
 from pipeline.training.kl_step import StepLength
 from pipeline.training.logprobs import (
     completion_log_probs,
@@ -46,18 +47,12 @@ from pipeline.training.logprobs import (
     unpadded_rows,
 )
 from pipeline.training.microbatch import micro_batches, spread_rows, without_equal_groups
+from pipeline.training.sampler import PolicySampler, StepRecord
+from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
-from rewards.verdict import Verdict
+from rewards.verdict import Status, Verdict
 
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
-
-
-@dataclass
-class StepRecord:
-    """What one step measured, filled while it runs; `seconds` per phase."""
-
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 class TinyLoRATrainer(GRPOTrainer):
@@ -77,16 +72,19 @@ class TinyLoRATrainer(GRPOTrainer):
         check_trl()
         model, memory = policy.model, policy.memory
         self.run_config = config
-        self.engine: RolloutEngine = policy.engine
         self.micro_batch_tokens = memory.micro_batch_tokens if memory else config.micro_batch_tokens
         self.grader = grader
         self.problems = problems
         self.folder = folder
         self.on_step = on_step
         self.record = StepRecord()
-        self.task = task_of(config)
+        self.task = training_task(config)
+        self.truncation = Truncation(config.top_k, config.top_p)
+        self.dynamic: DynamicRollouts | None = None
         self.scales = parse_scales(config.advantage_scale)
         self._verdicts: list[Verdict] = []
+        self._rollout_rows: list[dict[str, Any]] = []
+        self._kept_rows: list[int] | None = None  # of the grader's; None for all
         self._scores: list[dict[str, float | None]] = []
         self._on_policy = False
         self.length: StepLength | None = None  # with `--lr auto`
@@ -102,11 +100,15 @@ class TinyLoRATrainer(GRPOTrainer):
             processing_class=policy.tokenizer,
         )
         model._hf_peft_config_loaded = False
+        if config.dynamic_sampling:
+            ends = [*self.eos_token_ids, policy.tokenizer.pad_token_id]
+            self.dynamic = DynamicRollouts(problems, config, self.task, grader, self._text, ends, origin)
         self.remove_callback(PrinterCallback)
         self.bank = model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
         self.use_vllm = True  # both engines return log-probabilities: correct for the mismatch
-        self._last_loaded_step = -1
+        sampling = Sampling(self.max_completion_length, self.temperature, config.seed, self.truncation)
+        self.sampler = PolicySampler(policy.engine, self.bank, grader, sampling, self._text)
         self.loss_beta = config.beta
         norms = [dense_weight(layer.base_layer).float().norm() for layer in self.bank.layers]
         self.base_norm = float(torch.stack(norms).norm())
@@ -117,26 +119,15 @@ class TinyLoRATrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *_: Any, **__: Any
     ) -> tuple[list[list[int]], list[list[float]]]:
-        if self.state.global_step != self._last_loaded_step:
-            report: RefreshReport = self.engine.refresh(self.bank.v.detach())
-            self.record.seconds["refresh"] += report.seconds
-            self.record.values["kept_share"] = report.kept
-            self._last_loaded_step = self.state.global_step
-        start = time.perf_counter()
-        self.grader.begin([self.problems[row["problem"]] for row in self._rollout_rows])
-        sampling = Sampling(
-            max_tokens=self.max_completion_length,
-            temperature=self.temperature,
-            seed=self.args.seed * 1_000_003 + self.state.global_step,
-        )
-        self._completions = completions = self.engine.generate(prompt_ids, sampling, self._submit)
-        seconds = time.perf_counter() - start
-        self.record.seconds["generate"] += seconds
-        tokens = sum(len(completion.token_ids) for completion in completions)
-        self.record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
-        self.record.values["entropy"] = sampled_entropy(completions)
-        self._compare_with_base(prompt_ids, completions)
-        return [c.token_ids for c in completions], [c.log_probs for c in completions]
+        if self.dynamic is None:
+            self.grader.begin([self.problems[row["problem"]] for row in self._rollout_rows])
+            self._completions = self._sample(prompt_ids)
+        self._compare_with_base(prompt_ids, self._completions)
+        return [c.token_ids for c in self._completions], [c.log_probs for c in self._completions]
+
+    def _sample(self, prompt_ids: list[list[int]], *stream: Any) -> list[Completion]:
+        """A generation of the policy as it is; `stream` as of `PolicySampler.sample`."""
+        return self.sampler.sample(self.state.global_step, self.record, prompt_ids, *stream)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
         """TRL's, but once for every group: its rows follow one another and share their prompt."""
@@ -156,8 +147,8 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[chosen], mask)
         self._base_log_probs = base
 
-    def _submit(self, row: int, completion: Completion) -> None:
-        self.grader.submit(row, self._tokenizer.decode(completion.token_ids, skip_special_tokens=True))
+    def _text(self, completion: Completion) -> str:
+        return self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
 
     def _reward_function(self, reward: Reward) -> Callable[..., list[float | None]]:
         """The reward as a function that TRL can call."""
@@ -174,10 +165,13 @@ class TinyLoRATrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """(B, rewards) of the batch that was just generated; waits for its verdicts first."""
-        self._verdicts = self.grader.collect()
+        self._verdicts = self.grader.collect(self._kept_rows)
         self.record.seconds["grade_wait"] += self.grader.times.wait
-        self.record.values |= {"grading_hidden": self.grader.times.hidden} | verdict_metrics(self._verdicts)
+        self.record.values["grading_hidden"] = self.grader.times.hidden
+        if self.dynamic is None:  # else of all that were judged
+            self.record.values |= verdict_metrics(self._verdicts)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards[torch.tensor([verdict.status is Status.NO_VERDICT for verdict in self._verdicts])] = torch.nan
         names = [reward.name for reward in self.task.rewards]
         self._scores = [
             {name: None if value != value else value for name, value in zip(names, row, strict=True)}
@@ -186,6 +180,10 @@ class TinyLoRATrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.dynamic is not None:  # the rows that the batch is made of take the place of TRL's
+            drawn = self.dynamic.draw(lambda prompts: self._tokenize_prompts(prompts)[0], self._sample)
+            inputs, self._completions, self._kept_rows = drawn.rows, drawn.completions, drawn.graded_rows
+            self.record.values |= drawn.metrics
         self._rollout_rows = inputs
         self._on_policy = self.num_iterations == 1
         output = super()._generate_and_score_completions(inputs)
@@ -215,29 +213,16 @@ class TinyLoRATrainer(GRPOTrainer):
         return self.task.totals({name: [row[name] for row in self._scores] for name in self._scores[0]})
 
     def _write_rollouts(self, output: dict[str, Any]) -> None:
-        texts = list(self._logs["completion"])[-len(self._verdicts) :]
-        self._rollouts = [
-            {
-                "step": self.state.global_step + 1,
-                "problem": self.problems[row["problem"]].id,
-                "completion": text[0]["content"],
-                **verdict_fields(verdict),
-                "reward": total,
-                "rewards": scores,
-                "advantage": advantage,
-                "tokens": tokens,
-            }
-            for row, text, verdict, total, scores, advantage, tokens in zip(
-                self._rollout_rows,
-                texts,
-                self._verdicts,
-                self._totals(),
-                self._scores,
-                output["advantages"].tolist(),
-                output["completion_mask"].sum(dim=1).tolist(),
-                strict=True,
-            )
-        ]
+        self._rollouts = rollout_records(
+            self.state.global_step + 1,
+            [self.problems[row["problem"]].id for row in self._rollout_rows],
+            [text[0]["content"] for text in list(self._logs["completion"])[-len(self._verdicts) :]],
+            self._verdicts,
+            self._totals(),
+            self._scores,
+            output["advantages"].tolist(),
+            [len(completion.token_ids) for completion in self._completions],
+        )
         self.folder.write_rollouts(f"step-{self.state.global_step + 1:05d}", self._rollouts)
 
     # the training pass
@@ -256,8 +241,16 @@ class TinyLoRATrainer(GRPOTrainer):
         )
         if torch.is_grad_enabled():
             log_probs, entropies = completion_log_probs(
-                model, rows, prompts, completions, logits_to_keep, self.temperature
+                model,
+                rows,
+                prompts,
+                completions,
+                logits_to_keep,
+                self.temperature,
+                self.truncation,
+                self.run_config.entropy_bonus > 0,
             )
+            self._entropies = entropies
             if self.length is not None:
                 self.length.watch(log_probs)
             return log_probs, entropies, None
@@ -269,7 +262,7 @@ class TinyLoRATrainer(GRPOTrainer):
         """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
         start = time.perf_counter()
         log_probs, entropies = log_probs_without_gradient(
-            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens
+            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
         )
         wait_for_device()
         self.record.seconds["log_probs"] += time.perf_counter() - start
@@ -309,12 +302,19 @@ class TinyLoRATrainer(GRPOTrainer):
         batch = self._prepare_inputs(inputs)
         begin = time.perf_counter()
         self.beta = self.loss_beta
+        tokens, bonus = int(batch["completion_mask"].sum()), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
         for part, weight in self._micro_batches(batch):
             with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
                 loss = self.compute_loss(model, part) * weight
-                self.accelerator.backward(loss)
-            total += loss.detach()
+                self.accelerator.backward(loss, retain_graph=bonus > 0)
+                total += loss.detach()
+                if bonus:
+                    if self.length:
+                        self.length.take_scores()
+                    loss = entropy_loss(self._entropies, part["completion_mask"], tokens, bonus)
+                    self.accelerator.backward(loss)
+                    total += loss.detach()
         self.beta = 0.0
         if self._mismatches:
             mismatch = torch.cat(self._mismatches)
@@ -334,16 +334,24 @@ class TinyLoRATrainer(GRPOTrainer):
         With `--lr auto` ours, whose steps have a length in nats."""
         optimizer: torch.optim.Optimizer
         if self.run_config.learning_rate is None:
-            self.length = StepLength(self.bank, self.run_config.step_kl)
+            betas = self.run_config.adam_beta1, self.run_config.adam_beta2
+            self.length = StepLength(self.bank, self.run_config.step_kl, betas)
             self.optimizer = optimizer = self.length.optimizer
         else:
             optimizer = super().create_optimizer(*arguments, **options)
         optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(self.bank.v))
         return optimizer
 
+    def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
+        """TRL's, with the warm-up of this project."""
+        scheduler = super().create_scheduler(*arguments, **options)
+        if self.run_config.warmup_steps:
+            self.lr_scheduler = scheduler = with_warm_up(scheduler, self.run_config.warmup_steps)
+        return scheduler
+
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        budget = self.micro_batch_tokens
-        parts, share = micro_batches(batch, budget, self.loss_type, every_row=self.loss_beta != 0)
+        every_row = self.loss_beta != 0 or self.run_config.entropy_bonus != 0
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row)
         self.record.values["rows_trained"] = share
         return parts
 
@@ -368,7 +376,7 @@ class TinyLoRATrainer(GRPOTrainer):
                 self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
-        seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}
+        seconds = {name: round(self.record.seconds[name], 4) for name in PHASES}
         seconds["train"] = round(seconds["log_probs"] + seconds["backward"], 4)
         return {
             "step": self.state.global_step,
@@ -393,6 +401,8 @@ class TinyLoRATrainer(GRPOTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(folder, self.model, self.run_config.model or "")
+        if self.dynamic is not None:
+            self.dynamic.save(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Written under a temporary name: a killed run never leaves half a checkpoint behind."""
@@ -405,3 +415,5 @@ class TinyLoRATrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_checkpoint(resume_from_checkpoint, self.model)
+        if self.dynamic is not None:
+            self.dynamic.load(Path(resume_from_checkpoint))

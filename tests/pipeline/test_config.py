@@ -25,6 +25,17 @@ from pipeline.config import LOSS_TYPES, ConfigError, RunConfig, load_config, rea
         ({"report_to": "mlflow"}, "--report-to"),
         ({"u": "32"}, "u must be of type int"),
         ({"vllm": 1}, "vllm must be of type bool"),
+        ({"top_k": 1}, "--top-k 1"),
+        ({"top_k": -1}, "--top-k"),
+        ({"top_p": 0.0}, "--top-p"),
+        ({"top_p": 1.5}, "--top-p"),
+        ({"adam_beta1": 1.0}, "--adam-beta1"),
+        ({"adam_beta2": -0.1}, "--adam-beta2"),
+        ({"max_grad_norm": -1.0}, "--max-grad-norm"),
+        ({"entropy_bonus": -0.1}, "--entropy-bonus"),
+        ({"importance_sampling_level": "sequence"}, "add --loss-type grpo"),
+        ({"dynamic_limit": 3.0}, "--dynamic-limit bounds --dynamic-sampling"),
+        ({"dynamic_sampling": True, "dynamic_limit": 1.0}, "--dynamic-limit must be greater than 1"),
     ],
 )
 def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> None:
@@ -42,6 +53,20 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
     assert on_gpu > on_cpu > 0
     with pytest.raises(ConfigError, match="--dataset"):
         resolved(RunConfig(), starter=False, gpu=True)
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [({"overlong_cache": 224}, "--max-completion-length, 224"), ({"warmup_steps": 7, "steps": 7}, "--warmup-steps 7")],
+)
+def test_what_depends_on_the_model_is_checked_once_it_is_known(wrong: dict, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        resolved(RunConfig(**wrong), starter=True, gpu=False)
+
+
+def test_only_dynamic_sampling_has_a_limit() -> None:
+    limits = [resolved(RunConfig(dynamic_sampling=x), starter=True, gpu=False).dynamic_limit for x in (True, False)]
+    assert limits == [4.0, None]
 
 
 def test_cispo_caps_its_weights_at_5_where_nothing_else_is_said() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from adapters import TinyLoRA
 from adapters.merge import Rounding
 from adapters.tinylora import value_key
-from pipeline.rollout.engine import Completion, EngineError, OnFinished, RefreshReport, Sampling
+from pipeline.rollout.engine import Completion, EngineError, More, OnFinished, RefreshReport, Sampling, no_more
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class VLLMEngine:
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
-            from pipeline.residual import register_vllm_norm
+            from pipeline.rollout.residual import register_vllm_norm
 
             register_vllm_norm()
             options = {
@@ -133,67 +133,83 @@ class VLLMEngine:
         """Digest of all bits of the adapted weights now being served."""
         return self._rpc("tinylora_digest")
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished) -> list[Completion]:
+    def generate(
+        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More = no_more
+    ) -> list[Completion]:
+        if not torch.cuda.is_available():
+            torch.manual_seed(sampling.seed)  # see `_params`
         if self._plain:
-            return self._generate_plainly(prompts, sampling, on_finished)
+            return self._generate_plainly(prompts, sampling, on_finished, more)
         core = self.llm.llm_engine.engine_core
         scheduler = core.engine_core.scheduler
-        unfinished = {}
-        for row, request in enumerate(self._requests(prompts, sampling)):
-            unfinished[request.request_id] = row, Completion([], [])
-            core.add_request(request)
-        completions = [completion for _, completion in unfinished.values()]
+        completions: list[Completion] = []
+        unfinished: dict[str, int] = {}
+
+        def add(new: list[list[int]]) -> None:
+            for request in self._requests(new, sampling, len(completions)):
+                unfinished[request.request_id] = len(completions)
+                completions.append(Completion([], []))
+                core.add_request(request)
+
+        add(prompts)
         while unfinished:
             outputs = core.get_output().outputs
+            ended = False
             for output in outputs:
-                row, completion = unfinished[output.request_id]
+                row = unfinished[output.request_id]
+                completion = completions[row]
                 completion.token_ids.extend(output.new_token_ids)
                 completion.log_probs.extend(output.new_logprobs.logprobs[:, 0].tolist())
                 if output.finish_reason is not None:
                     del unfinished[output.request_id]
                     on_finished(row, completion)
+                    ended = True
             if unfinished and not outputs and not scheduler.has_unfinished_requests():
-                raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(prompts)} requests")
+                raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(completions)} requests")
+            if ended:
+                add(more(not unfinished))
         return completions
 
     def _generate_plainly(
-        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished
+        self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More
     ) -> list[Completion]:
-        params = [one.clone() for one in self._params(sampling, len(prompts))]
-        outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
-        completions = []
-        for row, output in enumerate(outputs):
-            (sample,) = output.outputs
-            tokens = list(sample.token_ids)
-            log_probs = [place[token].logprob for token, place in zip(tokens, sample.logprobs, strict=True)]
-            completions.append(Completion(tokens, log_probs))
-            on_finished(row, completions[row])
+        completions: list[Completion] = []
+        while prompts:
+            params = [one.clone() for one in self._params(sampling, len(completions), len(prompts))]
+            outputs = self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+            for output in outputs:
+                (sample,) = output.outputs
+                tokens = list(sample.token_ids)
+                log_probs = [place[token].logprob for token, place in zip(tokens, sample.logprobs, strict=True)]
+                completions.append(Completion(tokens, log_probs))
+                on_finished(len(completions) - 1, completions[-1])
+            prompts = more(True)
         return completions
 
-    def _params(self, sampling: Sampling, count: int) -> Iterator[Any]:
-        """vLLM's parameters of every request, drawn from `sampling.seed`, in one object that changes: on a GPU each has
-        a seed of its own, on a CPU all draw from torch's generator, since seeds of their own would be sampled one by
-        one there."""
+    def _params(self, sampling: Sampling, first: int, count: int) -> Iterator[Any]:
+        """vLLM's parameters of `count` requests from row `first` on, in one object that changes: on a GPU each has a
+        seed of its own, made from `sampling.seed`; on a CPU all draw from torch's generator, since seeds of their own
+        would be sampled one by one there."""
         from vllm import SamplingParams
 
         params = SamplingParams(
             temperature=sampling.temperature,
+            top_k=sampling.truncation.top_k,
+            top_p=sampling.truncation.top_p,
             max_tokens=sampling.max_tokens,
             logprobs=0,
             detokenize=False,
             stop_token_ids=self._eos_token_ids,
         )
         seeded = torch.cuda.is_available()
-        if not seeded:
-            torch.manual_seed(sampling.seed)
-        for row in range(count):
+        for row in range(first, first + count):
             params.seed = ((sampling.seed << 24) + row) % 2**63 if seeded else None
             yield params
 
-    def _requests(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[Any]:
-        """vLLM's requests of one generation; each gets a copy of its parameters."""
+    def _requests(self, prompts: list[list[int]], sampling: Sampling, first: int) -> Iterator[Any]:
+        """vLLM's requests of the rows from `first` on; each gets a copy of its parameters."""
         engine, tasks = self.llm.llm_engine, self.llm.llm_engine.get_supported_tasks()
-        for prompt, params in zip(prompts, self._params(sampling, len(prompts)), strict=True):
+        for prompt, params in zip(prompts, self._params(sampling, first, len(prompts)), strict=True):
             self._count += 1
             yield engine.input_processor.process_inputs(
                 str(self._count), {"prompt_token_ids": prompt}, params, supported_tasks=tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from adapters import TinyLoRAConfig, adapted_layers, inject
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout import Completion, Sampling
+from pipeline.rollout.sampling_support import Truncation
 
 pytestmark = pytest.mark.integration
 
@@ -131,6 +133,69 @@ def test_sampled_log_probs_are_those_of_the_sampling_distribution(model, engine,
             expected = log_probs.gather(-1, torch.tensor(completion.token_ids).unsqueeze(-1)).squeeze(-1)
             assert completion.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
         assert rollouts.generate(prompts() * 2, sampling, lambda row, completion: None) == completions
+
+
+@pytest.mark.parametrize("truncation", [Truncation(top_k=4), Truncation(top_p=0.6), Truncation(top_k=8, top_p=0.9)])
+def test_truncated_log_probs_are_those_of_what_can_be_drawn(model, engine, truncation: Truncation) -> None:
+    """Of both engines against the trainer, which takes the support from its own logits: no token out of it is drawn,
+    and log-probabilities are renormalised."""
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    v = vector(model, 0.3)
+    engine.refresh(v)
+    plain = merged_copy(model, v)
+    own = TransformersEngine(model, eos_token_ids=[3], pad_token_id=0, batch_size=3)
+    own.refresh(v)
+    sampling = Sampling(NEW_TOKENS, temperature=0.8, seed=5, truncation=truncation)
+    for rollouts in (engine, own):
+        completions = rollouts.generate(prompts() * 2, sampling, lambda row, completion: None)
+        differs = 0
+        for prompt, completion in zip(prompts() * 2, completions, strict=True):
+            tokens = torch.tensor(completion.token_ids).unsqueeze(-1)
+            with torch.no_grad():
+                logits = plain(torch.tensor([prompt + completion.token_ids])).logits[0, len(prompt) - 1 : -1] / 0.8
+            scores = truncation.of(logits)
+            assert torch.equal(scores.gather(-1, tokens), logits.gather(-1, tokens))  # all are in the support
+            expected = scores.log_softmax(dim=-1).gather(-1, tokens).squeeze(-1)
+            assert completion.log_probs == pytest.approx(expected.tolist(), abs=2e-4)
+            whole = logits.log_softmax(dim=-1).gather(-1, tokens).squeeze(-1)
+            differs += int((expected > whole + 0.01).sum())
+        assert differs > 0
+
+
+def test_rows_join_a_generation_that_is_under_way(model, engine) -> None:
+    """One more prompt as soon as rows have ended, two more when nothing is left to generate, then no more."""
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    own = TransformersEngine(model, eos_token_ids=list(range(5, 40)), pad_token_id=0, batch_size=3)
+    v = vector(model, 0.3)
+    engine.refresh(v)
+    plain = merged_copy(model, v)
+    engine._eos_token_ids = list(range(5, 40))
+    for rollouts in (engine, own):
+        done: list[int] = []
+        rows = prompts() * 2
+        asked: list[tuple[bool, int]] = []
+
+        def more(idle: bool, done: list[int] = done, rows: list[list[int]] = rows, asked: Any = asked) -> Any:
+            new = prompts()[:2] if idle and len(rows) < 10 else prompts()[3:] if not asked else []
+            asked.append((idle, len(done)))
+            rows += new
+            return new
+
+        def finished(row: int, completion: Completion, done: list[int] = done) -> None:
+            done.append(row)
+
+        completions = rollouts.generate(list(rows), Sampling(NEW_TOKENS, seed=4), finished, more)
+        assert len(completions) == len(rows) >= 10 and sorted(done) == list(range(len(rows)))
+        assert engine._plain or (not asked[0][0] and asked[0][1] < 8)  # it joined while others were going on
+        for prompt, completion in zip(rows, completions, strict=True):
+            tokens = torch.tensor(completion.token_ids).unsqueeze(-1)
+            with torch.no_grad():
+                logits = plain(torch.tensor([prompt + completion.token_ids])).logits[0, len(prompt) - 1 : -1]
+            expected = logits.log_softmax(dim=-1).gather(-1, tokens).squeeze(-1)
+            assert completion.log_probs == pytest.approx(expected.tolist(), abs=2e-4)
+    engine._eos_token_ids = []
 
 
 def test_completions_are_handed_on_while_others_are_generated(model, engine) -> None:

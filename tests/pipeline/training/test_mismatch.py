@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from adapters import TinyLoRAConfig, inject, merger, tinylora
+from adapters import TinyLoRAConfig, inject, merge, tinylora
 from pipeline.bench.form import Row
 from pipeline.bench.mismatch import SCALES, exact_rows
-from pipeline.collapse import MISMATCH_LIMIT, check_mismatch
 from pipeline.config import RunConfig, resolved
-from pipeline.models import STARTER_FOLDER
+from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout.engine import EngineError
+from pipeline.training.collapse import MISMATCH_LIMIT, check_mismatch
 from rewards.problem import Problem
 
 PROBLEMS = [Problem("a", "One?", answer="1"), Problem("b", "Two?", answer="2")]
@@ -35,12 +35,12 @@ def test_two_policies_are_one_sentence(mismatch: float) -> None:
 def trainer_of(tiny_model_folder: Path, tmp_path: Path) -> Callable[..., Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pipeline.grading import StreamingGrader
-    from pipeline.policy import Policy
+    from pipeline.policy.loading import Policy
+    from pipeline.rollout.streaming import StreamingGrader
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
     from pipeline.tasks import task_of
-    from pipeline.trainer import TinyLoRATrainer
+    from pipeline.training.trainer import TinyLoRATrainer
 
     def make(steps: int, noise: float) -> Any:
         """A trainer in the same folder each time, whose engine's weights are `noise` of their size from its own."""
@@ -107,7 +107,7 @@ def starter() -> tuple[Any, Any]:
 
 def benchmark_rows(starter: tuple[Any, Any], rounding: Any) -> list[Row]:
     """The benchmark's rows of the trainer's side, for one completion."""
-    from pipeline.logprobs import log_probs_without_gradient, unpadded_rows
+    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
 
     model, exact = starter
     direction = torch.randn(model.tinylora.v.shape, generator=torch.Generator().manual_seed(0))
@@ -140,10 +140,10 @@ def without_layer(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     "rounding, owner, name, fault",
     [
-        ("nearest", merger, "delta_weight", scaled),
+        ("nearest", merge, "delta_weight", scaled),
         ("nearest", tinylora, "mixing", scaled),
         (None, tinylora, "mixing", scaled),
-        ("nearest", merger.Merger, "one", without_layer),
+        ("nearest", merge.Merger, "one", without_layer),
     ],
 )
 def test_a_fault_that_both_sides_share_fails_the_benchmark(

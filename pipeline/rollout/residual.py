@@ -25,7 +25,7 @@ def add_norm(
     "Root Mean Square Layer Normalization", 2019.
     """
     if residual.is_cuda:
-        from pipeline.residual_kernel import add_norm_forward
+        from adapters.kernels.residual import add_norm_forward
 
         return add_norm_forward(x, residual, weight, eps, in_place)
     total = residual.float() if x is None else residual.float() + x.float()
@@ -39,7 +39,7 @@ def add_norm_gradient(to_y: Tensor, to_total: Tensor, total: Tensor, weight: Ten
     With n = s / √(mean s² + eps) and g = weight · ∂L/∂y: (g − n · mean(g n)) / √(mean s² + eps) + ∂L/∂s of the rest.
     """
     if total.is_cuda:
-        from pipeline.residual_kernel import add_norm_backward
+        from adapters.kernels.residual import add_norm_backward
 
         return add_norm_backward(to_y, to_total, total, weight, inverse)
     scaled, normed = to_y.float() * weight.float(), total * inverse

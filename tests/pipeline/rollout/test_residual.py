@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adapters import TinyLoRAConfig, inject
-from pipeline.residual import AddNorm, keep_residual
+from pipeline.rollout.residual import AddNorm, keep_residual
 
 EPS = 1e-6
 
@@ -98,7 +98,7 @@ def test_vllm_builds_norms_that_keep_the_stream(monkeypatch: pytest.MonkeyPatch)
     from vllm.model_executor import custom_op
     from vllm.model_executor.layers.layernorm import RMSNorm
 
-    from pipeline.residual import register_vllm_norm
+    from pipeline.rollout.residual import register_vllm_norm
 
     monkeypatch.setattr(custom_op, "op_registry_oot", {})
     register_vllm_norm()

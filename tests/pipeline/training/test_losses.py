@@ -1,0 +1,243 @@
+"""What shapes the loss and the step beside GRPO itself, each against its formula in float64, computed apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.config import LOSS_TYPES
+from tests.pipeline.training.tiny_trainer import tiny_trainer
+
+Made = Callable[..., Any]
+
+
+@pytest.fixture
+def made(tiny_model_folder: Path, tmp_path: Path) -> Made:
+    return lambda **settings: tiny_trainer(tiny_model_folder, tmp_path / "run", **settings)
+
+
+def rolled_out(trainer: Any) -> dict[str, Any]:
+    return trainer._generate_and_score_completions([row for row in trainer.train_dataset for _ in range(4)][:8])
+
+
+def end_some(trainer: Any) -> None:
+    """Let three completions of each group end after 5, 6 and 7 tokens: the random model's hardly ever do."""
+    generate = trainer.sampler.engine.generate
+
+    def ending(prompts: Any, sampling: Any, finished: Any, more: Any) -> Any:
+        from pipeline.rollout import Completion
+
+        completions = generate(prompts, sampling, lambda *_: None, more)
+        for row, completion in enumerate(completions):
+            if row % 4 != 3:
+                completions[row] = Completion(
+                    [*completion.token_ids[: 4 + row % 4], 2], completion.log_probs[: 5 + row % 4]
+                )
+            finished(row, completions[row])
+        return completions
+
+    trainer.sampler.engine.generate = ending
+
+
+def row_terms(trainer: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """(B, T) log p and entropy of every completion token, differentiable in v, through the model's own logits."""
+    shape = batch["completion_ids"].shape
+    log_probs, entropies = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+    for row in range(shape[0]):
+        prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()]
+        ids = batch["completion_ids"][row]
+        logits = trainer.model(torch.cat([prompt, ids]).unsqueeze(0)).logits[0, len(prompt) - 1 : -1].double()
+        scores = logits.log_softmax(dim=-1)
+        log_probs[row] = scores.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        entropies[row] = -(scores.exp() * scores).sum(dim=-1)
+    return log_probs, entropies
+
+
+def gradient_of(loss: Tensor, trainer: Any) -> Tensor:
+    (gradient,) = torch.autograd.grad(loss, trainer.bank.v)
+    return gradient.double()
+
+
+def stepped(trainer: Any, batch: dict[str, Any]) -> Tensor:
+    """The gradient that a training step leaves for the optimizer."""
+    trainer._prepare_inputs = lambda inputs: batch
+    trainer.bank.v.grad = None
+    trainer.training_step(trainer.model, batch)
+    return trainer.bank.v.grad.double()
+
+
+@settings(deadline=None)
+@given(limit=st.integers(2, 400), share=st.floats(0, 1), length=st.integers(1, 400))
+def test_the_penalty_for_overlong_completions_is_that_of_dapo(limit: int, share: float, length: int) -> None:
+    """Equation 13: 0 up to L_max − L_cache, then ((L_max − L_cache) − |y|) / L_cache, and −1 beyond L_max."""
+    from pipeline.config import RunConfig
+    from pipeline.training.grpo import training_task
+
+    cache = 1 + int(share * (limit - 2))
+    task = training_task(RunConfig(overlong_cache=cache, max_completion_length=limit))
+    penalty = task.rewards[-1]
+    assert penalty.weight == 1 and penalty.of_text is not None and len(task.rewards) == 2
+    expected = 0.0 if length <= limit - cache else ((limit - cache) - length) / cache if length <= limit else -1.0
+    assert penalty.of_text(prompts=[""], completions=[""], completion_ids=[[7] * length]) == [pytest.approx(expected)]
+    assert len(training_task(RunConfig(max_completion_length=limit)).rewards) == 1
+
+
+@pytest.mark.integration
+def test_overlong_completions_lose_reward_and_nobody_else_does(made: Made) -> None:
+    """The advantages of a rollout are those of reward + penalty, from the lengths that were sampled."""
+    trainer = made(overlong_cache=8)
+    end_some(trainer)
+    batch = rolled_out(trainer)
+    lengths = batch["completion_mask"].sum(dim=1).double()
+    texts = [record["completion"] for record in trainer._rollouts]
+    weight = trainer.task.rewards[0].weight
+    rewards = torch.tensor([weight * (sum(map(ord, text)) % 7) for text in texts]).double()
+    rewards = (rewards - (lengths - 4).clamp(min=0) / 8).view(-1, 4)
+    expected = (rewards - rewards.mean(dim=1, keepdim=True)) / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    torch.testing.assert_close(batch["advantages"].double(), expected.flatten(), rtol=1e-4, atol=1e-5)
+    assert lengths.max() == 12 and trainer._scores[int(lengths.argmax())]["soft_overlong_punishment_reward"] == -1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_truncated_completions_have_no_gradient(made: Made, loss_type: str) -> None:
+    """Of each group one completion is cut. The loss is that of the others, with the advantages of the whole group; they
+    count in a mean over rows, and their tokens in none over tokens."""
+    trainer = made(mask_truncated=True, loss_type=loss_type, lr="0.01")
+    end_some(trainer)
+    trainer._one_policy = True  # else the ends put there look like an engine with another policy
+    batch = rolled_out(trainer)
+    whole = torch.tensor([row % 4 != 3 for row in range(8)])
+    assert batch["advantages"][~whole].abs().min() > 0  # they would be trained
+    assert [record["tokens"] for record in trainer._rollouts][3] == 12
+    log_probs, _ = row_terms(trainer, batch)
+    lengths = torch.tensor([record["tokens"] for record in trainer._rollouts])
+    mask = (torch.arange(12) < lengths.unsqueeze(1))[:, : log_probs.shape[1]].double() * whole.unsqueeze(1)
+    weight = (log_probs.detach() - batch["sampling_per_token_logps"]).exp().clamp(max=2)  # of the ends put there
+    weight = weight * batch["advantages"].double().unsqueeze(1)
+    tokens = -weight * (log_probs if loss_type == "cispo" else (log_probs - log_probs.detach()).exp())
+    loss = {
+        "grpo": ((tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean(),
+        "dr_grpo": (tokens * mask).sum() / (8 * 12),
+    }.get(loss_type, (tokens * mask).sum() / mask.sum())
+    expected = gradient_of(loss, trainer)
+    trainer.micro_batch_tokens = 60
+    torch.testing.assert_close(stepped(trainer, batch), expected, rtol=1e-3, atol=1e-5)
+    assert trainer.record.values["rows_trained"] <= 6 / 8 and expected.abs().sum() > 0
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_gspo_is_that_of_its_paper(made: Made, iterations: int) -> None:
+    """Equations 5 to 7 of arXiv 2507.18071: s = (π(y) / π_old(y))^(1/|y|), J = mean over y of min(s A, clip(s) A)."""
+    trainer = made(importance_sampling_level="sequence", loss_type="grpo", lr="0.01", epsilon=0.02,
+                   num_iterations=iterations)  # fmt: skip
+    batch = rolled_out(trainer)
+    if iterations == 2:  # the policy has moved since
+        with torch.no_grad():
+            trainer.bank.v.add_(0.4 * torch.randn(trainer.bank.v.shape, generator=torch.Generator().manual_seed(1)))
+    log_probs, _ = row_terms(trainer, batch)
+    old = batch["old_per_token_logps"].double() if iterations == 2 else log_probs.detach()
+    mask = batch["completion_mask"].double()
+    ratio = (((log_probs - old) * mask).sum(dim=1) / mask.sum(dim=1)).exp()
+    advantages = batch["advantages"].double()
+    clipped = torch.min(ratio * advantages, ratio.clamp(0.98, 1.02) * advantages)
+    if iterations == 2:
+        assert (ratio > 1.02).any() or (ratio < 0.98).any()
+    expected = gradient_of(-clipped.mean(), trainer)
+    trainer.micro_batch_tokens = 60
+    torch.testing.assert_close(stepped(trainer, batch), expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("lr", ["auto", "0.01"])
+@pytest.mark.parametrize("loss_type, iterations", [("dapo", 1), ("grpo", 1), ("bnpo", 2)])
+def test_the_entropy_bonus_is_the_mean_over_all_tokens(made: Made, lr: str, loss_type: str, iterations: int) -> None:
+    """∂/∂v of loss − c H, H the mean entropy over all tokens of the batch, those of groups without a signal, too, and
+    however it is cut. The scores of which F is made do not see it."""
+
+    def first_group(completion: str) -> float:
+        return float(len(completion) % 3)
+
+    told: dict[str, Any] = {"lr": lr, "loss_type": loss_type, "num_iterations": iterations, "steps": 2}
+    trainer = made(entropy_bonus=0.3, reward=first_group, **told)
+    if lr == "auto":
+        trainer.create_optimizer()
+    batch = rolled_out(trainer)
+    batch["advantages"][4:] = 0
+    mask = batch["completion_mask"].double()
+    log_probs, entropies = row_terms(trainer, batch)
+    bonus = 0.3 * (entropies * mask).sum() / mask.sum()
+    trainer.micro_batch_tokens = 60
+    with_bonus = stepped(trainer, batch)
+    scores = torch.cat(trainer.length.optimizer._scores) if lr == "auto" else None
+    object.__setattr__(trainer.run_config, "entropy_bonus", 0.0)
+    if lr == "auto":
+        trainer.length.optimizer._scores = []
+    without = stepped(trainer, batch)
+    expected = without - gradient_of(bonus, trainer)
+    torch.testing.assert_close(with_bonus, expected, rtol=1e-3, atol=1e-5)
+    assert (with_bonus - without).abs().max() > 1e-3
+    if scores is not None:
+        rows = [row for row in range(4) if batch["advantages"][row] != 0]
+        log_probs, _ = row_terms(trainer, batch)
+        assert len(scores) == len(rows) > 0
+        own = torch.stack([gradient_of((log_probs[row] * mask[row]).sum(), trainer).flatten() for row in rows[:1]])
+        distance = (scores.double() - own).norm(dim=1).min()
+        assert distance < 1e-3 * own.norm()
+
+
+def adam(gradients: list[Tensor], betas: tuple[float, float], eps: float) -> list[Tensor]:
+    """The directions m / (√v + eps) of Adam (Kingma and Ba, 2015), with corrected biases."""
+    first, second, directions = torch.zeros_like(gradients[0]), torch.zeros_like(gradients[0]), []
+    for step, gradient in enumerate(gradients, 1):
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient**2
+        corrected = (second / (1 - betas[1] ** step)).sqrt() + eps
+        directions.append(first / (1 - betas[0] ** step) / corrected)
+    return directions
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("lr", ["auto", "0.01"])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_steps_are_adams_with_warm_up_betas_and_clipping(made: Made, lr: str, clip: float) -> None:
+    """Whole runs: v follows Adam of the clipped gradients; a warm-up of three steps makes their lengths 1/4, 2/4, 3/4,
+    4/4 of the rate, and with auto the KL that is asked for the squares of these."""
+    gradients: list[Tensor] = []
+    vectors: list[Tensor] = []
+    records: list[dict[str, Any]] = []
+
+    def on_step(record: dict[str, Any]) -> None:
+        records.append(record)
+        vectors.append(trainer.bank.v.detach().double().clone())
+
+    trainer = made(lr=lr, steps=6, warmup_steps=3, adam_beta1=0.6, adam_beta2=0.9, max_grad_norm=clip, on_step=on_step)
+    vectors.append(trainer.bank.v.detach().double().clone())
+    step = trainer.training_step
+
+    def seen(*arguments: Any) -> Any:
+        loss = step(*arguments)
+        gradients.append(trainer.bank.v.grad.double().clone())
+        return loss
+
+    trainer.training_step = seen
+    trainer.train()
+    norms = [float(gradient.norm()) for gradient in gradients]
+    assert max(norms) > 0.05 and len(norms) == 6
+    assert [record["grad_norm"] for record in records] == pytest.approx(norms, rel=1e-4)
+    clipped = [g * min(1.0, clip / norm) if clip else g for g, norm in zip(gradients, norms, strict=True)]
+    shares = [1 / 4, 2 / 4, 3 / 4, 1, 1, 1]
+    for index, direction in enumerate(adam(clipped, (0.6, 0.9), 1e-12 if lr == "auto" else 1e-8)):
+        moved = vectors[index + 1] - vectors[index]
+        length = records[index]["lr"] if lr == "auto" else 0.01 * shares[index]
+        torch.testing.assert_close(moved, -length * direction, rtol=1e-3, atol=1e-6)
+        if lr == "auto":
+            assert records[index]["step_kl_predicted"] == pytest.approx(0.02 * shares[index] ** 2, rel=1e-3)
