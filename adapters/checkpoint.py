@@ -1,4 +1,5 @@
-"""The adapter on disk: `tinylora.safetensors`, under 10 kB, holding `v` and what it takes to mean the same again.
+"""The adapter on disk: `tinylora.safetensors`, holding `v` and what it takes to mean the same again; under 10 kB where
+the projections are drawn from a seed. Principal ones are kept in it: 4 bytes an entry, 100 kB for 32 of 196 modules.
 
 Besides `v` the file keeps the config, the base model's name and fingerprint, and a probe of the factors: for every
 module the number aᵀ ΔW b at v = 1, with fixed random a and b. The probe changes with any factor, projection or relative
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.config import AdapterError, TinyLoRAConfig
+from adapters.config import PRINCIPAL, AdapterError, TinyLoRAConfig
 from adapters.tinylora import TinyLoRA, adapted_layers
 
 FILE_NAME = "tinylora.safetensors"
@@ -34,6 +35,7 @@ class Checkpoint:
     config: TinyLoRAConfig
     base_model: str
     base_fingerprint: str
+    projections: Tensor | None = None  # (modules, u, r, r) where no seed gives them
 
 
 def factor_probe(model: nn.Module) -> Tensor:
@@ -61,6 +63,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, base_model: str) -> Path
         "base_fingerprint": bank.base_fingerprint,
     }
     tensors = {"v": bank.v.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
+    if bank.config.projections == PRINCIPAL:
+        tensors["projections"] = bank.projections.cpu().contiguous()  # type: ignore[operator]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, path)
@@ -79,12 +83,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if metadata.get("format") != FORMAT:
                 raise AdapterError(f"checkpoint {path}: not a TinyLoRA checkpoint (format {metadata.get('format')!r})")
             fields = json.loads(metadata["config"])
+            config = TinyLoRAConfig(**fields)
             checkpoint = Checkpoint(
                 v=stored.get_tensor("v"),
                 probe=stored.get_tensor("probe"),
-                config=TinyLoRAConfig(**fields),
+                config=config,
                 base_model=metadata["base_model"],
                 base_fingerprint=metadata["base_fingerprint"],
+                projections=stored.get_tensor("projections") if config.projections == PRINCIPAL else None,
             )
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise AdapterError(f"checkpoint {path}: the file is damaged ({error}); restore it or train again") from None
@@ -113,6 +119,8 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> Checkpoint:
             f"checkpoint {path} was trained on {checkpoint.base_model} (fingerprint {checkpoint.base_fingerprint}), "
             f"but the loaded weights have fingerprint {bank.base_fingerprint}; load that model with its quantisation"
         )
+    if checkpoint.projections is not None:
+        bank.set_projections(checkpoint.projections)
     probe = factor_probe(model)
     if probe.shape != checkpoint.probe.shape:
         raise AdapterError(f"checkpoint {path} is for {len(checkpoint.probe)} modules, but the model has {len(probe)}")

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-RULES = ("normal", "cuda-full", "cuda-diag", "cuda-diag-scaled")
+PRINCIPAL = "principal"  # set after injection, from the policy's own completions
+RULES = ("normal", PRINCIPAL, "cuda-full", "cuda-diag", "cuda-diag-scaled")
 
 
 class AdapterError(ValueError):
@@ -19,7 +20,8 @@ class TinyLoRAConfig:
 
     u: scalars per group. rank: singular pairs kept per module. groups: how many vectors `v` the modules share, in
     contiguous groups of near-equal size by depth. targets: names of the replaced modules. seed: draws every `P`.
-    projections: the rule that draws them, `normal` or one of an imported checkpoint (`adapters/legacy.py`).
+    projections: the rule that gives them: `normal` (random), `principal` (`adapters/principal.py`), or one of an
+    imported checkpoint (`adapters/legacy.py`).
     """
 
     u: int = 32

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.config import RULES, AdapterError, TinyLoRAConfig
+from adapters.config import PRINCIPAL, RULES, AdapterError, TinyLoRAConfig
 from adapters.merge import projection
 
 VARIANTS = tuple(rule.removeprefix("cuda-") for rule in RULES if rule.startswith("cuda-"))
@@ -63,6 +63,8 @@ def cuda_randn(seed: int, call: int, count: int) -> Tensor:
 def projection_of(config: TinyLoRAConfig, index: int, name: str) -> Tensor:
     """P (u, r, r) float32 of module `name`, number `index` in order of depth, by the config's rule."""
     u, r = config.u, config.rank
+    if config.projections == PRINCIPAL:
+        return torch.zeros(u, r, r)  # until `TinyLoRA.set_projections`
     if config.projections == "normal":
         return projection(u, r, config.seed, name)
     full = config.projections == "cuda-full"

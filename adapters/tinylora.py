@@ -84,6 +84,16 @@ class TinyLoRA(nn.Module):
         groups = torch.tensor([layer.group for layer in layers], device=self.v.device)
         self.register_buffer("group_index", groups, persistent=False)
 
+    def set_projections(self, projections: Tensor) -> None:
+        """Take P of every layer, (modules, u, r, r)."""
+        shape = (len(self.layers), self.config.u, self.config.rank, self.config.rank)
+        if projections.shape != shape:
+            raise AdapterError(f"projections of shape {tuple(projections.shape)}; this adapter's are {shape}")
+        self.projections.copy_(projections)  # type: ignore[operator]
+        for layer, own in zip(self.layers, self.projections, strict=True):  # type: ignore[arg-type]
+            layer.projections.copy_(own)
+        self._mixings = None
+
     def mixings_of(self, v: Tensor) -> Tensor:
         """R of every layer (modules, r, r) float32 for a vector (groups, u)."""
         return mixing(v.float()[self.group_index], self.projections)  # type: ignore[index,arg-type]

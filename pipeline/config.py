@@ -65,7 +65,7 @@ class RunConfig:
     u: int = 32
     rank: int = 2
     groups: int = 1
-    projections: str = "normal"  # the rule that draws P; others are those of imported checkpoints
+    projections: str | None = None  # the rule that gives P; others are those of imported checkpoints
     # the task and its problems
     task: str = "code"
     template: str | None = None  # a name in pipeline/tasks/prompts.py or a text file
@@ -286,7 +286,7 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
     return config
 
 
-EARLIER: dict[str, Any] = {"scale_rewards": "group", "eval_split": "all"}
+EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all"}
 
 DATASET_ADVICE = {
     "code": "give a JSON-lines file of problems, or 'starter' for generated ones",

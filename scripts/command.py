@@ -20,6 +20,8 @@ HELP = {
     "quant": "Weights of the trained model: nf4 or none. Default: nf4 on a GPU.",
     "u": "Trainable scalars per group.",
     "rank": "Singular pairs kept per module.",
+    "projections": "P of the adapter: normal (random) or principal (from the base policy's own completions). "
+    "Default: principal; for the starter, and for more scalars than mixing entries, normal.",
     "groups": "Vectors of u scalars; modules share one per group, by depth.",
     "task": "code, countdown, gsm8k or q.",
     "template": "How problems are asked: a name (direct, reasoning, ...) or a text file with $statement.",

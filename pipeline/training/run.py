@@ -113,6 +113,7 @@ def _run(
     done, checkpoint = folder.whole_checkpoint() if resume else (0, None)
     for name in ("metrics", *LOGS.values()):
         folder.truncate(name, done)
+    _give_projections(config, policy, train_problems, folder)
     before = next((r for r in read_json_lines(folder.path / "evaluations.jsonl") if r["step"] == 0), None)
     if before is None:
         _keep(policy, config, folder, {"step": 0})
@@ -198,6 +199,29 @@ def _run(
     folder.write_json("summary.json", summary)
     draw_curves(read_json_lines(folder.path / "metrics.jsonl"), summary, folder.path / "curves.png")
     print(_conclusion(summary, folder.path))
+
+
+def _give_projections(config: RunConfig, policy: Policy, problems: list[Problem], folder: RunFolder) -> None:
+    """Principal projections, made once a run: those in `best/`, which is written from the first step on, or new ones."""
+    from adapters import read_checkpoint
+    from adapters.checkpoint import FILE_NAME
+    from pipeline.training.calibration import calibrate
+
+    bank = policy.model.tinylora
+    if bank.config.projections != "principal":
+        return
+    if (folder.path / "best" / FILE_NAME).is_file():
+        kept = read_checkpoint(folder.path / "best").projections
+        assert kept is not None
+        bank.set_projections(kept)
+        return
+    report = calibrate(policy, problems, task_of(config), config)
+    folder.write_json("calibration.json", report)
+    print(
+        f"projections: {config.u} principal directions of {report['completions']} completions of the base, "
+        f"{report['variance_share']:.0%} of their variance, {report['seconds']} s",
+        flush=True,
+    )
 
 
 def _evaluate(

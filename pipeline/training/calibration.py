@@ -1,0 +1,55 @@
+"""Principal projections of a loaded policy: sampled from its base, scored by one backward pass, before a run begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from adapters.principal import entry_rows, principal_projections
+from pipeline.config import RunConfig
+from pipeline.evaluation.evaluate import prompt_ids
+from pipeline.policy.loading import Policy
+from pipeline.rollout import Sampling
+from pipeline.tasks import Task
+from pipeline.training.logprobs import completion_log_probs, token_budget_batches, unpadded_rows
+from pipeline.training.microbatch import spread_rows
+from rewards.problem import Problem
+
+COMPLETIONS = 512  # at least, and four for every scalar
+PER_PROMPT = 8
+SEED = 3_000_003
+
+
+def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: RunConfig) -> dict[str, Any]:
+    """Give the adapter of `policy`, whose v is zero, its principal projections; returns what a run notes of it.
+
+    The completions are drawn at the temperature of training from prompts of `problems`, spread over all of them, and
+    are not graded: only the policy's own variation counts.
+    """
+    start = time.perf_counter()
+    model, bank = policy.model, policy.model.tinylora
+    wanted = max(COMPLETIONS, 4 * bank.v.numel())
+    chosen = [problems[i] for i in spread_rows(len(problems), -(-wanted // PER_PROMPT))]
+    repeats = -(-wanted // len(chosen))
+    prompts = [ids for ids in prompt_ids(policy.tokenizer, chosen, task) for _ in range(repeats)]
+    policy.engine.refresh(bank.v.detach())
+    sampling = Sampling(config.max_completion_length or 0, config.temperature, SEED + config.seed)
+    completions = policy.engine.generate(prompts, sampling, lambda row, completion: None)
+    rows, starts, lengths = unpadded_rows(prompts, [c.token_ids for c in completions], bank.v.device)
+    scores = torch.zeros(len(rows), len(bank.layers), bank.config.rank**2, device=bank.v.device)
+    budget = policy.memory.micro_batch_tokens if policy.memory else config.micro_batch_tokens
+    model.train()
+    for part in token_budget_batches(starts + lengths, budget):
+        longest, width = int((starts + lengths)[part].max()), int(lengths[part].max())
+        with entry_rows(bank, len(part)) as entries:
+            log_probs, _ = completion_log_probs(
+                model, rows[part, :longest], starts[part], lengths[part], width, config.temperature
+            )
+            log_probs.sum().backward()
+        scores[part] = entries.grad
+    projections, share = principal_projections(scores, bank)
+    bank.set_projections(projections)
+    return {"completions": len(rows), "variance_share": share, "seconds": round(time.perf_counter() - start, 1)}
