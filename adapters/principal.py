@@ -38,8 +38,8 @@ def entry_rows(bank: TinyLoRA, count: int) -> Iterator[Tensor]:
         yield rows
     finally:
         bank.rows = None
-        for layer, (layer.projections, layer.group, layer.group_index) in zip(bank.layers, before, strict=True):
-            pass
+        for layer, kept in zip(bank.layers, before, strict=True):
+            layer.projections, layer.group, layer.group_index = kept
 
 
 def principal_projections(scores: Tensor, bank: TinyLoRA) -> tuple[Tensor, float]:

@@ -199,7 +199,8 @@ def adapter_config(config: RunConfig) -> TinyLoRAConfig:
     """The adapter's part of a run's settings."""
     from adapters.config import TinyLoRAConfig
 
-    return TinyLoRAConfig(config.u, config.rank, config.groups, seed=config.seed, projections=config.projections or "normal")
+    rule = config.projections or "normal"
+    return TinyLoRAConfig(config.u, config.rank, config.groups, seed=config.seed, projections=rule)
 
 
 def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:

@@ -202,7 +202,7 @@ def _run(
 
 
 def _give_projections(config: RunConfig, policy: Policy, problems: list[Problem], folder: RunFolder) -> None:
-    """Principal projections, made once a run: those in `best/`, which is written from the first step on, or new ones."""
+    """Principal projections: those in `best/`, which is written before the first step, or else new ones."""
     from adapters import read_checkpoint
     from adapters.checkpoint import FILE_NAME
     from pipeline.training.calibration import calibrate
