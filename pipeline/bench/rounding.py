@@ -55,7 +55,11 @@ class RoundedForward:
         inner = self.model.model
         x = inner.embed_tokens(ids)
         positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-        table = [self._at("rotary table", part[0]) for part in inner.rotary_emb(x, positions)]
+        # (1, L, d) of transformers; Unsloth, once imported, puts a table of all positions in its place
+        table = [
+            self._at("rotary table", part.reshape(-1, part.shape[-1])[: ids.shape[1]])
+            for part in inner.rotary_emb(x, positions)
+        ]
         x = x[0]
         for layer in inner.layers:
             output = self._attention(layer.self_attn, self._norm(layer.input_layernorm, x), table)

@@ -41,6 +41,8 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     rows, starts, lengths = unpadded_rows(prompts, [c.token_ids for c in completions], bank.v.device)
     scores = torch.zeros(len(rows), len(bank.layers), bank.config.rank**2, device=bank.v.device)
     budget = policy.memory.micro_batch_tokens if policy.memory else config.micro_batch_tokens
+    if policy.memory and policy.memory.gradient_checkpointing:  # as the budget of tokens supposes
+        model.gradient_checkpointing_enable()
     model.train()
     for part in token_budget_batches(starts + lengths, budget):
         longest, width = int((starts + lengths)[part].max()), int(lengths[part].max())
