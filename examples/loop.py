@@ -20,7 +20,12 @@ wrote the programs: there is no importance ratio, nothing to clip, and no KL pen
 
 Shapes: p problems, G completions of each (a group), B = p · G rows, P tokens of prompt, T tokens of completion.
 
-    python examples/loop.py
+    OMP_NUM_THREADS=1 python examples/loop.py
+
+One such run, seed 0, at commit e48b242 on two cores of a 2.8 GHz Xeon that other programs used too: pass@1 on 384
+held-out test problems went from 0.492 ± 0.050 to 0.612 ± 0.049, a paired gain of 0.120 ± 0.069, in 29 minutes of CPU
+time; the last 16 steps took 60 to 105 seconds each. The intervals treat problems of one family as independent, which
+makes them too narrow (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -174,7 +179,7 @@ def evaluate(model: Any, tokenizer: Any, problems: Sequence[Problem], reward: Co
 
 
 def interval(values: Tensor) -> str:
-    """The mean of independent values, and how far a 95 % interval reaches around it."""
+    """The mean, and how far a 95 % interval reaches around it if the values are independent."""
     return f"{values.mean():.3f} ± {1.96 * values.std() / math.sqrt(len(values)):.3f}"
 
 
