@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from storage.errors import UserError
+
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PRINCIPAL = "principal"  # set after injection, from the policy's own completions
 RULES = ("normal", PRINCIPAL, "cuda-full", "cuda-diag", "cuda-diag-scaled")
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError, ValueError):
     """An adapter that cannot be built or loaded; the message says what to change."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from storage.errors import UserError
+
 # Words in order; data sets use some of them. Any two words of one row can be compared.
 SCALES: tuple[tuple[str, ...], ...] = (
     ("easy", "medium", "medium_hard", "hard", "harder", "hardest", "very_hard"),
@@ -17,7 +19,7 @@ SCALES: tuple[tuple[str, ...], ...] = (
 _RANKS = {word: (f"words {row}", float(rank)) for row, words in enumerate(SCALES) for rank, word in enumerate(words)}
 
 
-class WindowError(ValueError):
+class WindowError(UserError, ValueError):
     """A window that cannot be read; the message says what it should look like."""
 
 

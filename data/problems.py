@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rewards.files import json_lines
 from rewards.problem import Problem, ProblemError, problem_from_record
+from storage.errors import UserError
 from storage.files import write_json_lines
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A dataset file that cannot be used; the message names the file, the line and the reason."""
 
 

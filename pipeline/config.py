@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from data.difficulty import WindowError, parse_windows
+from storage.errors import UserError
 
 TASK_NAMES = ("code", "countdown", "gsm8k", "q")
 LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo")
@@ -50,7 +51,7 @@ STARTER = "starter"
 DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that cannot work; the message names it and says what to use."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from storage.errors import UserError
 
-class GraderError(RuntimeError):
+
+class GraderError(UserError, RuntimeError):
     """The grader cannot be set up or used as asked; the message is one sentence that says what to do."""
 
 

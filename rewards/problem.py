@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from storage.errors import UserError
+
 LANGUAGES = ("cpp", "c", "python", "q")  # `rewards/grader/toolchains.py` has an entry for each
 LIBRARIES = ("crypto", "ssl")  # that a problem may ask to be linked
 MEGABYTE = 1_000_000
@@ -23,7 +25,7 @@ MAX_MEMORY_LIMIT = 1 << 46
 CHECKERS = ("tokens", "exact", "caseless", "float", "unordered", "program")
 
 
-class ProblemError(ValueError):
+class ProblemError(UserError, ValueError):
     """A record that is not a valid problem; the message says which field and why."""
 
 

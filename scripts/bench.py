@@ -4,13 +4,13 @@ measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import repo_root  # noqa: F401
+from command import one_sentence_errors
 
 
 @click.group(help=__doc__)
@@ -31,20 +31,6 @@ QUANT = click.option("--quant", type=click.Choice(["nf4", "none"]), help="Defaul
 GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for trainer and engine together.")
 
 
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """Errors that are the user's to mend end the command with one sentence."""
-    from pipeline.bench.generation import BenchmarkError
-    from pipeline.config import ConfigError
-    from rewards.errors import GraderError
-
-    try:
-        yield
-    except (BenchmarkError, ConfigError, GraderError) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
-
-
 def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
     """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
     from pipeline.bench.chart import draw_rows
@@ -53,7 +39,7 @@ def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **version
     from storage.files import write_json
 
     machine = describe_machine()
-    with one_sentence():
+    with one_sentence_errors():
         picture = _picture(out)
         rows = measure()
     print_table(title, rows)
@@ -83,7 +69,7 @@ def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     from pipeline.launch import check_packages
     from pipeline.policy.models import choose_model, made_ready
 
-    with one_sentence():
+    with one_sentence_errors():
         choice = choose_model(model)
         config = RunConfig(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
         config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
@@ -112,7 +98,7 @@ def grader(
     from pipeline.config import ConfigError
     from rewards.grader.pool import compiler_version
 
-    with one_sentence():
+    with one_sentence_errors():
         if (completions is None) != (dataset is None):
             raise ConfigError("--completions and --dataset go together")
         real = real_tasks(dataset, completions) if completions and dataset else None

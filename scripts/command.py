@@ -13,6 +13,7 @@ import click
 import repo_root  # noqa: F401
 
 from pipeline.config import RunConfig
+from storage.errors import UserError
 
 HELP = {
     "model": "Folder, GGUF file, hub id, or 'starter'. Default: Qwen2.5-Coder-3B-Instruct on a GPU, else the starter.",
@@ -107,26 +108,11 @@ def only(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 run_options = only(*HELP)
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that are the user's to mend. Looked up only when one is raised: some live beside torch."""
-    from data.problems import DatasetError
-    from pipeline.config import ConfigError
-    from rewards.errors import GraderError
-
-    found: list[type[Exception]] = [ConfigError, DatasetError, GraderError]
-    for module, name in (("adapters.config", "AdapterError"), ("pipeline.rollout.engine", "EngineError")):
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
-
-
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Turn an error of the user into one line on stderr and exit code 2."""
     try:
         yield
-    except Exception as error:
-        if not isinstance(error, user_errors()):
-            raise
+    except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

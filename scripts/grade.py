@@ -9,8 +9,11 @@ or program files on a folder of tests (NAME.in, NAME.ans):
     python scripts/grade.py --tests DIR FILE.cpp ... --time-limit 2
 """
 
+from pathlib import Path
+
 import click
 import repo_root  # noqa: F401
+from command import one_sentence_errors
 
 
 @click.command(help=str(__doc__).replace("    python", "\b\n    python"))  # \b: click keeps the line as it is
@@ -28,8 +31,8 @@ import repo_root  # noqa: F401
 @click.option("--workers", type=click.IntRange(min=1), help="Grader processes.  [default: one per CPU]")
 @click.option("--unsafe-grader", is_flag=True, help="Run even where no sandbox can be had (tier C).")
 def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, compiler, standard, workers, unsafe_grader):
+    from pipeline.run_folder import check_target
     from pipeline.tools.grade import grade_folder, grade_lines, make_checker, print_verdicts
-    from rewards.errors import GraderError
     from rewards.grader.pool import GraderPool
 
     if folder is None and len(files) != 2:
@@ -38,7 +41,9 @@ def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, comp
         raise click.UsageError("give --out VERDICTS.jsonl")
     overrides = {"time_limit": time_limit, "memory_limit": memory_limit and memory_limit * 1_000_000}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    try:
+    with one_sentence_errors():
+        if out is not None:
+            check_target(Path(out))
         if checker is not None:
             overrides["checker"] = make_checker(checker, tolerance)
         solutions = (
@@ -46,9 +51,6 @@ def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, comp
         )
         with GraderPool(workers, unsafe=unsafe_grader, compiler=compiler, standard=standard) as pool:
             print_verdicts(pool, solutions, out, names=files if folder else ())
-    except (GraderError, ValueError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What every room may use: the cache folder, and files that appear whole or not at all."""
+"""What every room may use: the cache folder, files that appear whole or not at all, and the error for users."""

@@ -16,7 +16,7 @@ SCHEMA = ("errors", "extraction", "problem", "verdict")  # what the grader and t
 ALLOWED = {
     "storage": "",
     "adapters": "storage",
-    "rewards schema": "",
+    "rewards schema": "storage",
     "rewards.grader": "storage, rewards schema",
     "rewards": "rewards schema, rewards.grader",
     "data": "storage, rewards, rewards schema, rewards.grader",

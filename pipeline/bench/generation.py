@@ -27,6 +27,7 @@ from typing import Any
 from pipeline.bench.form import Row, row
 from pipeline.environment import has_gpu
 from pipeline.policy.models import ModelChoice
+from storage.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENDERS = ("ours", "lowrank", "trl", "generate")  # processes; "ours" also times "groups"
@@ -45,7 +46,7 @@ BAR_SHAPE = "3b"  # for which there is an absolute bar
 BAR_RATE, BAR_TRL, BAR_GENERATE = 45_000, 2, 20
 
 
-class BenchmarkError(RuntimeError):
+class BenchmarkError(UserError, RuntimeError):
     """A contender that cannot run here; the message says which and why."""
 
 

@@ -9,9 +9,10 @@ from typing import Protocol
 from torch import Tensor
 
 from pipeline.rollout.sampling_support import WHOLE, Truncation
+from storage.errors import UserError
 
 
-class EngineError(RuntimeError):
+class EngineError(UserError, RuntimeError):
     """An engine that cannot start or no longer holds the trainer's policy."""
 
 

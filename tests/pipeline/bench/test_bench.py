@@ -103,7 +103,7 @@ def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
 def error_of(*arguments: str) -> str:
     done = CliRunner().invoke(script.bench, arguments, catch_exceptions=False)
     assert done.exit_code == 2, done.output
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.stderr.rstrip().endswith(line)
     return line
 
@@ -117,16 +117,16 @@ def test_every_command_explains_itself(name: str) -> None:
 
 def test_the_json_must_not_lie_where_the_picture_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert error_of("grader", "--out", "x.png").startswith("Error: --out x.png: ")
+    assert error_of("grader", "--out", "x.png").startswith("error: --out x.png: ")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader"}))
 def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert error_of(name, "--model", "./nowhere").startswith("Error: --model ./nowhere: no such folder")
+    assert error_of(name, "--model", "./nowhere").startswith("error: --model ./nowhere: no such folder")
     (tmp_path / "empty").mkdir()
-    assert error_of(name, "--model", "empty").startswith("Error: --model empty")
+    assert error_of(name, "--model", "empty").startswith("error: --model empty")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
