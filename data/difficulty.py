@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from storage.errors import UserError
+from storage.errors import ConfigError
 
 # Words in order; data sets use some of them. Any two words of one row can be compared.
 SCALES: tuple[tuple[str, ...], ...] = (
@@ -17,10 +17,6 @@ SCALES: tuple[tuple[str, ...], ...] = (
     ("introductory", "interview", "competition"),
 )
 _RANKS = {word: (f"words {row}", float(rank)) for row, words in enumerate(SCALES) for rank, word in enumerate(words)}
-
-
-class WindowError(UserError, ValueError):
-    """A window that cannot be read; the message says what it should look like."""
 
 
 def rank(label: str) -> tuple[str, float] | None:
@@ -38,7 +34,7 @@ def rank(label: str) -> tuple[str, float] | None:
 
 
 def parse_windows(text: str) -> Callable[[str], bool]:
-    """A predicate of a problem's `difficulty`. Raises `WindowError`."""
+    """A predicate of a problem's `difficulty`. Raises `ConfigError`."""
     windows = [_parse_window(part) for part in text.split(",")]
 
     def keeps(difficulty: str) -> bool:
@@ -55,16 +51,16 @@ def _parse_window(text: str) -> tuple[str, float, float]:
     ends = [(label, rank(label)) for label in (low_text, high_text) if label.strip()]
     for label, found in ends:
         if found is None:
-            raise WindowError(
-                f"difficulty {label!r} is on no scale; use numbers, letters, or words such as easy and hard"
+            raise ConfigError(
+                f"--difficulty {label!r} is on no scale; use numbers, letters, or words such as easy and hard"
             )
     scales = {found[0] for _, found in ends if found}
     if len(scales) != 1:
-        raise WindowError(
-            f"difficulty window {text!r} needs one or two ends of one scale, such as 800:1200 or easy:medium"
+        raise ConfigError(
+            f"--difficulty {text!r} needs one or two ends of one scale, such as 800:1200 or easy:medium"
         )
     low, high = rank(low_text), rank(high_text)
     low_place, high_place = low[1] if low else float("-inf"), high[1] if high else float("inf")
     if low_place > high_place:
-        raise WindowError(f"difficulty window {text!r} is empty: its ends are the wrong way round")
+        raise ConfigError(f"--difficulty {text!r} is empty: its ends are the wrong way round")
     return scales.pop(), low_place, high_place

@@ -19,9 +19,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.difficulty import WindowError, parse_windows
+from data.difficulty import parse_windows
 from data.overlap import fingerprint, grams, groups, shared_grams
 from data.problems import DatasetError, read_problems, write_problems
+from data.settings import Preparation
 from data.sources import Loaded, Skip, convert_record, find_source, read_records
 from data.sources.luogu import Unparsable
 from rewards.grader.harness import grade
@@ -36,48 +37,6 @@ CHINESE = re.compile(r"[\u3400-\u9fff]")
 JAPANESE = re.compile(r"[\u3040-\u30ff]")
 RUSSIAN = re.compile(r"[\u0400-\u04ff]")
 LETTER = re.compile(r"[^\W\d_]")
-TEXT_LANGUAGES = ("en", "zh", "ja", "ru")
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """Settings of a conversion. Sizes are in bytes; None keeps everything."""
-
-    source: str
-    out: str
-    location: str | None = None
-    split: str | None = None
-    config: str | None = None
-    only_sources: tuple[str, ...] = ()
-    difficulty: str | None = None
-    min_tests: int = 0
-    max_tests: int | None = None
-    max_test_bytes: int | None = None
-    text_language: str | None = None
-    against: tuple[str, ...] = ()
-    held_out: float = 0.0
-    max_samples: int | None = None
-    seed: int = 0
-    verify: bool = True
-    workers: int | None = None
-    unsafe_grader: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise DatasetError(f"--held-out {self.held_out} is not a share below 1")
-        if self.text_language is not None and self.text_language not in TEXT_LANGUAGES:
-            raise DatasetError(
-                f"--text-language must be one of {', '.join(TEXT_LANGUAGES)}, not {self.text_language!r}"
-            )
-        for name in ("max_tests", "max_test_bytes", "max_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DatasetError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.difficulty is not None:
-            try:
-                parse_windows(self.difficulty)
-            except WindowError as error:
-                raise DatasetError(f"--difficulty: {error}") from None
 
 
 @dataclass

@@ -6,7 +6,8 @@ import importlib.util
 import os
 from dataclasses import replace
 
-from pipeline.config import ConfigError, RunConfig, resolved
+from adapters.config import Rule
+from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
 from pipeline.policy.models import ModelChoice, architecture, choose_model
 from pipeline.tasks import task_of
@@ -16,29 +17,29 @@ REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": 
 MODULES_PER_LAYER = 7  # that are adapted
 
 
-def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
+def prepare(settings: Settings) -> tuple[ModelChoice, RunConfig]:
     """Everything that can be checked before anything heavy is imported."""
     check_processes()
-    choice = choose_model(config.model, config.hub)
-    config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
-    config = replace(config, projections=projections_of(config, choice))
+    choice = choose_model(settings.model, settings.hub)
+    settings = replace(settings, model=choice.name, projections=projections_of(settings, choice))
+    config = resolved(settings, starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)
     task_of(config)
     warn_of_untested()
     return choice, config
 
 
-def projections_of(config: RunConfig, choice: ModelChoice) -> str:
+def projections_of(settings: Settings, choice: ModelChoice) -> Rule:
     """The rule that gives P. Raises `ConfigError` for more principal ones than a group has mixing entries."""
     layers = architecture(choice).get("num_hidden_layers")
-    entries = layers * MODULES_PER_LAYER * config.rank**2 // config.groups if layers else None
-    fits = entries is None or config.u <= entries
-    if config.projections == "principal" and not fits:
+    entries = layers * MODULES_PER_LAYER * settings.rank**2 // settings.groups if layers else None
+    fits = entries is None or settings.u <= entries
+    if settings.projections == "principal" and not fits:
         raise ConfigError(
-            f"--projections principal: a group has {entries} mixing entries at --rank {config.rank}, fewer than --u "
-            f"{config.u}; use at most {entries} scalars, a larger --rank, or --projections normal"
+            f"--projections principal: a group has {entries} mixing entries at --rank {settings.rank}, fewer than --u "
+            f"{settings.u}; use at most {entries} scalars, a larger --rank, or --projections normal"
         )
-    return config.projections or ("normal" if choice.is_starter or not fits else "principal")
+    return settings.projections or ("normal" if choice.is_starter or not fits else "principal")
 
 
 def check_packages(config: RunConfig) -> None:

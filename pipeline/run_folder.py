@@ -21,6 +21,7 @@ from pipeline.config import ConfigError
 from rewards.files import json_lines
 from rewards.problem import ProblemError
 from rewards.verdict import Verdict, first_message
+from storage.errors import UserError
 from storage.files import write_json, write_json_lines
 
 RUNS = Path("runs")
@@ -90,7 +91,7 @@ def rollout_records(
 
 def checkpoint_fault(folder: Path) -> str | None:
     """What is wrong with a trainer's checkpoint, or None. Archives are read through, so that a flipped bit shows."""
-    from adapters import AdapterError, read_checkpoint
+    from adapters import read_checkpoint
 
     try:
         read_checkpoint(folder)
@@ -99,7 +100,7 @@ def checkpoint_fault(folder: Path) -> str | None:
             with zipfile.ZipFile(folder / name) as archive:
                 if archive.testzip() is not None:
                     return f"{name} is damaged"
-    except (AdapterError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (UserError, OSError, ValueError, zipfile.BadZipFile) as error:
         return " ".join(str(error).split())[:160]
     return None
 

@@ -64,15 +64,15 @@ def _picture(out: str) -> Path:
 
 def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
-    from pipeline.config import RunConfig, resolved
+    from pipeline.config import Settings, resolved
     from pipeline.environment import has_gpu
     from pipeline.launch import check_packages
     from pipeline.policy.models import choose_model, made_ready
 
     with one_sentence_errors():
         choice = choose_model(model)
-        config = RunConfig(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
-        config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
+        asked = Settings(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
+        config = resolved(asked, starter=choice.is_starter, gpu=has_gpu())
         check_packages(config)
         choice = made_ready(choice)
     return choice, config, has_gpu()

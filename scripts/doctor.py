@@ -9,19 +9,20 @@ from typing import Any
 
 import click
 import repo_root  # noqa: F401
-from command import one_sentence_errors, only
+from command import given, one_sentence_errors, options
+
+from pipeline.config import Settings
 
 
 @click.command(context_settings={"max_content_width": 110}, help=__doc__)
-@only("model", "hub", "quant", "vllm", "gpu_memory", "unsafe_grader")
+@options(Settings, ["model", "hub", "quant", "vllm", "gpu_memory", "unsafe_grader"])
 @click.option("--machine-only", is_flag=True, help="Leave out everything that loads the model.")
 def main(machine_only: bool, **options: Any) -> None:
     with one_sentence_errors():
-        from pipeline.config import RunConfig
+        settings = Settings(**given(options))
         from pipeline.tools.doctor import examine, failed
 
-        config = RunConfig(**{name: value for name, value in options.items() if value is not None})
-        checks = examine(config, with_model=not machine_only)
+        checks = examine(settings, with_model=not machine_only)
     show(checks)
     raise SystemExit(failed(checks))
 

@@ -5,41 +5,37 @@ python scripts/train.py --u 32 --vllm
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
 import repo_root  # noqa: F401
-from command import one_sentence_errors, run_options
+from command import given, one_sentence_errors, options
+
+from pipeline.config import Settings, read_settings
 
 
-@click.command(context_settings={"show_default": False, "max_content_width": 110}, help=__doc__)
-@run_options
+@click.command(context_settings={"max_content_width": 110}, help=__doc__)
+@options(Settings)
 @click.option("--config", "config_file", metavar="FILE.yaml", help="Settings from a file; options on the line win.")
 @click.option("--resume", is_flag=True, help="Continue the run in --output-dir (default: the newest run).")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and the trainable parameters, and stop.")
 def main(config_file: str | None, resume: bool, dry_run: bool, **options: Any) -> None:
     with one_sentence_errors():
-        from pipeline.config import RunConfig, read_settings
+        told = (read_settings(config_file) if config_file else {}) | given(options)
         from pipeline.launch import prepare
         from pipeline.run_folder import RunFolder
         from pipeline.training.run import stored_config, train
 
-        given = {name: value for name, value in options.items() if value is not None}
-        settings = (read_settings(config_file) if config_file else {}) | given
-        if resume:
-            config = stored_config(RunFolder.resume(settings.pop("output_dir", None)), settings)
-        else:
-            config = RunConfig(**settings)
+        settings = stored_config(RunFolder.resume(told.pop("output_dir", None)), told) if resume else Settings(**told)
         if dry_run:
-            show(*prepare(config))
+            show(*prepare(settings))
         else:
-            train(config, resume=resume)
+            train(settings, resume=resume)
 
 
 def show(choice: Any, config: Any) -> None:
     """Print what a run would do, without loading weights."""
-    from dataclasses import asdict
-
     from pipeline.environment import prepare_environment
     from pipeline.policy.loading import parameter_table
 

@@ -31,7 +31,6 @@ def measure(choice: ModelChoice, config: RunConfig) -> list[Row]:
     from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
 
     task, sets = task_of(config), load_problem_sets(config)
-    assert config.max_prompt_length and config.max_completion_length and config.prompts_per_step
     policy = load_policy(choice, config)
     problems, _ = fitting_problems(policy.tokenizer, sets.train, config.max_prompt_length, task)
     prompts = prompt_ids(policy.tokenizer, problems[: config.prompts_per_step], task)

@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.bench.generation import Case, Task
 from pipeline.bench.timing import device_seconds, once
-from pipeline.config import RunConfig, resolved
+from pipeline.config import RunConfig, Settings, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.policy.shapes import shape_name
 from storage.files import write_json
@@ -76,7 +76,7 @@ def repeated(prompts: Prompts, samples: int) -> Prompts:
 
 def run_config(task: Task) -> RunConfig:
     """The settings of a training run whose step is as large as the largest case."""
-    config = RunConfig(
+    settings = Settings(
         model=task.choice.name,
         vllm=task.contender != "generate",
         dataset="starter",  # not read; a configuration needs one
@@ -87,7 +87,7 @@ def run_config(task: Task) -> RunConfig:
         gpu_memory=task.gpu_memory,
         refresh="lowrank" if task.contender == "lowrank" else "merge",
     )
-    return resolved(config, starter=task.choice.is_starter, gpu=has_gpu())
+    return resolved(settings, starter=task.choice.is_starter, gpu=has_gpu())
 
 
 def serving(task: Task) -> tuple[Any, Generate, Callable[[], float]]:

@@ -46,13 +46,12 @@ def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> li
 
     task = task_of(config)
     sets = load_problem_sets(config)
-    assert config.max_prompt_length and config.max_completion_length and config.prompts_per_step
     with start_graders(config) as pool:
         policy = load_policy(choice, config)
         problems, _ = fitting_problems(policy.tokenizer, sets.train, config.max_prompt_length, task)
         vectors, logged = _train(policy, StreamingGrader(pool, task), problems, config, steps)
     chosen = prompt_ids(policy.tokenizer, problems[: config.prompts_per_step], task)
-    prompts = [ids for ids in chosen for _ in range(config.num_generations or 1)]
+    prompts = [ids for ids in chosen for _ in range(config.num_generations)]
     bench = _Bench(policy, config, prompts, Sampling(config.max_completion_length))
     exact = ExactPolicy(choice.location, policy.model)
     direction = bench.direction()

@@ -143,7 +143,6 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
     from pipeline.run_folder import RunFolder
     from pipeline.training.trainer import TinyLoRATrainer
 
-    assert config.prompts_per_step is not None and config.max_prompt_length is not None
     problems = problems_of_length(policy.tokenizer, 4 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
     vocabulary = policy.model.config.vocab_size
     policy.engine._eos_token_ids = list(range(100, 100 + max(1, vocabulary // MEAN_LENGTH)))  # type: ignore[attr-defined]

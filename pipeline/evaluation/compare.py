@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError
-from pipeline.evaluation.evaluate import pass_values
 from pipeline.evaluation.statistics import (
     LEVEL,
     POWER,
     compare,
     detectable_gain,
     paired_deviation,
+    pass_values,
     problems_needed,
     within_variance,
 )
@@ -105,10 +105,6 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
     counts: of an evaluation, which tell how uncertain single problems are; without them every problem is taken to be
     solved at `rate`, the worst case.
     """
-    if not 0 < gain < 1:
-        raise ConfigError(f"--power must be a gain between 0 and 1, such as 0.05, not {gain}")
-    if not 0 <= rate <= 1:
-        raise ConfigError(f"--base-rate must be between 0 and 1, not {rate}")
     if counts:
         rate = sum(c for c, _ in counts) / max(1, sum(n for _, n in counts))
         within = max(within_variance(counts), 1e-6)
@@ -125,3 +121,36 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
     return text
 
 
+def power_report(gain: float, rate: float, checkpoints: Sequence[Path]) -> list[str]:
+    """The lines of `--power`, from a stored evaluation where one is given."""
+    counts = None
+    for path in checkpoints:
+        counts = list(stored_counts(path / "eval.json" if path.is_dir() else path)[1].values())
+    return power_lines(gain, rate, counts)
+
+
+def compare_files(a: Path, b: Path, ks: Sequence[int]) -> dict[str, Any]:
+    """Compare two stored evaluations. Raises `ConfigError` where they were not sampled alike."""
+    (name_a, counts_a, record_a), (name_b, counts_b, record_b) = stored_counts(a), stored_counts(b)
+    for setting in ("dataset", "temperature"):
+        if record_a.get(setting) != record_b.get(setting):
+            raise ConfigError(
+                f"--compare: {a} has {setting} {record_a.get(setting)}, {b} has {record_b.get(setting)}; "
+                f"evaluate both alike"
+            )
+    clusters = [record["per_problem"].get("clusters") or {} for record in (record_a, record_b)]
+    return compare_counts((name_a, name_b), counts_a, counts_b, ks, clusters[0] | clusters[1])
+
+
+def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
+    """The difference for every k, then the conclusion."""
+    if comparison is None:
+        return []
+    text = []
+    for key, c in comparison.items():
+        if key.startswith("pass@"):
+            text.append(
+                f"{'difference':12}{key:8}{c['difference']:+.3f}  95 % interval [{c['low']:+.3f}, {c['high']:+.3f}], "
+                f"p = {c['p_value']:.2g} ({c['method']}); better on {c['only_b']} problems, worse on {c['only_a']}"
+            )
+    return [*text, comparison["conclusion"]]

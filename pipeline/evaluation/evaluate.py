@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.evaluation.statistics import mean_interval, pass_at_k
+from pipeline.evaluation.statistics import mean_interval, pass_values
 from pipeline.rollout import Completion, RolloutEngine, Sampling
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
 from pipeline.run_folder import verdict_fields
@@ -111,11 +111,6 @@ def pass_at(counts: Sequence[tuple[int, int]], k: int, clusters: Sequence[str] |
     kept = [c for c, value in zip(clusters, values, strict=True) if value is not None] if clusters else None
     low, high = mean_interval(known, clusters=kept)
     return {f"pass_at_{k}": sum(known) / len(known), "n": sum(n for _, n in counts), "low": low, "high": high}
-
-
-def pass_values(counts: Sequence[tuple[int, int]], k: int) -> list[float | None]:
-    """The unbiased pass@k of each problem, None where fewer than k completions were graded."""
-    return [pass_at_k(graded, accepted, k) if graded >= k else None for accepted, graded in counts]
 
 
 def prompt_ids(tokenizer: Any, problems: Sequence[Problem], task: Task = CODE) -> list[list[int]]:

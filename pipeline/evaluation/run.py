@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.config import AdapterError
-from pipeline.config import ConfigError, RunConfig, load_config
-from pipeline.evaluation.compare import compare_counts, power_lines, stored_counts
+from pipeline.config import RunConfig, Settings
+from pipeline.evaluation.choose import check_base, checkpoint_settings
+from pipeline.evaluation.compare import compare_counts, comparison_lines
 from pipeline.evaluation.evaluate import EVALUATION_SEED
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
-from pipeline.policy.models import ModelChoice, architecture, made_ready
-from pipeline.run_folder import RUNS, check_target
+from pipeline.policy.models import ModelChoice, made_ready
+from pipeline.run_folder import check_target
 from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
@@ -28,77 +28,8 @@ from storage.files import write_json, write_json_lines
 ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections", "refresh", "rounding")
 
 
-def newest_run() -> Path | None:
-    """The run under runs/ that was trained last, if any."""
-    found = list(RUNS.glob("*/tinylora.safetensors"))
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
-
-
-def parse_ks(text: str) -> list[int]:
-    """'1,4,8' → [1, 4, 8]. Raises `ConfigError` for anything else."""
-    try:
-        ks = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise ConfigError(f"--pass-at must be numbers separated by commas, such as 1,4,8, not {text!r}") from None
-    if ks[0] < 1:
-        raise ConfigError(f"--pass-at must be at least 1, not {ks[0]}")
-    return ks
-
-
-def samples_for(ks: Sequence[int], wanted: int | None, greedy: bool) -> int:
-    """Completions per problem. Raises `ConfigError` where they are too few for the largest k, or many but all alike."""
-    samples = max(ks) if wanted is None else wanted
-    if samples < max(ks):
-        raise ConfigError(f"--num-samples {samples} is less than the {max(ks)} that --pass-at needs")
-    if greedy and samples > 1:
-        raise ConfigError(f"--greedy: {samples} completions of a problem would be one and the same; use --pass-at 1")
-    return samples
-
-
-def policies(checkpoints: Sequence[Path], baseline: bool, compare: bool) -> list[tuple[str, Path | None]]:
-    """The policies to evaluate, with their names in `eval.json`. Raises `ConfigError` for too few or too many."""
-    for path in checkpoints:
-        if not path.is_dir():
-            raise ConfigError(f"checkpoint {path}: no such folder; give a run's folder or a checkpoint-N in it")
-    if len(checkpoints) == 2 and not baseline:
-        return [("a", checkpoints[0]), ("b", checkpoints[1])]
-    if len(checkpoints) > 1 or (compare and not (checkpoints and baseline)):
-        raise ConfigError("--compare needs two checkpoints (or two eval.json files), or one and --baseline")
-    chosen: list[tuple[str, Path | None]] = [("baseline", None)] if baseline else []
-    return chosen + [("checkpoint", path) for path in checkpoints]
-
-
-def power_report(gain: float, rate: float, checkpoints: Sequence[Path]) -> list[str]:
-    """The lines of `--power`, from a stored evaluation where one is given."""
-    counts = None
-    for path in checkpoints:
-        counts = list(stored_counts(path / "eval.json" if path.is_dir() else path)[1].values())
-    return power_lines(gain, rate, counts)
-
-
-def checkpoint_settings(checkpoint: Path) -> RunConfig:
-    """The configuration of the run that a checkpoint folder belongs to: its own, or its parent's."""
-    for folder in (checkpoint, checkpoint.parent):
-        if (folder / "config.yaml").is_file():
-            return load_config(folder / "config.yaml")
-    raise ConfigError(f"--checkpoint {checkpoint}: neither it nor its parent holds a run's config.yaml")
-
-
-def check_base(checkpoint: Path, trained_on: RunConfig, choice: ModelChoice) -> None:
-    """Refuse, before any weights are loaded, a checkpoint that was trained on another model."""
-    from pipeline.policy.models import choose_model
-
-    if trained_on.model == choice.name:
-        return
-    trained = choose_model(trained_on.model, trained_on.hub)
-    if architecture(trained) != architecture(choice) or not architecture(choice):
-        raise AdapterError(
-            f"checkpoint {checkpoint} was trained on {trained.name}, not on {choice.name}; leave out --model"
-        )
-
-
 def evaluate_policies(
-    config: RunConfig,
+    settings: Settings,
     policies: Sequence[tuple[str, Path | None]],
     ks: Sequence[int],
     samples: int,
@@ -107,7 +38,7 @@ def evaluate_policies(
 ) -> dict[str, Any]:
     """Evaluate each policy on the same prompts with the same seed; returns and writes the content of `eval.json`.
 
-    config: as for training, its model being the base. policies: a name and a checkpoint's folder, None for the base;
+    settings: as for training, its model being the base. policies: a name and a checkpoint's folder, None for the base;
     two of them are compared. Every completion goes to `<out>-<name>.jsonl`.
     """
     from adapters import read_checkpoint
@@ -117,7 +48,7 @@ def evaluate_policies(
     from pipeline.rollout.streaming import StreamingGrader
 
     check_target(out)
-    choice, config = prepare(config)
+    choice, config = prepare(settings)
     for _, checkpoint in policies:
         if checkpoint is not None:
             check_base(checkpoint, checkpoint_settings(checkpoint), choice)
@@ -125,7 +56,6 @@ def evaluate_policies(
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     problems = held_out_problems(config)  # first: a data set may come from the hub
     choice = made_ready(choice)
-    assert config.max_prompt_length is not None and config.max_completion_length is not None
     sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED + seed)
     results: dict[str, Any] = {}
     counts: dict[str, list[tuple[int, int]]] = {}
@@ -209,19 +139,6 @@ def adapter_settings(config: RunConfig, checkpoint: Path) -> RunConfig:
     return replace(config, **{name: value for name, value in values.items() if value is not None})
 
 
-def compare_files(a: Path, b: Path, ks: Sequence[int]) -> dict[str, Any]:
-    """Compare two stored evaluations. Raises `ConfigError` where they were not sampled alike."""
-    (name_a, counts_a, record_a), (name_b, counts_b, record_b) = stored_counts(a), stored_counts(b)
-    for setting in ("dataset", "temperature"):
-        if record_a.get(setting) != record_b.get(setting):
-            raise ConfigError(
-                f"--compare: {a} has {setting} {record_a.get(setting)}, {b} has {record_b.get(setting)}; "
-                f"evaluate both alike"
-            )
-    clusters = [record["per_problem"].get("clusters") or {} for record in (record_a, record_b)]
-    return compare_counts((name_a, name_b), counts_a, counts_b, ks, clusters[0] | clusters[1])
-
-
 def lines(record: dict[str, Any]) -> list[str]:
     """The result for people: a block a policy, then the comparison and its conclusion."""
     text = []
@@ -244,25 +161,3 @@ def lines(record: dict[str, Any]) -> list[str]:
                 interval = f"[{value['low']:.3f}, {value['high']:.3f}], {value['problems']} problems"
                 text.append(f"{name:12}{kind[3:]} {label:22}{value['pass_at_1']:.3f}  {interval}")
     return text + comparison_lines(record.get("comparison"))
-
-
-def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
-    """The difference for every k, then the conclusion."""
-    if comparison is None:
-        return []
-    text = []
-    for key, c in comparison.items():
-        if key.startswith("pass@"):
-            text.append(
-                f"{'difference':12}{key:8}{c['difference']:+.3f}  95 % interval [{c['low']:+.3f}, {c['high']:+.3f}], "
-                f"p = {c['p_value']:.2g} ({c['method']}); better on {c['only_b']} problems, worse on {c['only_a']}"
-            )
-    return [*text, comparison["conclusion"]]
-
-
-def settings_for(checkpoint: Path | None, options: dict[str, Any]) -> RunConfig:
-    """The run's settings with the command's options on top; the defaults where there is no checkpoint."""
-    if checkpoint is None:
-        return RunConfig(**options)
-    stored = checkpoint_settings(checkpoint)
-    return replace(stored, **options)

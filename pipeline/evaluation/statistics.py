@@ -34,6 +34,11 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(n - correct + 1, n + 1)))
 
 
+def pass_values(counts: Sequence[tuple[int, int]], k: int) -> list[float | None]:
+    """The unbiased pass@k of each problem, None where fewer than k completions were graded."""
+    return [pass_at_k(graded, accepted, k) if graded >= k else None for accepted, graded in counts]
+
+
 def wilson_interval(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927). Raises `ValueError` for n = 0."""
     if n < 1:

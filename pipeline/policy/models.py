@@ -10,16 +10,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapters.config import TinyLoRAConfig
 from pipeline.config import DEFAULT_MODEL, STARTER, ConfigError, RunConfig
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.policy.gguf.architecture import check_architecture, model_config, refusal
 from pipeline.policy.gguf.header import gguf_in, read_header
 from pipeline.run_folder import read_json
-
-if TYPE_CHECKING:
-    from adapters.config import TinyLoRAConfig
 
 STARTER_FOLDER = Path(__file__).resolve().parents[2] / "data" / "starter" / "model"
 
@@ -197,10 +195,7 @@ def compute_dtype() -> str:
 
 def adapter_config(config: RunConfig) -> TinyLoRAConfig:
     """The adapter's part of a run's settings."""
-    from adapters.config import TinyLoRAConfig
-
-    rule = config.projections or "normal"
-    return TinyLoRAConfig(config.u, config.rank, config.groups, seed=config.seed, projections=rule)
+    return TinyLoRAConfig(config.u, config.rank, config.groups, seed=config.seed, projections=config.projections)
 
 
 def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import ConfigError, RunConfig, load_config
+from pipeline.config import STARTER, ConfigError, load_config, resolved
 from pipeline.run_folder import PHASES, read_json, read_json_lines
 from rewards.problem import Problem
+from storage.errors import UserError
 
 CURVES = (
     "reward",
@@ -147,17 +148,17 @@ def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
 
 def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
     """Prompts and first tests of the problems of the rollouts; a sentence where the data set cannot be read again."""
-    from data.problems import DatasetError
     from pipeline.tasks import task_of
     from pipeline.tasks.problem_sets import load_problem_sets
 
-    config: RunConfig = load_config(folder / "config.yaml")
+    settings = load_config(folder / "config.yaml")
     if not wanted:
         return {}, ""
     try:
+        config = resolved(settings, starter=settings.model == STARTER, gpu=False)  # a stored run leaves nothing open
         sets = load_problem_sets(config)
         task = task_of(config)
-    except (DatasetError, ConfigError, OSError) as error:
+    except (UserError, OSError) as error:
         return {}, f"Prompts and tests are missing: {error}"
     found = {problem.id: problem for problem in (*sets.train, *sets.validation, *sets.held_out) if problem.id in wanted}
     return {name: _problem(problem, task.prompt.messages(problem)) for name, problem in found.items()}, ""

@@ -52,7 +52,6 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
 
     Raises `DatasetError` for a bad file and `ConfigError` for one too small to split.
     """
-    assert config.eval_problems is not None and config.dataset is not None
     task = TASKS[config.task]
     seed = config.seed if config.shuffle_seed is None else config.shuffle_seed
     count = len(config.datasets)
@@ -172,7 +171,6 @@ def _generated(
     else:
         wanted = "code" if name == STARTER else "countdown"
         raise ConfigError(f"--dataset {name} is for --task {wanted}, not for {task.name}")
-    assert config.eval_problems is not None
     train = generate("train", config.max_samples or GENERATED_TRAIN_PROBLEMS, seed)
     if config.eval_split == UNDIVIDED:
         return train, {UNDIVIDED: generate("held_out", config.eval_problems, HELD_OUT_SEED)}

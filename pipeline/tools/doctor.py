@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib import error, request
 
-from pipeline.config import STARTER, RunConfig
+from pipeline.config import STARTER, Settings
 from pipeline.environment import has_gpu
 from pipeline.policy.models import choose_model, made_ready
 from storage.cache import cache_root
@@ -56,7 +56,7 @@ class Check:
 class Examination:
     """Checks in order; what an earlier one made is at hand for a later one."""
 
-    config: RunConfig
+    config: Settings
     checks: list[Check] = field(default_factory=list)
     pool: Any = None
     policy: Any = None
@@ -76,7 +76,7 @@ class Examination:
         self.checks.append(Check(name, status, found, todo))
 
 
-def examine(config: RunConfig, *, with_model: bool = True) -> list[Check]:
+def examine(config: Settings, *, with_model: bool = True) -> list[Check]:
     """All checks. Without the model only the machine is looked at."""
     it = Examination(config)
     it.add("python", _python)
@@ -190,7 +190,7 @@ def _compiler() -> tuple[str, str, str]:
     return OK, f"{toolchain.name}, version {compiler_version(toolchain.compile[0])}", ""
 
 
-def _hub(config: RunConfig) -> tuple[str, str, str]:
+def _hub(config: Settings) -> tuple[str, str, str]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     choice = choose_model(config.model, config.hub)
     local = Path(choice.location).exists()

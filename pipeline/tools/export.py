@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
-from pipeline.config import STARTER, ConfigError, RunConfig, resolved
+from pipeline.config import STARTER, ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
-from pipeline.evaluation.run import check_base, checkpoint_settings
+from pipeline.evaluation.choose import check_base, checkpoint_settings
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
 
 FORMATS = ("lora", "peft-tinylora", "merged", "tinylora")
@@ -39,12 +39,13 @@ def export(
     """
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} exists already; choose another, or add --overwrite")
-    config, apply = _source(checkpoint, model, quant, variant)
-    choice = choose_model(config.model, config.hub)
+    settings, apply = _source(checkpoint, model, quant, variant)
+    choice = choose_model(settings.model, settings.hub)
     if checkpoint.is_dir():
         check_base(checkpoint, checkpoint_settings(checkpoint), choice)
-    config = replace(config, model=choice.name, rounding=rounding or config.rounding, dataset=config.dataset or STARTER)
-    config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
+    told: dict[str, Any] = {"model": choice.name, "dataset": settings.dataset or STARTER}
+    told["rounding"] = rounding or settings.rounding
+    config = resolved(replace(settings, **told), starter=choice.is_starter, gpu=has_gpu())
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
     apply(adapted)
@@ -63,7 +64,7 @@ def export(
 
 def _source(
     checkpoint: Path, model: str | None, quant: str | None, variant: str | None
-) -> tuple[RunConfig, Callable[[Any], Any]]:
+) -> tuple[Settings, Callable[[Any], Any]]:
     """The settings of a checkpoint, and what sets its adapter in a loaded model. Reads the file before any weights."""
     from adapters import load_checkpoint, read_checkpoint
     from adapters.legacy import apply_seed_checkpoint, read_seed_checkpoint
@@ -80,10 +81,9 @@ def _source(
     if not (model or stored.base_model):
         raise AdapterError(f"checkpoint {checkpoint} does not name the model it was trained on; give it with --model")
     adapter = stored.config(variant)
-    config = RunConfig(
-        model=stored.base_model, u=adapter.u, rank=adapter.rank, seed=adapter.seed, projections=adapter.projections
-    )
-    return replace(config, **changes), lambda adapted: apply_seed_checkpoint(stored, adapted, checkpoint)
+    told = {name: getattr(adapter, name) for name in ("u", "rank", "seed", "projections")}
+    settings = Settings(**{"model": stored.base_model, **told, **changes})
+    return settings, lambda adapted: apply_seed_checkpoint(stored, adapted, checkpoint)
 
 
 def _write(form: str, adapted: Any, tokenizer: Any, choice: ModelChoice, config: RunConfig, folder: Path) -> None:

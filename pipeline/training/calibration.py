@@ -36,7 +36,7 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     repeats = -(-wanted // len(chosen))
     prompts = [ids for ids in prompt_ids(policy.tokenizer, chosen, task) for _ in range(repeats)]
     policy.engine.refresh(bank.v.detach())
-    sampling = Sampling(config.max_completion_length or 0, config.temperature, SEED + config.seed)
+    sampling = Sampling(config.max_completion_length, config.temperature, SEED + config.seed)
     completions = policy.engine.generate(prompts, sampling, lambda row, completion: None)
     rows, starts, lengths = unpadded_rows(prompts, [c.token_ids for c in completions], bank.v.device)
     scores = torch.zeros(len(rows), len(bank.layers), bank.config.rank**2, device=bank.v.device)

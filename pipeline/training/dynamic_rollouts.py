@@ -49,10 +49,9 @@ class DynamicRollouts:
         ends: list[int],
         origin: Mapping[str, int] | None,
     ) -> None:
-        assert config.prompts_per_step and config.dynamic_limit and config.num_generations
         self.problems, self.config, self.task, self.grader = problems, config, task, grader
         self.text, self.ends, self.size = text, ends, config.num_generations
-        self.sampling = DynamicSampling(config.prompts_per_step, int(config.prompts_per_step * config.dynamic_limit))
+        self.sampling = DynamicSampling(config.prompts_per_step, config.most_groups)
         self.order = training_order(problems, config, rollout_steps(config) * self.sampling.limit, origin)
 
     def save(self, checkpoint: Path) -> None:

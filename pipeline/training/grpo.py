@@ -73,7 +73,6 @@ def training_rows(problems: list[Problem], config: RunConfig, origin: Mapping[st
 
     The columns are the chat prompt, the problem's index, and what the task's rewards need.
     """
-    assert config.prompts_per_step is not None
     order = training_order(problems, config, rollout_steps(config) * config.prompts_per_step, origin)
     return Dataset.from_list(rows_of(problems, config, order))
 
@@ -86,7 +85,6 @@ def rows_of(problems: list[Problem], config: RunConfig, order: Sequence[int]) ->
 
 def rollout_steps(config: RunConfig) -> int:
     """How often a run generates."""
-    assert config.steps is not None
     return -(-config.steps // config.num_iterations)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, RunConfig, load_config
+from pipeline.config import ConfigError, RunConfig, Settings, load_config
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import made_ready
@@ -29,10 +29,10 @@ CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_worke
 CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary")
 
 
-def train(config: RunConfig, *, resume: bool = False) -> Path:
+def train(settings: Settings, *, resume: bool = False) -> Path:
     """Run or continue a training run; returns its folder."""
     start = time.perf_counter()
-    choice, config = prepare(config)
+    choice, config = prepare(settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
     choice = made_ready(choice)
@@ -61,8 +61,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     return folder.path
 
 
-def stored_config(folder: RunFolder, overrides: dict[str, Any]) -> RunConfig:
-    """The configuration of a run to be resumed. Only how long and how it is watched may change."""
+def stored_config(folder: RunFolder, overrides: dict[str, Any]) -> Settings:
+    """The settings of a run to be resumed. Only how long and how it is watched may change."""
     stored = load_config(folder.path / "config.yaml")
     for name, value in overrides.items():
         changeable = name in CHANGEABLE
@@ -93,7 +93,6 @@ def _run(
     from pipeline.training.collapse import CollapseWatch, JudgeWatch
     from pipeline.training.trainer import TinyLoRATrainer
 
-    assert config.steps is not None and config.max_prompt_length is not None
     task, limit = task_of(config), config.max_prompt_length
     train_problems, dropped = fitting_problems(policy.tokenizer, sets.train, limit, task)
     held_out, dropped_held_out = fitting_problems(policy.tokenizer, sets.held_out, limit, task)
@@ -239,7 +238,6 @@ def _evaluate(
     from pipeline.progress import EvaluationBar
     from pipeline.rollout import Sampling
 
-    assert config.max_completion_length is not None
     bar = EvaluationBar(len(problems), f"{name} {when}")
     sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED)
     result = evaluate(policy.engine, policy.tokenizer, grader, problems, 1, sampling, bar.graded)

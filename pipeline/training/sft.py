@@ -6,15 +6,15 @@ a CPU. The result is an ordinary model folder, the adapter merged into the unqua
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from pipeline.config import STARTER, TASK_NAMES, ConfigError, RunConfig, resolved
+from pipeline.config import STARTER, ConfigError, RunConfig, Settings, resolved
+from pipeline.config.warm_up import WarmUp
 from pipeline.environment import has_gpu
 from pipeline.policy.models import (
     ModelChoice,
@@ -29,51 +29,7 @@ from pipeline.tasks.problem_sets import GENERATED, read_dataset
 from rewards.problem import Problem
 from storage.files import write_json
 
-METHODS = ("lora", "full")
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """Settings of a warm-up. None means: by the model and the machine. Lengths are in tokens."""
-
-    output_dir: str
-    model: str | None = None
-    hub: str = "huggingface"
-    task: str = "gsm8k"
-    template: str | None = None
-    system_prompt: str | None = None
-    dataset: str | None = None
-    max_samples: int = 2000
-    method: str = "lora"
-    quant: str | None = None
-    lora_rank: int = 16
-    steps: int = 100
-    batch_size: int = 16
-    lr: float | None = None
-    max_length: int = 1024
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_samples", "lora_rank", "steps", "batch_size", "lr", "max_length"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"--{name.replace('_', '-')} must be greater than 0, not {value}")
-        for name, choices in (("method", METHODS), ("task", TASK_NAMES)):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"--{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        if self.method == "full" and self.quant == "nf4":
-            raise ConfigError("--method full trains all weights, so they cannot be quantised; leave out --quant nf4")
-        if Path(self.output_dir).exists():
-            raise ConfigError(f"--output-dir {self.output_dir} exists already; choose another")
-
-    @property
-    def learning_rate(self) -> float:
-        return self.lr if self.lr is not None else 2e-4 if self.method == "lora" else 5e-5
-
-    @property
-    def quantised(self) -> bool:
-        return self.method == "lora" and (self.quant or ("nf4" if has_gpu() else "none")) == "nf4"
 
 
 def warm_up(settings: WarmUp) -> Path:
@@ -81,7 +37,7 @@ def warm_up(settings: WarmUp) -> Path:
     start = time.perf_counter()
     choice = choose_model(settings.model, settings.hub)
     shared = {name: getattr(settings, name) for name in ("task", "template", "system_prompt", "dataset")}
-    config = resolved(RunConfig(model=choice.name, **shared), starter=choice.is_starter, gpu=has_gpu())
+    config = resolved(Settings(model=choice.name, **shared), starter=choice.is_starter, gpu=has_gpu())
     task = task_of(config)
     problems = worked_problems(config, task, settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
@@ -105,7 +61,7 @@ def warm_up(settings: WarmUp) -> Path:
 
 def worked_problems(config: RunConfig, task: Task, settings: WarmUp) -> list[Problem]:
     """Problems with a solution to imitate. Raises `ConfigError` where the data set has none."""
-    name = config.dataset or ""
+    name = config.dataset
     if name == STARTER and task.name == "code":
         return starter_examples(settings.max_samples, settings.seed)
     if name == GENERATED and task.name == "countdown":
@@ -153,6 +109,10 @@ def training_rows(problems: list[Problem], task: Task, tokenizer: Any, limit: in
     return kept, len(rows) - len(kept)
 
 
+def _quantised(settings: WarmUp) -> bool:
+    return settings.method == "lora" and (settings.quant or ("nf4" if has_gpu() else "none")) == "nf4"
+
+
 def load(choice: ModelChoice, settings: WarmUp) -> tuple[Any, Any]:
     """The model with what is to be trained, and its tokenizer."""
     import_libraries()
@@ -163,7 +123,7 @@ def load(choice: ModelChoice, settings: WarmUp) -> tuple[Any, Any]:
         model, tokenizer = FastLanguageModel.from_pretrained(
             choice.location,
             dtype=getattr(torch, compute_dtype()),
-            load_in_4bit=settings.quantised,
+            load_in_4bit=_quantised(settings),
             full_finetuning=settings.method == "full",
             max_seq_length=settings.max_length,
             use_exact_model_name=True,

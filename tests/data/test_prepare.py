@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from data.difficulty import WindowError, parse_windows
+from data.difficulty import parse_windows
 from data.overlap import fingerprint, grams, groups, words
-from data.prepare import Preparation, held_out_path, prepare_dataset, split, spread, text_language
+from data.prepare import held_out_path, prepare_dataset, split, spread, text_language
 from data.problems import DatasetError, read_problems, write_problems
+from data.settings import Preparation
 from pipeline.run_folder import read_json_lines
 from pipeline.tasks import CODE
 from pipeline.tasks.problem_sets import read_dataset
 from rewards.grader import needs
 from rewards.problem import Problem, Test
+from storage.errors import ConfigError
 
 LONG = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"  # 15 words
 
@@ -144,7 +146,7 @@ def test_luogu_failures_have_a_file_of_their_own(tmp_path: Path) -> None:
 
 def test_bad_settings_and_empty_results(tmp_path: Path) -> None:
     for wrong in ({"held_out": 1.0}, {"text_language": "tlh"}, {"max_tests": 0}, {"difficulty": "easy:800"}):
-        with pytest.raises(DatasetError):
+        with pytest.raises(ConfigError):
             Preparation("gsm8k", "x.jsonl", **wrong)  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match="no problem is left"):
         prepared(tmp_path, [row("few", "One.", tests=1)], min_tests=5)
@@ -175,7 +177,7 @@ def test_difficulty_windows(window: str, kept: list[str], left_out: list[str]) -
 
 @pytest.mark.parametrize("window", ["", ":", "easy:1200", "C:A", "tricky", "1:2:3", "a:b,"])
 def test_bad_difficulty_windows(window: str) -> None:
-    with pytest.raises(WindowError):
+    with pytest.raises(ConfigError):
         parse_windows(window)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipeline.config import RunConfig, resolved
+from pipeline.config import Settings, resolved
 from pipeline.policy.loading import Policy
 from pipeline.policy.models import choose_model
 from pipeline.rollout import Sampling
@@ -22,7 +22,7 @@ def policy(request) -> Iterator[Policy]:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from pipeline.policy.loading import load_policy
 
-    settings = RunConfig(vllm=True, dataset="starter", gpu_memory=12, refresh=request.param)
+    settings = Settings(vllm=True, dataset="starter", gpu_memory=12, refresh=request.param)
     policy = load_policy(choose_model("starter"), resolved(settings, starter=True, gpu=True))
     serve(policy, 0)
     yield policy

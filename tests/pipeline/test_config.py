@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import LOSS_TYPES, ConfigError, RunConfig, load_config, read_settings, resolved
+from pipeline.config import LOSS_TYPES, ConfigError, Settings, load_config, read_settings, resolved
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,19 @@ from pipeline.config import LOSS_TYPES, ConfigError, RunConfig, load_config, rea
 )
 def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named) as error:
-        RunConfig(**wrong)
+        Settings(**wrong)
     assert "\n" not in str(error.value)
 
 
 def test_presets_fill_what_is_open_and_nothing_else() -> None:
-    config = resolved(RunConfig(steps=7, epsilon=0.1), starter=True, gpu=False)
+    config = resolved(Settings(steps=7, epsilon=0.1), starter=True, gpu=False)
     assert (config.steps, config.dataset, config.quant, config.epsilon_high) == (7, "starter", "none", 0.1)
     assert config.batch_size == (config.prompts_per_step or 0) * (config.num_generations or 0)
-    assert resolved(RunConfig(dataset="x.jsonl"), starter=False, gpu=True).quant == "nf4"
-    on_gpu, on_cpu = (resolved(RunConfig(), starter=True, gpu=gpu).steps or 0 for gpu in (True, False))
+    assert resolved(Settings(dataset="x.jsonl"), starter=False, gpu=True).quant == "nf4"
+    on_gpu, on_cpu = (resolved(Settings(), starter=True, gpu=gpu).steps or 0 for gpu in (True, False))
     assert on_gpu > on_cpu > 0
     with pytest.raises(ConfigError, match="--dataset"):
-        resolved(RunConfig(), starter=False, gpu=True)
+        resolved(Settings(), starter=False, gpu=True)
 
 
 @pytest.mark.parametrize(
@@ -61,34 +61,35 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
 )
 def test_what_depends_on_the_model_is_checked_once_it_is_known(wrong: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        resolved(RunConfig(**wrong), starter=True, gpu=False)
+        resolved(Settings(**wrong), starter=True, gpu=False)
 
 
 def test_only_dynamic_sampling_has_a_limit() -> None:
-    limits = [resolved(RunConfig(dynamic_sampling=x), starter=True, gpu=False).dynamic_limit for x in (True, False)]
+    limits = [resolved(Settings(dynamic_sampling=x), starter=True, gpu=False).dynamic_limit for x in (True, False)]
     assert limits == [4.0, None]
 
 
 def test_cispo_caps_its_weights_at_5_where_nothing_else_is_said() -> None:
     """As a clip range, 0.2 would cap every weight at 0.2."""
-    caps = [resolved(RunConfig(loss_type=x), starter=True, gpu=False).epsilon_high for x in ("cispo", "dapo")]
+    caps = [resolved(Settings(loss_type=x), starter=True, gpu=False).epsilon_high for x in ("cispo", "dapo")]
     assert caps == [5.0, 0.2]
-    assert resolved(RunConfig(loss_type="cispo", epsilon_high=3.0), starter=True, gpu=False).epsilon_high == 3.0
+    assert resolved(Settings(loss_type="cispo", epsilon_high=3.0), starter=True, gpu=False).epsilon_high == 3.0
 
 
 def test_only_dr_grpo_divides_by_no_deviation_unless_told(tmp_path: Path) -> None:
-    scales = [resolved(RunConfig(loss_type=x), starter=True, gpu=False).scale_rewards for x in LOSS_TYPES]
+    scales = [resolved(Settings(loss_type=x), starter=True, gpu=False).scale_rewards for x in LOSS_TYPES]
     assert scales == ["none" if x == "dr_grpo" else "group" for x in LOSS_TYPES]
-    told = RunConfig(loss_type="dr_grpo", scale_rewards="batch")
+    told = Settings(loss_type="dr_grpo", scale_rewards="batch")
     assert resolved(told, starter=True, gpu=False).scale_rewards == "batch"
     (tmp_path / "config.yaml").write_text("loss_type: dr_grpo\n")  # of a run made before there was the setting
     assert load_config(tmp_path / "config.yaml").scale_rewards == "group"
 
 
 def test_saved_config_is_the_same_config(tmp_path: Path) -> None:
-    config = resolved(RunConfig(lr="0.001", vllm=True), starter=True, gpu=False)
+    config = resolved(Settings(lr="0.001", vllm=True), starter=True, gpu=False)
     config.save(tmp_path / "config.yaml")
-    assert load_config(tmp_path / "config.yaml") == config
+    stored = load_config(tmp_path / "config.yaml")
+    assert resolved(stored, starter=False, gpu=True) == config  # nothing in it is open any more
 
 
 @pytest.mark.parametrize(
@@ -109,4 +110,4 @@ def test_bad_config_files_are_named(tmp_path: Path, text: str, reason: str) -> N
 def test_config_file_takes_the_names_of_the_options(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("num-generations: 4\nlr: 1\n")
-    assert RunConfig(**read_settings(path)) == RunConfig(num_generations=4, lr="1")
+    assert Settings(**read_settings(path)) == Settings(num_generations=4, lr="1")

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.config import ConfigError, RunConfig
-from pipeline.evaluation.compare import compare_counts, power_lines, stored_counts
+from pipeline.config import ConfigError, RunConfig, Settings, resolved
+from pipeline.config.evaluation import EvalSettings
+from pipeline.evaluation.choose import policies
+from pipeline.evaluation.compare import compare_counts, compare_files, power_lines, stored_counts
 from pipeline.evaluation.evaluate import Evaluation, pass_at
-from pipeline.evaluation.run import compare_files, lines, parse_ks, policies, samples_for
+from pipeline.evaluation.run import lines
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 
@@ -21,6 +23,7 @@ RIGHT = Verdict(Status.ACCEPTED, passed=2, total=2, compiled=True)
 WRONG = Verdict(Status.WRONG_ANSWER, passed=1, total=2, compiled=True)
 BROKEN = Verdict(Status.COMPILE_ERROR, total=2)
 FAULT = Verdict(Status.NO_VERDICT, total=2)
+CONFIG = resolved(Settings(), starter=True, gpu=False)
 
 
 def evaluation(rows: list[list[Verdict]]) -> Evaluation:
@@ -35,7 +38,7 @@ def evaluation(rows: list[list[Verdict]]) -> Evaluation:
 def test_summary_counts_what_was_graded() -> None:
     result = evaluation([[RIGHT, RIGHT], [RIGHT, WRONG], [BROKEN, FAULT]])
     assert result.counts() == [(2, 2), (1, 2), (0, 1)]
-    summary = result.summary([1, 2], RunConfig())
+    summary = result.summary([1, 2], CONFIG)
     assert summary["pass@1"]["pass_at_1"] == pytest.approx(0.5) and summary["pass@1"]["n"] == 5
     assert summary["pass@2"]["pass_at_2"] == 1.0  # of the two problems with two graded completions
     assert summary["verdicts"] == {"ACCEPTED": 3, "WRONG_ANSWER": 1, "COMPILE_ERROR": 1, "NO_VERDICT": 1}
@@ -44,11 +47,11 @@ def test_summary_counts_what_was_graded() -> None:
     by_source = {label: (value["pass_at_1"], value["problems"]) for label, value in summary["by_source"].items()}
     assert by_source == {"even": (0.5, 2), "odd": (0.5, 1)}
     assert set(summary["by_difficulty"]) == {"A", "unknown"}
-    rows = list(result.rows(RunConfig()))
+    rows = list(result.rows(CONFIG))
     assert [row["verdict"] for row in rows[2:4]] == ["ACCEPTED", "WRONG_ANSWER"]
     assert rows[0]["reward"] == 1.0 and rows[3]["reward"] == pytest.approx(0.75) and rows[5]["reward"] is None
     with pytest.raises(ValueError, match="pass@3"):
-        result.summary([3], RunConfig())
+        result.summary([3], CONFIG)
 
 
 def counts(values: list[int], n: int = 1) -> dict[str, tuple[int, int]]:
@@ -98,7 +101,7 @@ def test_clusters_are_kept_with_an_evaluation(tmp_path: Path) -> None:
     problems = [Problem(f"p{i}", "", source="s", cluster=f"family {i // 10}") for i in range(60)]
     verdicts = [[RIGHT if value else WRONG] for value in better]
     one = Evaluation(problems, verdicts, [["text"]] * 60, [[1]] * 60, max_tokens=30, seconds=2.0)
-    summary = one.summary([1], RunConfig())
+    summary = one.summary([1], CONFIG)
     assert summary["pass@1"]["low"] == 0 and summary["pass@1"]["high"] > 0.85  # 1/3 ± 2.57 · 0.21
     assert summary["by_source"]["s"]["high"] == summary["pass@1"]["high"]
 
@@ -144,15 +147,25 @@ def test_power_is_told_for_several_numbers_of_completions() -> None:
     assert needed == sorted(needed, reverse=True) and 1500 < needed[0] < 1700  # (1.96 + 0.84)² · 2 · 0.25 / 0.05²
     certain = power_lines(0.05, 0.5, [(4, 4)] * 50 + [(0, 4)] * 50 + [(2, 4)] * 10)
     assert int(certain[1].split()[0].replace(",", "")) < needed[0] / 4
-    with pytest.raises(ConfigError, match="--power"):
-        power_lines(0, 0.5, None)
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    assert samples_for([1, 4], None, False) == 4 and samples_for([1], 8, False) == 8 and parse_ks("4,1") == [1, 4]
-    for ks, wanted, greedy, match in (([1, 4], 1, False, "less than the 4"), ([1], 2, True, "one and the same")):
+    asked = EvalSettings(pass_at="4,1")
+    assert asked.ks == [1, 4] and asked.samples == 4 and EvalSettings(num_samples=8).samples == 8
+    for wrong, match in (
+        ({"pass_at": "1,4", "num_samples": 1}, "less than the 4"),
+        ({"num_samples": 2, "greedy": True}, "one and the same"),
+        ({"greedy": True, "temperature": 0.5}, "--greedy and --temperature 0.5"),
+        ({"pass_at": "0"}, "--pass-at must be at least 1"),
+        ({"pass_at": "1,x"}, "--pass-at must be numbers"),
+        ({"num_samples": 0}, "--num-samples must be greater than 0, not 0"),
+        ({"limit": 0}, "--limit must be greater than 0, not 0"),
+        ({"power": 0.0}, "--power must be greater than 0, not 0"),
+        ({"power": 1.0}, "--power must be below 1, a gain such as 0.05, not 1"),
+        ({"base_rate": 1.5}, "--base-rate must be at most 1, not 1.5"),
+    ):
         with pytest.raises(ConfigError, match=match):
-            samples_for(ks, wanted, greedy)
+            EvalSettings(**wrong)  # type: ignore[arg-type]
     assert policies([], True, False) == [("baseline", None)]
     assert policies([tmp_path], True, True) == [("baseline", None), ("checkpoint", tmp_path)]
     assert policies([tmp_path, tmp_path], False, True) == [("a", tmp_path), ("b", tmp_path)]
@@ -165,7 +178,7 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 
 def test_people_read_every_number(tmp_path: Path) -> None:
     result = evaluation([[RIGHT, WRONG]] * 8)
-    record = {"policies": {"checkpoint": "run"}, "checkpoint": result.summary([1, 2], RunConfig())}
+    record = {"policies": {"checkpoint": "run"}, "checkpoint": result.summary([1, 2], CONFIG)}
     text = "\n".join(lines(record))
     parts = ("pass@1  0.500", "pass@2  1.000", "95 % interval", "wrong answer 50.0%", "source even", "difficulty A")
     for part in parts:
@@ -209,10 +222,10 @@ def test_a_checkpoint_of_another_shape_frees_the_first_engine_before_it_loads(
     monkeypatch.setattr("adapters.load_checkpoint", lambda *_: None)
     for name, u in (("a", 8), ("b", 8), ("c", 4)):
         (tmp_path / name).mkdir()
-        RunConfig(model="starter", u=u).save(tmp_path / name / "config.yaml")
+        Settings(model="starter", u=u).save(tmp_path / name / "config.yaml")
     loaded = None
     for name in ("a", "b", "c"):
-        loaded = module.policy_of(tmp_path / name, ModelChoice("starter", "", ""), RunConfig(), loaded)
+        loaded = module.policy_of(tmp_path / name, ModelChoice("starter", "", ""), CONFIG, loaded)
         policy = loaded.policy  # as the caller's own name for it does
         assert policy.engine is not None
     assert len(alive) == 4  # a and b share an engine

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import ConfigError, RunConfig, resolved
+from pipeline.config import ConfigError, Settings, resolved
 from pipeline.policy.gguf import convert
 from pipeline.policy.models import ModelChoice, architecture, choose_model, made_ready, transformers_config
 from tests.tiny_gguf import save_tiny_gguf, tiny_model
@@ -264,7 +264,7 @@ def test_plans_and_tables_need_no_conversion(tmp_path: Path, cache: Path) -> Non
 
     model = tiny_model("qwen3")
     choice = choose_model(str(save_tiny_gguf(tmp_path / "model.gguf", model, twice=True)))
-    table = dict(parameter_table(choice, resolved(RunConfig(model=choice.name, dataset="x"), starter=False, gpu=False)))
+    table = dict(parameter_table(choice, resolved(Settings(model=choice.name, dataset="x"), starter=False, gpu=False)))
     assert table["frozen     base model"].startswith(f"{model.num_parameters():,} parameters")
     sizes = Sizes.of(transformers_config(choice).to_dict())
     assert sizes.projections == sum(p.numel() for name, p in model.named_parameters() if "_proj" in name)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, RunConfig, resolved
+from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.launch import prepare
 from pipeline.policy import loading as policy
 from pipeline.policy.memory import (
@@ -32,7 +32,7 @@ LENGTHS = {"max_prompt_length": 256, "max_completion_length": 512}
 
 def config_of(gpu_memory: float | None = None, **others) -> RunConfig:
     options = {"dataset": "x", "vllm": True, **LENGTHS, "gpu_memory": gpu_memory, **others}
-    return resolved(RunConfig(**options), starter=False, gpu=True)
+    return resolved(Settings(**options), starter=False, gpu=True)
 
 
 def plan_or_none(shape: str, config: RunConfig, free: float) -> MemoryPlan | None:
@@ -174,4 +174,4 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, count: s
     if count is not None:
         monkeypatch.setenv("WORLD_SIZE", count)
     with pytest.raises(ConfigError, match=f"WORLD_SIZE={count}: ") if refused else contextlib.nullcontext():
-        prepare(RunConfig(model="starter"))
+        prepare(Settings(model="starter"))

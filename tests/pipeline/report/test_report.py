@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ConfigError, Settings
 from pipeline.report.collect import run_data
 from pipeline.report.page import write_page
 from pipeline.run_folder import RunFolder
@@ -31,7 +31,7 @@ def write_run(path: Path, steps: int, per_step: int, program_lines: int = 3) -> 
         records = [{"id": one, "statement": f"Problem {one} {HOSTILE}", "tests": tests} for one in ids]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     train, held_out = str(path / "train.jsonl"), str(path / "held-out.jsonl")
-    config = RunConfig(model="starter", dataset=train, eval_dataset=held_out, eval_problems=40)
+    config = Settings(model="starter", dataset=train, eval_dataset=held_out, eval_problems=40)
     config.save(folder.path / "config.yaml")
     numbers = random.Random(0)
     for step in range(1, steps + 1):
@@ -96,7 +96,7 @@ def test_a_bare_or_moved_run_is_shown_and_another_folder_refused(tmp_path: Path)
     (folder / "train.jsonl").unlink()
     assert "no such file" in run_data(folder, 1000)["note"]
     started = RunFolder.create(str(tmp_path / "started"), "run")
-    RunConfig(model="starter", dataset="starter").save(started.path / "config.yaml")
+    Settings(model="starter", dataset="starter").save(started.path / "config.yaml")
     data = run_data(started.path, 10)
     assert data["steps"] == [] and data["rollouts"]["step"] == []
     write_page([data], tmp_path / "empty.html")

@@ -266,14 +266,14 @@ def test_a_closed_policy_gives_back_model_and_engine() -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     code = """if True:
         import weakref
-        from pipeline.config import RunConfig, resolved
+        from pipeline.config import resolved, Settings
         from pipeline.environment import prepare_environment
         from pipeline.policy.models import choose_model
         from pipeline.policy.loading import load_policy
 
         choice = choose_model("starter")
         prepare_environment(choice.location)
-        policy = load_policy(choice, resolved(RunConfig(vllm=True), starter=True, gpu=False))
+        policy = load_policy(choice, resolved(Settings(vllm=True), starter=True, gpu=False))
         kept = [policy.model, policy.model.tinylora.v, policy.engine.llm, policy.engine.worker.tinylora_weights[0]]
         kept = [weakref.ref(one) for one in kept]
         policy.close()

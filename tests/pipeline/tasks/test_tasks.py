@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from data.problems import write_problems
-from pipeline.config import ConfigError, RunConfig, parse_scales, resolved
+from pipeline.config import ConfigError, RunConfig, Settings, parse_scales, resolved
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json_lines
 from pipeline.tasks import CODE, COUNTDOWN, GSM8K, TASKS, Q, means, task_of
@@ -24,7 +24,7 @@ from rewards.verdict import Status, Verdict
 
 
 def config(**settings) -> RunConfig:
-    return resolved(RunConfig(**settings), starter=True, gpu=False)
+    return resolved(Settings(**settings), starter=True, gpu=False)
 
 
 def test_countdown_is_judged_at_once() -> None:
@@ -65,18 +65,18 @@ def test_masked_rewards() -> None:
         [Problem("a", "")] * 2, ["", ""], [lost, replace(found, status=Status.WRONG_ANSWER, passed=1)], config()
     )
     assert Q.totals(scores) == [None, 0.25]
-    reasoning = task_of(RunConfig(task="q", template="q-reasoning"))
+    reasoning = task_of(config(task="q", template="q-reasoning", dataset="x"))
     assert [reward.name for reward in reasoning.rewards] == ["pass_rate", "perfect_bonus", "format_reward"]
 
 
 def test_only_programs_need_graders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     for task in ("countdown", "gsm8k"):
-        with start_graders(RunConfig(task=task)) as none:
+        with start_graders(config(task=task, dataset="x")) as none:
             assert none.describe()["tier"] == "none"
     for task, missing in (("code", "g++"), ("q", "q is missing")):
         with pytest.raises(GraderError, match=missing.replace("+", r"\+")):
-            start_graders(RunConfig(task=task))
+            start_graders(config(task=task, dataset="x"))
 
 
 # --- problems of a run
@@ -131,7 +131,7 @@ def test_data_sets_that_do_not_fit(settings: dict, why: str) -> None:
 )
 def test_wrong_settings_are_named(wrong: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        RunConfig(**wrong)
+        Settings(**wrong)
 
 
 def test_rows_of_a_published_set_are_read_as_they_are(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig
+from pipeline.config import Settings
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.tools import doctor
 from rewards.errors import GraderError
@@ -25,7 +25,7 @@ def broken() -> tuple[str, str, str]:
 
 
 def test_a_failing_check_is_one_line_and_its_dependants_are_skipped() -> None:
-    it = doctor.Examination(RunConfig())
+    it = doctor.Examination(Settings())
     it.add("first", broken, advice="call somebody")
     it.add("second", lambda: (doctor.OK, "fine", ""), needs=it.pool)
     it.add("third", lambda: (doctor.OK, "fine", ""))
@@ -49,16 +49,16 @@ def test_an_unreachable_hub_matters_only_for_a_model_that_is_not_here(
     monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    status, found, _ = doctor._hub(RunConfig(model=str(tiny_model_folder)))
+    status, found, _ = doctor._hub(Settings(model=str(tiny_model_folder)))
     assert status == "warning" and "does not answer" in found and "is local" in found
-    assert "HF_ENDPOINT" in doctor._hub(RunConfig(model="owner/name"))[2]
+    assert "HF_ENDPOINT" in doctor._hub(Settings(model="owner/name"))[2]
 
 
 def test_headers_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: HeaderStore, build: Path) -> Path:
         raise GraderError("the compiler cannot write PCH files")
 
-    it = doctor.Examination(RunConfig())
+    it = doctor.Examination(Settings())
     with GraderPool(1, quiet=True, header_bytes=0) as it.pool:
         status, found, advice = doctor._headers(it)
         assert status == "warning" and "verdicts are right" in found and "--header-store" in advice

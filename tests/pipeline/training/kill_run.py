@@ -50,12 +50,12 @@ def fork_run(folder: Path) -> int:
         silent = os.open(folder.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        from pipeline.config import RunConfig
+        from pipeline.config import Settings
         from pipeline.run_folder import RunFolder
         from pipeline.training.run import stored_config, train
 
         resume = (folder / "config.yaml").is_file()
-        config = stored_config(RunFolder.resume(str(folder)), {}) if resume else RunConfig(**settings(folder))
+        config = stored_config(RunFolder.resume(str(folder)), {}) if resume else Settings(**settings(folder))
         train(config, resume=resume)
         code = 0
     except BaseException:  # noqa: BLE001 - a forked child must not return into the parent's code

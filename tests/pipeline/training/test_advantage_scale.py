@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adapters import TinyLoRAConfig, inject
-from pipeline.config import RunConfig, resolved
+from pipeline.config import Settings, resolved
 from rewards.problem import Problem
 
 pytestmark = pytest.mark.integration
@@ -43,7 +43,7 @@ def rolled_out(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
         torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8)).v, std=0.1)
-        config = resolved(RunConfig(**SETTINGS, **settings), starter=True, gpu=False)
+        config = resolved(Settings(**SETTINGS, **settings), starter=True, gpu=False)
         engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
         folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
         grader = StreamingGrader(None, task_of(config))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adapters import TinyLoRAConfig, inject
-from pipeline.config import RunConfig, resolved
+from pipeline.config import Settings, resolved
 from rewards.problem import Problem
 
 pytestmark = pytest.mark.integration
@@ -32,7 +32,7 @@ def test_a_step_has_the_kl_of_half_its_square(tiny_model_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
     task = TASKS["gsm8k"]
-    config = resolved(RunConfig(task="gsm8k", dataset="x", max_completion_length=12), starter=True, gpu=False)
+    config = resolved(Settings(task="gsm8k", dataset="x", max_completion_length=12), starter=True, gpu=False)
     report = calibrate(Policy(model, tokenizer, engine), PROBLEMS, task, config)
     assert report["completions"] >= COMPLETIONS and 0 < report["variance_share"] <= 1
     prompts = [ids for ids in prompt_ids(tokenizer, PROBLEMS, task) for _ in range(8)]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.config import LOSS_TYPES
+from pipeline.config import LOSS_TYPES, Settings
 from tests.pipeline.training.tiny_trainer import tiny_trainer
 
 Made = Callable[..., Any]
@@ -77,16 +77,19 @@ def stepped(trainer: Any, batch: dict[str, Any]) -> Tensor:
 @given(limit=st.integers(2, 400), share=st.floats(0, 1), length=st.integers(1, 400))
 def test_the_penalty_for_overlong_completions_is_that_of_dapo(limit: int, share: float, length: int) -> None:
     """Equation 13: 0 up to L_max − L_cache, then ((L_max − L_cache) − |y|) / L_cache, and −1 beyond L_max."""
-    from pipeline.config import RunConfig
+    from pipeline.config import resolved
     from pipeline.training.grpo import training_task
 
+    def config(**given: Any) -> Any:
+        return resolved(Settings(**given), starter=True, gpu=False)
+
     cache = 1 + int(share * (limit - 2))
-    task = training_task(RunConfig(overlong_cache=cache, max_completion_length=limit))
+    task = training_task(config(overlong_cache=cache, max_completion_length=limit))
     penalty = task.rewards[-1]
     assert penalty.weight == 1 and penalty.of_text is not None and len(task.rewards) == 2
     expected = 0.0 if length <= limit - cache else ((limit - cache) - length) / cache if length <= limit else -1.0
     assert penalty.of_text(prompts=[""], completions=[""], completion_ids=[[7] * length]) == [pytest.approx(expected)]
-    assert len(training_task(RunConfig(max_completion_length=limit)).rewards) == 1
+    assert len(training_task(config(max_completion_length=limit)).rewards) == 1
 
 
 @pytest.mark.integration

@@ -13,7 +13,7 @@ import torch
 from adapters import TinyLoRAConfig, inject, merge, tinylora
 from pipeline.bench.form import Row
 from pipeline.bench.mismatch import SCALES, exact_rows
-from pipeline.config import RunConfig, resolved
+from pipeline.config import Settings, resolved
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout.engine import EngineError
 from pipeline.training.collapse import MISMATCH_LIMIT, check_mismatch
@@ -49,7 +49,7 @@ def trainer_of(tiny_model_folder: Path, tmp_path: Path) -> Callable[..., Any]:
         weight += noise * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         for model in models:
             inject(model, TinyLoRAConfig(u=8))
-        settings = RunConfig(task="gsm8k", dataset="x", prompts_per_step=2, num_generations=4, steps=steps)
+        settings = Settings(task="gsm8k", dataset="x", prompts_per_step=2, num_generations=4, steps=steps)
         config = resolved(replace(settings, max_completion_length=12), starter=True, gpu=False)
         engine = TransformersEngine(models[1], eos_token_ids=[2], pad_token_id=0)
         policy = Policy(models[0], AutoTokenizer.from_pretrained(tiny_model_folder), engine)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import RunConfig, resolved
+from pipeline.config import RunConfig, Settings, resolved
 from pipeline.policy.models import ModelChoice
 from rewards.problem import Problem, Test
 from tests.tiny_model import save_tiny_model
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
-    settings = RunConfig(dataset="unused", quant="nf4", steps=2, prompts_per_step=2, num_generations=4)
+    settings = Settings(dataset="unused", quant="nf4", steps=2, prompts_per_step=2, num_generations=4)
     return resolved(settings, starter=True, gpu=False)
 
 

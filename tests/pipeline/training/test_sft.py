@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.config import ConfigError
+from pipeline.config.warm_up import WarmUp
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.tasks import CODE
-from pipeline.training.sft import WarmUp, starter_examples, training_rows
+from pipeline.training.sft import starter_examples, training_rows
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import RunConfig, resolved
+from pipeline.config import RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
 from pipeline.policy.loading import Policy
 from pipeline.policy.models import ModelChoice, choose_model, made_ready
@@ -35,7 +35,7 @@ def choice() -> ModelChoice:
 
 @pytest.fixture(scope="module", params=["none", "nf4"], ids=["float32", "nf4"])
 def config(request) -> RunConfig:
-    settings = RunConfig(task="gsm8k", dataset="x", vllm=True, quant=request.param, steps=1, lr="auto")
+    settings = Settings(task="gsm8k", dataset="x", vllm=True, quant=request.param, steps=1, lr="auto")
     sizes = replace(settings, prompts_per_step=1, num_generations=4, max_prompt_length=160, max_completion_length=32)
     return resolved(sizes, starter=False, gpu=has_gpu())
 

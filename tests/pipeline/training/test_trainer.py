@@ -10,7 +10,7 @@ import torch
 
 from adapters import TinyLoRAConfig, inject
 from adapters.tinylora import value_key
-from pipeline.config import LOSS_TYPES, RunConfig, resolved
+from pipeline.config import LOSS_TYPES, Settings, resolved
 from rewards.problem import Problem, Test
 
 pytestmark = pytest.mark.integration
@@ -32,7 +32,7 @@ def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8)).v, std=0.1)
-    config = resolved(RunConfig(prompts_per_step=2, num_generations=4, steps=2), starter=True, gpu=False)
+    config = resolved(Settings(prompts_per_step=2, num_generations=4, steps=2), starter=True, gpu=False)
     problems = [Problem(str(i), f"Print {i}.", (Test("", str(i)),)) for i in range(4)]
     folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)

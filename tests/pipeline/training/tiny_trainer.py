@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from adapters import TinyLoRAConfig, inject
-from pipeline.config import RunConfig, resolved
+from pipeline.config import Settings, resolved
 from rewards.problem import Problem
 
 SETTINGS: dict[str, Any] = {
@@ -53,7 +53,7 @@ def tiny_trainer(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8)).v, std=0.1)
-    config = resolved(RunConfig(**SETTINGS | settings), starter=True, gpu=False)
+    config = resolved(Settings(**SETTINGS | settings), starter=True, gpu=False)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
     grader = StreamingGrader(None, training_task(config))

@@ -1,0 +1,142 @@
+"""What a run is made with: settings in which nothing is open, kept as YAML in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic.dataclasses import dataclass
+
+from adapters.config import Rule
+from pipeline.config.settings import Quant, Settings
+from storage.errors import ConfigError
+from storage.settings import STRICT
+
+CISPO_LARGEST_WEIGHT = 5.0  # ScaleRL (arXiv 2510.13786)
+DYNAMIC_LIMIT = 4.0
+STARTER = "starter"
+DEFAULT_MODEL = "Qwen/Qwen2.5-Coder-3B-Instruct"
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class RunConfig(Settings):
+    """Settings with a value wherever a run needs one; made by `resolved`. Bounds are those of `Settings`."""
+
+    model: str
+    quant: Quant
+    projections: Rule
+    dataset: str
+    max_prompt_length: int
+    num_generations: int
+    prompts_per_step: int
+    max_completion_length: int
+    steps: int
+    epsilon_high: float
+    scale_rewards: Literal["group", "batch", "none"]
+    eval_problems: int
+
+    def __post_init__(self) -> None:
+        Settings(**asdict(self))
+        if self.overlong_cache >= self.max_completion_length:
+            raise ConfigError(
+                f"--overlong-cache {self.overlong_cache} must be below --max-completion-length, "
+                f"{self.max_completion_length}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ConfigError(f"--warmup-steps {self.warmup_steps} must be below --steps, {self.steps}")
+
+    @property
+    def batch_size(self) -> int:
+        """Completions of one step."""
+        return self.prompts_per_step * self.num_generations
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a prompt and its completion."""
+        return self.max_prompt_length + self.max_completion_length
+
+    @property
+    def most_groups(self) -> int:
+        """Groups that dynamic sampling draws in a step at most."""
+        return int(self.prompts_per_step * (self.dynamic_limit or DYNAMIC_LIMIT))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    STARTER: {
+        "max_prompt_length": 384,
+        "max_completion_length": 224,
+        "prompts_per_step": 16,
+        "num_generations": 16,
+        "steps": 28,
+        "eval_problems": 1024,
+    },
+    "model": {
+        "max_prompt_length": 2048,
+        "max_completion_length": 1024,
+        "prompts_per_step": 32,
+        "num_generations": 8,
+        "steps": 200,
+        "eval_problems": 256,
+    },
+}
+EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all"}
+DATASET_ADVICE = {
+    "code": "give a JSON-lines file of problems, or 'starter' for generated ones",
+    "gsm8k": "give openai/gsm8k, or a folder, parquet or JSON-lines file of its rows",
+    "q": "give a folder of problems in Q, or what scripts/prepare_data.py made of them",
+    "countdown": "give 'generated', or a file of rows with nums and target",
+}
+
+
+def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
+    """Fill what is open. Raises `ConfigError` for a real model without a dataset, and for settings that do not go
+    together once the open ones are known."""
+    if settings.refresh == "lowrank" and not settings.vllm:
+        raise ConfigError("--refresh lowrank: without --vllm there is no engine to refresh; add it, or leave it out")
+    if settings.refresh == "lowrank" and settings.rounding is not None:
+        raise ConfigError(f"--rounding {settings.rounding}: --refresh lowrank merges and rounds nothing; leave one out")
+    task, cispo = settings.task, settings.loss_type == "cispo"
+    preset = PRESETS[STARTER if starter else "model"] | {
+        "model": STARTER if starter else DEFAULT_MODEL,
+        "quant": "nf4" if gpu else "none",
+        "projections": "normal",
+        "dataset": "generated" if task == "countdown" else STARTER if starter and task == "code" else None,
+        "rounding": "stochastic" if settings.refresh == "merge" else None,
+        "scale_rewards": "none" if settings.loss_type == "dr_grpo" else "group",
+        "epsilon_high": CISPO_LARGEST_WEIGHT if cispo else settings.epsilon,
+    }
+    if settings.dynamic_sampling:
+        preset["dynamic_limit"] = DYNAMIC_LIMIT
+    if starter and gpu:
+        preset["steps"] = 48  # of two seconds instead of 24
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    if "dataset" not in given and preset["dataset"] is None:
+        raise ConfigError(f"--dataset is missing: {DATASET_ADVICE[task]}")
+    return RunConfig(**preset | given)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file, keys as in `Settings` (dashes allowed). Raises `ConfigError` naming file and key."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config file {path}: no such file")
+    try:
+        loaded = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(loaded, Mapping):
+        raise ConfigError(f"config file {path}: must hold one setting a line, such as 'u: 32'")
+    known = {f.name for f in fields(Settings)}
+    settings = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"config file {path}: unknown setting {key!r}")
+    return settings
+
+
+def load_config(path: str | Path) -> Settings:
+    """The settings stored in a run's folder; what earlier runs did not store has the value that it had then."""
+    return Settings(**EARLIER | read_settings(path))
