@@ -24,6 +24,7 @@ from data.overlap import fingerprint, grams, groups, shared_grams
 from data.problems import DatasetError, read_problems, write_problems
 from data.settings import Preparation
 from data.sources import Loaded, Skip, convert_record, find_source, read_records
+from data.sources.countdown import generate
 from data.sources.luogu import Unparsable
 from rewards.grader.harness import grade
 from rewards.grader.needs import missing_need
@@ -103,8 +104,6 @@ def convert(settings: Preparation) -> Outcome:
     source = find_source(settings.source)
     outcome = Outcome()
     if source.name == "countdown" and settings.location == "generated":
-        from data.sources.countdown import generate
-
         made = generate("train", settings.max_samples or 2000, settings.seed)
         outcome.kept = [Loaded(problem) for problem in made]
         return outcome

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from adapters.config import Rule
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
-from pipeline.environment import has_gpu
+from pipeline.environment import has_gpu, prepare_environment
+from pipeline.policy.loading import parameter_table
 from pipeline.policy.models import ModelChoice, architecture, choose_model
 from pipeline.tasks import task_of
 from pipeline.versions import warn_of_untested
@@ -27,6 +28,14 @@ def prepare(settings: Settings) -> tuple[ModelChoice, RunConfig]:
     task_of(config)
     warn_of_untested()
     return choice, config
+
+
+def described(settings: Settings) -> str:
+    """What a run would do and train, for people; no weights are loaded."""
+    choice, config = prepare(settings)
+    prepare_environment(choice.location)
+    table = [*asdict(config).items(), ("", ""), *parameter_table(choice, config)]
+    return f"model: {choice.name} ({choice.reason})\n\n" + "\n".join(f"{name:24}{value}" for name, value in table)
 
 
 def projections_of(settings: Settings, choice: ModelChoice) -> Rule:

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import adapters
 from pipeline.config import ConfigError
 from rewards.files import json_lines
 from rewards.problem import ProblemError
@@ -91,10 +92,8 @@ def rollout_records(
 
 def checkpoint_fault(folder: Path) -> str | None:
     """What is wrong with a trainer's checkpoint, or None. Archives are read through, so that a flipped bit shows."""
-    from adapters import read_checkpoint
-
     try:
-        read_checkpoint(folder)
+        adapters.read_checkpoint(folder)
         read_json(folder / "trainer_state.json")
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             with zipfile.ZipFile(folder / name) as archive:

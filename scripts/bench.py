@@ -3,7 +3,6 @@ measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 import click
 import repo_root  # noqa: F401
 from command import one_sentence_errors
+
+from pipeline.environment import has_gpu
+from rewards.grader.pool import compiler_version
 
 
 @click.group(help=__doc__)
@@ -33,49 +35,18 @@ GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for
 
 def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
     """Measure, print the table, write JSON and picture; errors of the user in one sentence."""
-    from pipeline.bench.chart import draw_rows
-    from pipeline.bench.form import describe_machine, print_table, report
-    from pipeline.versions import describe_versions
-    from storage.files import write_json
+    from pipeline.bench.session import measured
 
-    machine = describe_machine()
     with one_sentence_errors():
-        picture = _picture(out)
-        rows = measure()
-    print_table(title, rows)
-    write_json(Path(out), report(rows, machine, describe_versions() | versions))
-    draw_rows(title, rows, picture)
-    click.echo(f"wrote {out} and {picture}")
-
-
-def _picture(out: str) -> Path:
-    """The PNG beside the JSON; an `out` that cannot be written is a `ConfigError`, before anything is measured."""
-    from pipeline.config import ConfigError
-    from pipeline.run_folder import check_target
-
-    path = Path(out)
-    if path.suffix in ("", ".png"):
-        raise ConfigError(f"--out {out}: needs the ending .json or another; .png is the picture's")
-    check_target(path)
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--out {out}: the folder {path.parent} cannot be written to")
-    return path.with_suffix(".png")
+        click.echo(measured(title, Path(out), measure, versions))
 
 
 def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
-    from pipeline.config import Settings, resolved
-    from pipeline.environment import has_gpu
-    from pipeline.launch import check_packages
-    from pipeline.policy.models import choose_model, made_ready
+    from pipeline.bench.session import settings_of
 
     with one_sentence_errors():
-        choice = choose_model(model)
-        asked = Settings(model=choice.name, dataset="starter", **options)  # problems are the benchmark's own
-        config = resolved(asked, starter=choice.is_starter, gpu=has_gpu())
-        check_packages(config)
-        choice = made_ready(choice)
-    return choice, config, has_gpu()
+        return settings_of(model, **options)
 
 
 @bench.command()
@@ -94,14 +65,10 @@ def grader(
 ) -> None:
     """The grader pool beside the naive way, beside the compiler alone, and its cost per test."""
     from pipeline.bench.grader import measure
-    from pipeline.bench.programs import real_tasks
-    from pipeline.config import ConfigError
-    from rewards.grader.pool import compiler_version
 
-    with one_sentence_errors():
-        if (completions is None) != (dataset is None):
-            raise ConfigError("--completions and --dataset go together")
-        real = real_tasks(dataset, completions) if completions and dataset else None
+    if (completions is None) != (dataset is None):
+        raise click.UsageError("--completions and --dataset go together")
+    real = (dataset, completions) if completions and dataset else None
     finish("grader", out, lambda: measure(programs, workers, only, real), **{"g++": compiler_version("g++")})
 
 
@@ -152,8 +119,6 @@ def train_step(
     out: str,
 ) -> None:
     """The training pass against the frozen model's, and whole steps with real grading."""
-    from pipeline.environment import has_gpu
-
     gpu = has_gpu()
     choice, config, _ = settings(
         model,

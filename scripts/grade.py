@@ -9,8 +9,6 @@ or program files on a folder of tests (NAME.in, NAME.ans):
     python scripts/grade.py --tests DIR FILE.cpp ... --time-limit 2
 """
 
-from pathlib import Path
-
 import click
 import repo_root  # noqa: F401
 from command import one_sentence_errors
@@ -31,10 +29,6 @@ from command import one_sentence_errors
 @click.option("--workers", type=click.IntRange(min=1), help="Grader processes.  [default: one per CPU]")
 @click.option("--unsafe-grader", is_flag=True, help="Run even where no sandbox can be had (tier C).")
 def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, compiler, standard, workers, unsafe_grader):
-    from pipeline.run_folder import check_target
-    from pipeline.tools.grade import grade_folder, grade_lines, make_checker, print_verdicts
-    from rewards.grader.pool import GraderPool
-
     if folder is None and len(files) != 2:
         raise click.UsageError("give PROBLEMS.jsonl and SOLUTIONS.jsonl, or --tests DIR and program files")
     if folder is None and out is None:
@@ -42,15 +36,12 @@ def grade(files, folder, out, time_limit, memory_limit, checker, tolerance, comp
     overrides = {"time_limit": time_limit, "memory_limit": memory_limit and memory_limit * 1_000_000}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     with one_sentence_errors():
-        if out is not None:
-            check_target(Path(out))
+        from pipeline.tools.grade import make_checker, run
+
         if checker is not None:
             overrides["checker"] = make_checker(checker, tolerance)
-        solutions = (
-            grade_lines(files[0], files[1], overrides) if folder is None else grade_folder(folder, files, overrides)
-        )
-        with GraderPool(workers, unsafe=unsafe_grader, compiler=compiler, standard=standard) as pool:
-            print_verdicts(pool, solutions, out, names=files if folder else ())
+        pool = {"workers": workers, "unsafe": unsafe_grader, "compiler": compiler, "standard": standard}
+        run(files, folder, out, overrides, **pool)
 
 
 if __name__ == "__main__":

@@ -19,22 +19,10 @@ from command import one_sentence_errors
 @click.option("--pictures/--no-pictures", default=True, show_default=True, help="Also PNG files beside the page.")
 def main(runs: tuple[Path, ...], out: Path | None, max_rollouts: int, pictures: bool) -> None:
     with one_sentence_errors():
-        from pipeline.report.collect import run_data
-        from pipeline.report.page import write_page
-        from pipeline.run_folder import check_target
+        from pipeline.report.write import write_report
 
-        target = out or runs[0] / "report.html"
-        if out is not None:
-            check_target(out)
-        collected = [run_data(run, max_rollouts) for run in runs]
-        write_page(collected, target)
-        click.echo(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
-        if pictures:
-            from pipeline.report.pictures import draw
-
-            for run in collected:
-                for path in draw(run, target.parent, prefix=f"{run['name']}-" if len(runs) > 1 else ""):
-                    click.echo(str(path))
+        for path in write_report(runs, out, max_rollouts, pictures):
+            click.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

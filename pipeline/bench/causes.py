@@ -18,8 +18,10 @@ from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
 from pipeline.policy.loading import load_policy
 from pipeline.policy.models import ModelChoice
+from pipeline.rollout import Sampling
 from pipeline.tasks import task_of
 from pipeline.tasks.problem_sets import load_problem_sets
+from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
 
 UNIT = "k3 per token"
 TOGETHER = 4  # so many of the worst places are made exact one after another
@@ -27,9 +29,6 @@ TOGETHER = 4  # so many of the worst places are made exact one after another
 
 def measure(choice: ModelChoice, config: RunConfig) -> list[Row]:
     """Rows for one completion of each of `config.prompts_per_step` problems."""
-    from pipeline.rollout import Sampling
-    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
-
     task, sets = task_of(config), load_problem_sets(config)
     policy = load_policy(choice, config)
     problems, _ = fitting_problems(policy.tokenizer, sets.train, config.max_prompt_length, task)

@@ -25,7 +25,10 @@ from pipeline.bench.generation import Case, Task
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig, Settings, resolved
 from pipeline.environment import has_gpu, prepare_environment
+from pipeline.policy.loading import load_policy
+from pipeline.policy.models import compute_dtype, eos_token_ids, load_model
 from pipeline.policy.shapes import shape_name
+from pipeline.rollout import Sampling
 from storage.files import write_json
 
 Prompts = list[list[int]]
@@ -94,9 +97,6 @@ def serving(task: Task) -> tuple[Any, Generate, Callable[[], float]]:
     """A loaded policy that serves a small update; how its engine generates, and how it refreshes, in seconds."""
     import torch
 
-    from pipeline.policy.loading import load_policy
-    from pipeline.rollout import Sampling
-
     policy = load_policy(task.choice, run_config(task))
     v = SMALL * torch.randn(policy.model.tinylora.v.shape, generator=torch.Generator().manual_seed(0))
 
@@ -115,8 +115,6 @@ def serving(task: Task) -> tuple[Any, Generate, Callable[[], float]]:
 def ours(task: Task) -> dict[str, Any]:
     """vLLM as training runs it, then with a request per group; and what a refresh and TRL's sync cost on it."""
     import torch
-
-    from pipeline.policy.models import eos_token_ids
 
     policy, by_completion, refresh = serving(task)
     llm, tokenizer = policy.engine.llm, policy.tokenizer
@@ -222,8 +220,6 @@ def generate(task: Task) -> dict[str, Any]:
     """Unsloth's `generate` on the trained model, `task.chunk` rows at once."""
     import torch
 
-    from pipeline.policy.models import eos_token_ids, load_model
-
     model, tokenizer = load_model(task.choice, run_config(task))
     from unsloth import FastLanguageModel
 
@@ -266,8 +262,6 @@ def load_plain(location: str) -> Any:
     """The model by transformers alone, in the data type that is served, where the engine is."""
     import torch
     from transformers import AutoModelForCausalLM
-
-    from pipeline.policy.models import compute_dtype
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, compute_dtype()), device_map=device)

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import Task, workloads
+from pipeline.bench.programs import Task, real_tasks, workloads
 from rewards.grader.harness import grade
 from rewards.grader.judge import Judge, JudgeConfig
 from rewards.grader.lean import flags
@@ -279,9 +279,10 @@ def _clear(job: Path) -> None:
 
 
 def measure(
-    programs: int, workers: int | None = None, only: Sequence[str] = (), real: Sequence[Task] | None = None
+    programs: int, workers: int | None = None, only: Sequence[str] = (), real: tuple[str, Path] | None = None
 ) -> list[Row]:
-    """All rows. `only` names workloads; `real` are a model's programs, graded instead of ours.
+    """All rows. `only` names workloads; `real`: a data set and the file of a model's completions, graded instead of
+    our programs.
 
     Raises `GraderError` when no grader can be had.
     """
@@ -290,7 +291,7 @@ def measure(
         print(f"other work is running here (load {load:.1f}): the ratios are not reliable", file=sys.stderr)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     if real is not None:
-        return _throughput_rows("real", real, workers)
+        return _throughput_rows("real", real_tasks(*real), workers)
     chosen = {kind: tasks for kind, tasks in workloads(programs).items() if kind in (only or NAIVE_BARS)}
     rows = [row for kind, tasks in chosen.items() for row in _throughput_rows(kind, tasks, workers)]
     rows += [row for kind, tasks in chosen.items() for row in _time_rows(kind, tasks[:TIMED])]

@@ -26,10 +26,13 @@ from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
 from pipeline.policy.loading import Policy, load_engine, load_policy
 from pipeline.policy.models import ModelChoice
+from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
+from pipeline.run_folder import RunFolder
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
+from pipeline.training.logprobs import kl_k3, log_probs_without_gradient, unpadded_rows
 
 FLOOR_BATCHES = 3
 MOST_VECTORS = 7  # of the training run, evenly spaced, that every way is measured at
@@ -42,8 +45,6 @@ FOREIGN = "merged into the checkpoint's own weights, stochastic"
 
 def measure(choice: ModelChoice, config: RunConfig, steps: int, gpu: bool) -> list[Row]:
     """Rows for `steps` training steps of the settings in `config`; the bars hold on a GPU."""
-    from pipeline.rollout import Sampling
-
     task = task_of(config)
     sets = load_problem_sets(config)
     with start_graders(config) as pool:
@@ -86,8 +87,6 @@ def exact_rows(what: str, found: dict[float, Any], expected: dict[float, Any], g
     """
     import torch
 
-    from pipeline.training.logprobs import kl_k3
-
     rows = []
     bar = BAR_FLOAT32 if barred and not gpu else None
     for scale in expected:
@@ -107,7 +106,6 @@ def _train(
     policy: Policy, grader: StreamingGrader, problems: Any, config: RunConfig, steps: int
 ) -> tuple[list[Any], list[float]]:
     """The vector before each of `steps` training steps, and the mismatch that each step logged."""
-    from pipeline.run_folder import RunFolder
     from pipeline.training.trainer import TinyLoRATrainer
 
     bank = policy.model.tinylora
@@ -172,8 +170,6 @@ class _Bench:
         """Log-probabilities of all completion tokens, one after another, computed as the engine is served now."""
         import torch
 
-        from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
-
         with torch.no_grad():
             self.bank.v.copy_(v)
         self.bank.merge_with(self.rounding)
@@ -199,8 +195,6 @@ class _Bench:
 
     def mismatch(self, v: Any, seed: int) -> float:
         import torch
-
-        from pipeline.training.logprobs import kl_k3
 
         completions = self.generate(v, seed)
         sampled = torch.tensor([p for completion in completions for p in completion.log_probs])

@@ -23,6 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
 from pipeline.rollout.streaming import StreamingGrader
+from pipeline.run_folder import RunFolder
 from pipeline.tasks.graders import start_graders
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
@@ -140,7 +141,6 @@ class ProgramGrader(StreamingGrader):
 
 
 def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bool) -> list[Row]:
-    from pipeline.run_folder import RunFolder
     from pipeline.training.trainer import TinyLoRATrainer
 
     problems = problems_of_length(policy.tokenizer, 4 * config.prompts_per_step, config.max_prompt_length * 3 // 4)

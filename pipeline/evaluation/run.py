@@ -10,13 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import adapters
 from pipeline.config import RunConfig, Settings
 from pipeline.evaluation.choose import check_base, checkpoint_settings
 from pipeline.evaluation.compare import compare_counts, comparison_lines
-from pipeline.evaluation.evaluate import EVALUATION_SEED
+from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, fitting_problems
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice, made_ready
+from pipeline.progress import EvaluationBar
+from pipeline.rollout import Sampling
+from pipeline.rollout.streaming import StreamingGrader
 from pipeline.run_folder import check_target
 from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
@@ -41,18 +45,12 @@ def evaluate_policies(
     settings: as for training, its model being the base. policies: a name and a checkpoint's folder, None for the base;
     two of them are compared. Every completion goes to `<out>-<name>.jsonl`.
     """
-    from adapters import read_checkpoint
-    from pipeline.evaluation.evaluate import evaluate, fitting_problems
-    from pipeline.progress import EvaluationBar
-    from pipeline.rollout import Sampling
-    from pipeline.rollout.streaming import StreamingGrader
-
     check_target(out)
     choice, config = prepare(settings)
     for _, checkpoint in policies:
         if checkpoint is not None:
             check_base(checkpoint, checkpoint_settings(checkpoint), choice)
-            read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
+            adapters.read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     problems = held_out_problems(config)  # first: a data set may come from the hub
     choice = made_ready(choice)
@@ -115,8 +113,6 @@ def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, l
     of another shape."""
     import torch
 
-    from adapters import load_checkpoint
-
     settings = config if checkpoint is None else adapter_settings(config, checkpoint)
     adapter = tuple(getattr(settings, name) for name in ADAPTER_SETTINGS)
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
@@ -127,7 +123,7 @@ def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, l
     if checkpoint is None:
         torch.nn.init.zeros_(policy.model.tinylora.v)
     else:
-        load_checkpoint(checkpoint, policy.model)
+        adapters.load_checkpoint(checkpoint, policy.model)
     policy.engine.refresh(policy.model.tinylora.v)
     return loaded
 

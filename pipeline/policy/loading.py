@@ -6,8 +6,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapters.config import PROJECTIONS, TinyLoRAConfig
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
 from pipeline.policy.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
@@ -17,13 +18,11 @@ from pipeline.policy.models import (
     eos_token_ids,
     import_libraries,
     load_model,
+    quiet_libraries,
     transformers_config,
 )
+from pipeline.rollout import RolloutEngine
 from pipeline.versions import plain_vllm
-
-if TYPE_CHECKING:
-    from pipeline.rollout import RolloutEngine
-
 
 
 @dataclass
@@ -73,7 +72,6 @@ def load_engine(
         return TransformersEngine(
             model, eos_token_ids=ends, pad_token_id=tokenizer.pad_token_id, batch_size=TRANSFORMERS_ROWS
         )
-    from pipeline.policy.models import quiet_libraries
     from pipeline.rollout.vllm.engine import EngineLimits, VLLMEngine
 
     rounding: Any = config.rounding if config.refresh == "merge" else None
@@ -112,8 +110,6 @@ def parameter_table(choice: ModelChoice, config: RunConfig) -> Sequence[tuple[st
     """What would be trained and what stays frozen, from the architecture alone: no weights are loaded."""
     import torch
     from transformers import AutoModelForCausalLM
-
-    from adapters.config import PROJECTIONS, TinyLoRAConfig
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(transformers_config(choice))

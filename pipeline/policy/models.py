@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import adapters
 from adapters.config import TinyLoRAConfig
 from pipeline.config import DEFAULT_MODEL, STARTER, ConfigError, RunConfig
 from pipeline.environment import has_gpu, prepare_environment
@@ -201,10 +202,8 @@ def adapter_config(config: RunConfig) -> TinyLoRAConfig:
 def load_model(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
     """The policy and its tokenizer: loaded by Unsloth, frozen, every target projection replaced by a TinyLoRA
     module."""
-    from adapters import inject
-
     model, tokenizer = load_frozen(choice, config)
-    inject(model, adapter_config(config))
+    adapters.inject(model, adapter_config(config))
     return model, tokenizer
 
 

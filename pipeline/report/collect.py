@@ -16,6 +16,8 @@ import yaml
 
 from pipeline.config import STARTER, ConfigError, load_config, resolved
 from pipeline.run_folder import PHASES, read_json, read_json_lines
+from pipeline.tasks import task_of
+from pipeline.tasks.problem_sets import load_problem_sets
 from rewards.problem import Problem
 from storage.errors import UserError
 
@@ -148,9 +150,6 @@ def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
 
 def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
     """Prompts and first tests of the problems of the rollouts; a sentence where the data set cannot be read again."""
-    from pipeline.tasks import task_of
-    from pipeline.tasks.problem_sets import load_problem_sets
-
     settings = load_config(folder / "config.yaml")
     if not wanted:
         return {}, ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.rollout.sampling_support import WHOLE, Truncation
 from storage.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EngineError(UserError, RuntimeError):

@@ -10,8 +10,10 @@ both sides makes up for the rest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OUTSIDE = -1e30  # the score of a token that cannot be drawn; finite, so that p log p is 0 and not NaN
 

@@ -19,9 +19,21 @@ from pathlib import Path
 from typing import Any
 from urllib import error, request
 
+from data.sources.humaneval_x import NEEDS
+from data.starter.generator import problems
 from pipeline.config import STARTER, Settings
 from pipeline.environment import has_gpu
+from pipeline.evaluation.evaluate import prompt_ids
+from pipeline.launch import prepare
+from pipeline.policy.loading import load_policy
 from pipeline.policy.models import choose_model, made_ready
+from pipeline.rollout import Sampling
+from rewards.extraction import extract_source
+from rewards.grader import needs
+from rewards.grader.pool import GraderPool, compiler_version
+from rewards.grader.toolchains import find_toolchain
+from rewards.problem import Problem, Test
+from rewards.verdict import Status
 from storage.cache import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,9 +195,6 @@ def _memory() -> tuple[str, str, str]:
 
 
 def _compiler() -> tuple[str, str, str]:
-    from rewards.grader.pool import compiler_version
-    from rewards.grader.toolchains import find_toolchain
-
     toolchain = find_toolchain("cpp")
     return OK, f"{toolchain.name}, version {compiler_version(toolchain.compile[0])}", ""
 
@@ -209,8 +218,6 @@ def _hub(config: Settings) -> tuple[str, str, str]:
 
 
 def _sandbox(it: Examination) -> tuple[str, str, str]:
-    from rewards.grader.pool import GraderPool
-
     it.pool = GraderPool(it.config.grader_workers or 1, unsafe=it.config.unsafe_grader, quiet=True)
     about = it.pool.describe()
     found = f"tier {about['tier']} ({about['isolation']})"
@@ -221,8 +228,6 @@ def _sandbox(it: Examination) -> tuple[str, str, str]:
 
 def _headers(it: Examination) -> tuple[str, str, str]:
     """Two programs with one prologue, then a third that its precompiled header should serve."""
-    from rewards.problem import Problem, Test
-
     slower = "verdicts are right, compiling takes about four times as long"
     about = it.pool.describe()
     if it.pool.headers is None:
@@ -244,10 +249,7 @@ def _headers(it: Examination) -> tuple[str, str, str]:
 
 def _humaneval_x() -> tuple[str, str, str]:
     """The tasks of the benchmark whose own code needs packages that are not here."""
-    from data.sources.humaneval_x import NEEDS
-    from rewards.grader.needs import missing_header
-
-    lacking = {header: why for header in NEEDS if (why := missing_header(header))}
+    lacking = {header: why for header in NEEDS if (why := needs.missing_header(header))}
     if not lacking:
         return OK, "all 164 tasks can be graded", ""
     tasks = ", ".join(task for header in lacking for task in NEEDS[header])
@@ -255,10 +257,6 @@ def _humaneval_x() -> tuple[str, str, str]:
 
 
 def _grade(it: Examination) -> tuple[str, str, str]:
-    from rewards.extraction import extract_source
-    from rewards.problem import Problem, Test
-    from rewards.verdict import Status
-
     problem = Problem("doctor", "Add two numbers.", (Test("20 22\n", "42\n"), Test("-1 1\n", "0\n")))
     start = time.perf_counter()
     futures = [it.pool.submit(extract_source(text), problem) for text in (RIGHT, WRONG)]
@@ -274,11 +272,6 @@ def _grade(it: Examination) -> tuple[str, str, str]:
 
 
 def _load(it: Examination) -> tuple[str, str, str]:
-    from data.starter.generator import problems
-    from pipeline.evaluation.evaluate import prompt_ids
-    from pipeline.launch import prepare
-    from pipeline.policy.loading import load_policy
-
     choice, config = prepare(replace(it.config, dataset=STARTER))
     choice = made_ready(choice)
     start = time.perf_counter()
@@ -294,9 +287,6 @@ def _load(it: Examination) -> tuple[str, str, str]:
 
 
 def _sample(it: Examination, tokens: int, temperature: float) -> list[Any]:
-    from pipeline.rollout import Sampling
-
-
     return it.policy.engine.generate(it.prompts, Sampling(tokens, temperature, 0), lambda row, completion: None)
 
 
@@ -312,9 +302,6 @@ def _generate(it: Examination) -> tuple[str, str, str]:
 
 
 def _grade_generated(it: Examination) -> tuple[str, str, str]:
-    from data.starter.generator import problems
-    from rewards.extraction import extract_source
-
     asked = problems("held_out", PROMPT_PROBLEMS, 1)
     sources = [extract_source(text) for text in it.completions]
     verdicts = [it.pool.submit(s, problem).result() for s, problem in zip(sources, asked, strict=True)]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import adapters
 from adapters.config import AdapterError
 from pipeline.config import STARTER, ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
@@ -66,15 +67,15 @@ def _source(
     checkpoint: Path, model: str | None, quant: str | None, variant: str | None
 ) -> tuple[Settings, Callable[[Any], Any]]:
     """The settings of a checkpoint, and what sets its adapter in a loaded model. Reads the file before any weights."""
-    from adapters import load_checkpoint, read_checkpoint
     from adapters.legacy import apply_seed_checkpoint, read_seed_checkpoint
 
     changes: dict[str, Any] = {name: value for name, value in (("model", model), ("quant", quant)) if value is not None}
     if checkpoint.is_dir():
         if variant is not None:
             raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint says what it is")
-        read_checkpoint(checkpoint)
-        return replace(checkpoint_settings(checkpoint), **changes), lambda adapted: load_checkpoint(checkpoint, adapted)
+        adapters.read_checkpoint(checkpoint)
+        settings = replace(checkpoint_settings(checkpoint), **changes)
+        return settings, lambda adapted: adapters.load_checkpoint(checkpoint, adapted)
     if checkpoint.suffix == ".safetensors":
         raise AdapterError(f"checkpoint {checkpoint}: give the folder it is in, which also holds the run's settings")
     stored = read_seed_checkpoint(checkpoint)
@@ -87,7 +88,6 @@ def _source(
 
 
 def _write(form: str, adapted: Any, tokenizer: Any, choice: ModelChoice, config: RunConfig, folder: Path) -> None:
-    from adapters import save_checkpoint
     from adapters.export import export_lora, export_peft_tinylora
 
     if form == "lora":
@@ -95,7 +95,7 @@ def _write(form: str, adapted: Any, tokenizer: Any, choice: ModelChoice, config:
     elif form == "peft-tinylora":
         export_peft_tinylora(adapted, folder, choice.location)
     elif form == "tinylora":
-        save_checkpoint(folder, adapted, choice.name)
+        adapters.save_checkpoint(folder, adapted, choice.name)
         config.save(folder / "config.yaml")
     elif form == "merged":
         save_merged(adapted, tokenizer, choice.location, config.rounding or "stochastic", folder)

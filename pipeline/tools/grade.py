@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.problems import read_problems
+from pipeline.run_folder import check_target
 from rewards.files import Solution, read_solutions, read_source, read_test_folder
 from rewards.grader.compare import RULES
 from rewards.grader.harness import grade
@@ -48,6 +49,19 @@ def grade_folder(folder: str, files: Sequence[str], overrides: Mapping[str, Any]
     return [
         Solution(index, replace(problem, language=language), source) for index, (source, language) in enumerate(sources)
     ]
+
+
+def run(files: Sequence[str], folder: str | None, out: str | None, overrides: Mapping[str, Any], **pool: Any) -> None:
+    """Grade the two files of problems and solutions, or programs on a folder of tests.
+
+    overrides: of the problems' limits and checkers. pool: the arguments of `GraderPool`. Raises `UserError` before any
+    program runs.
+    """
+    if out is not None:
+        check_target(Path(out))
+    solutions = grade_lines(files[0], files[1], overrides) if folder is None else grade_folder(folder, files, overrides)
+    with GraderPool(**pool) as graders:
+        print_verdicts(graders, solutions, out, names=files if folder else ())
 
 
 def print_verdicts(pool: GraderPool, solutions: Sequence[Solution], out: str | None, names: Sequence[str]) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from data.sources.countdown import generate
+from data.starter.authors import AUTHORS, program
+from data.starter.generator import instances
 from pipeline.config import STARTER, ConfigError, RunConfig, Settings, resolved
 from pipeline.config.warm_up import WarmUp
 from pipeline.environment import has_gpu
@@ -65,8 +68,6 @@ def worked_problems(config: RunConfig, task: Task, settings: WarmUp) -> list[Pro
     if name == STARTER and task.name == "code":
         return starter_examples(settings.max_samples, settings.seed)
     if name == GENERATED and task.name == "countdown":
-        from data.sources.countdown import generate
-
         return generate("train", settings.max_samples, settings.seed)
     problems = [problem for part in config.datasets for problem in read_dataset(part, task) if problem.solution]
     if not problems:
@@ -77,11 +78,6 @@ def worked_problems(config: RunConfig, task: Task, settings: WarmUp) -> list[Pro
 
 def starter_examples(count: int, seed: int) -> list[Problem]:
     """The starter's training problems, each with a right program."""
-    from dataclasses import replace
-
-    from data.starter.authors import AUTHORS, program
-    from data.starter.generator import instances
-
     rng = Random(f"sft/{seed}")
     careful = [author for author in AUTHORS if author.careful]
     return [
