@@ -143,10 +143,8 @@ def convert(settings: Preparation) -> Outcome:
     """Read every record and turn it into a problem, tests within the limits of size and number."""
     source = find_source(settings.source)
     outcome = Outcome()
-    if source.name == "countdown" and settings.location == "generated":
-        from data.sources.countdown import generate
-
-        made = generate("train", settings.max_samples or 2000, settings.seed)
+    if source.generate and settings.location == "generated":
+        made = source.generate("train", settings.max_samples or 2000, settings.seed)
         outcome.kept = [Loaded(problem) for problem in made]
         return outcome
     records = read_records(source, settings.location, settings.split, settings.config)

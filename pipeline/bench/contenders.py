@@ -79,7 +79,6 @@ def run_config(task: Task) -> RunConfig:
     config = RunConfig(
         model=task.choice.name,
         vllm=task.contender != "generate",
-        dataset="starter",  # not read; a configuration needs one
         prompts_per_step=task.largest.prompts,
         num_generations=max(2, task.largest.samples),  # a configuration needs two to compare
         max_prompt_length=task.largest.prompt_tokens,

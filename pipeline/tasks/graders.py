@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.environment import has_gpu
-from pipeline.tasks import TASKS, Q
+from pipeline.tasks import TASKS
 from rewards.grader.pool import GraderPool
-from rewards.grader.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain
+from rewards.grader.toolchains import find_toolchain
 
 ENGINE_CORES = 2
 
@@ -35,8 +35,8 @@ def start_graders(config: RunConfig) -> Any:
     task = TASKS[config.task]
     if not task.runs_programs:
         return NoGraders()
-    if task is Q:
-        find_toolchain("q", DEFAULT_COMPILER, DEFAULT_STANDARD)
+    if task.language:
+        find_toolchain(task.language)
     cores = len(os.sched_getaffinity(0))
     workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
     return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)

@@ -19,13 +19,12 @@ from data.difficulty import parse_windows
 from data.overlap import fingerprint
 from data.problems import read_problems
 from data.purposes import PURPOSES
-from pipeline.config import STARTER, ConfigError, RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.tasks import TASKS, Task
 from rewards.grader.needs import missing_need
 from rewards.problem import Problem
 
 HELD_OUT_SHARE = 0.1
-GENERATED = "generated"
 GENERATED_TRAIN_PROBLEMS = 2000
 UNDIVIDED = "all"  # held-out problems of runs made before purposes were told apart
 HELD_OUT_SEED = 1_000_003  # the held-out problems do not depend on the run's seed: runs stay comparable
@@ -142,8 +141,11 @@ def _training_and_held_out(
     name: str, config: RunConfig, task: Task, seed: int
 ) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """The training problems of a data set, and its held-out ones by purpose."""
-    if name in (STARTER, GENERATED):
-        return _generated(name, task, config, seed)
+    makers = [other for other in TASKS.values() if other.generator and other.generator.name == name]
+    if task in makers:
+        return _generated(task, config, seed)
+    if makers:
+        raise ConfigError(f"--dataset {name} is for --task {makers[0].name}, not for {task.name}")
     problems = read_dataset(name, task)
     shuffled = list(problems)
     random.Random(HELD_OUT_SEED).shuffle(shuffled)
@@ -162,17 +164,9 @@ def _training_and_held_out(
     return train, {purpose: held_out[ends[i] : ends[i + 1]] for i, purpose in enumerate(wanted)}
 
 
-def _generated(
-    name: str, task: Task, config: RunConfig, seed: int
-) -> tuple[list[Problem], dict[str, list[Problem]]]:
-    if name == STARTER and task.name == "code":
-        from data.starter.generator import problems as generate
-    elif name == GENERATED and task.name == "countdown":
-        from data.sources.countdown import generate
-    else:
-        wanted = "code" if name == STARTER else "countdown"
-        raise ConfigError(f"--dataset {name} is for --task {wanted}, not for {task.name}")
-    assert config.eval_problems is not None
+def _generated(task: Task, config: RunConfig, seed: int) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    assert config.eval_problems is not None and task.generator is not None
+    generate = task.generator.problems
     train = generate("train", config.max_samples or GENERATED_TRAIN_PROBLEMS, seed)
     if config.eval_split == UNDIVIDED:
         return train, {UNDIVIDED: generate("held_out", config.eval_problems, HELD_OUT_SEED)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
-from pipeline.config import STARTER, ConfigError, RunConfig, resolved
+from pipeline.config import ConfigError, RunConfig, resolved
 from pipeline.environment import has_gpu
 from pipeline.evaluation.run import check_base, checkpoint_settings
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
@@ -43,7 +43,7 @@ def export(
     choice = choose_model(config.model, config.hub)
     if checkpoint.is_dir():
         check_base(checkpoint, checkpoint_settings(checkpoint), choice)
-    config = replace(config, model=choice.name, rounding=rounding or config.rounding, dataset=config.dataset or STARTER)
+    config = replace(config, model=choice.name, rounding=rounding or config.rounding)
     config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)

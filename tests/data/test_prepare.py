@@ -13,7 +13,7 @@ from data.overlap import fingerprint, grams, groups, words
 from data.prepare import Preparation, held_out_path, prepare_dataset, split, spread, text_language
 from data.problems import DatasetError, read_problems, write_problems
 from pipeline.run_folder import read_json_lines
-from pipeline.tasks import CODE
+from pipeline.tasks.code import TASK as CODE
 from pipeline.tasks.problem_sets import read_dataset
 from rewards.grader import needs
 from rewards.problem import Problem, Test
