@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rewards.problem import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, MEGABYTE, Problem, Test
 
-MAX_TIME_LIMIT = 10.0  # seconds; a longer one is a mistake of the record or of no use for rollouts
+MAX_TIME_LIMIT = 10.0  # seconds; a longer one is a mistake of the record, or too slow for rollouts
 
 Record = Mapping[str, Any]
 

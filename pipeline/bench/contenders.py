@@ -145,7 +145,7 @@ def ours(task: Task) -> dict[str, Any]:
 
 
 def lowrank(task: Task) -> dict[str, Any]:
-    """vLLM with the update beside its weights: a refresh writes a few bytes, and every token pays."""
+    """vLLM with the update next to its weights: a refresh writes a few bytes, and every token pays."""
     policy, by_completion, refresh = serving(task)
     rates = {"lowrank": time_cases(task, policy.tokenizer, by_completion, before=refresh)}
     result = {"rates": rates, "refresh_seconds": statistics.median(refresh() for _ in range(REFRESHES))}

@@ -20,7 +20,7 @@ class NoGraders(AbstractContextManager["NoGraders"]):
     """Stands where a task needs no programs to be run: no compiler, no sandbox, no processes."""
 
     def describe(self) -> dict[str, Any]:
-        return {"tier": "none", "isolation": "answers are compared, no program is run"}
+        return {"tier": "none", "isolation": "answers are compared; no program is run"}
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         return None
@@ -28,7 +28,7 @@ class NoGraders(AbstractContextManager["NoGraders"]):
 
 def start_graders(config: RunConfig) -> Any:
     """The grader pool of a run, or `NoGraders`; to be started before a model is loaded: graders are spawned, and must
-    not inherit a GPU. Beside a GPU two cores are left to the engine's loop, which launches the GPU's work.
+    not inherit a GPU. On a GPU machine two cores are left to the engine's loop, which launches the GPU's work.
 
     Raises `GraderError` where the task's language cannot be run here.
     """

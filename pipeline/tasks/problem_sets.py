@@ -70,10 +70,10 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
     held_out = sets[config.eval_split]
     validation = held_out if config.eval_split == UNDIVIDED else sets["validation"]
     if not held_out and config.difficulty:
-        raise ConfigError(f"--difficulty {config.difficulty}: no held-out problem is within; '' keeps all")
+        raise ConfigError(f"--difficulty {config.difficulty}: no held-out problem is in the window; '' keeps all")
     if not held_out or (config.eval_every and not validation):
         option = "--eval-every" if held_out else f"--eval-split {config.eval_split}"
-        raise ConfigError(f"{option}: no problem is left for it; give a larger --dataset, or leave it out")
+        raise ConfigError(f"{option}: no problem is left for it; give a larger --dataset, or drop the option")
     train: list[Problem] = []
     origin: dict[str, int] = {}
     for index, (problems, _) in enumerate(parts):
@@ -88,7 +88,7 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
             train.append(problem)
         if not kept:
             name = config.datasets[index]
-            raise ConfigError(f"--dataset {name}: no problem is left for training; give more, or an --eval-dataset")
+            raise ConfigError(f"--dataset {name}: no problem is left to train on; give a larger one, or --eval-dataset")
     return ProblemSets(train, held_out[: config.eval_problems], origin, validation[: config.eval_problems])
 
 
@@ -199,7 +199,7 @@ def read_dataset(name: str, task: Task) -> list[Problem]:
         source, place = find_source(task.source), name
     else:
         raise ConfigError(
-            f"--dataset {name}: give a JSON-lines file that scripts/prepare_data.py made, or SOURCE:location with one "
+            f"--dataset {name}: give a JSON-lines file made by scripts/prepare_data.py, or SOURCE:location with one "
             f"of {', '.join(SOURCES)}"
         )
     problems: dict[str, Problem] = {}
@@ -211,7 +211,7 @@ def read_dataset(name: str, task: Task) -> list[Problem]:
             problems.setdefault(loaded.problem.id, loaded.problem)
     if reasons:
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        print(f"{name}: {sum(reasons.values())} records are of no use ({why})", file=sys.stderr)
+        print(f"{name}: {sum(reasons.values())} records are skipped ({why})", file=sys.stderr)
     return _gradable(list(problems.values()), name, task)
 
 
@@ -225,9 +225,10 @@ def _gradable(problems: list[Problem], name: str, task: Task) -> list[Problem]:
     problems, lacking_here = without_missing_needs(problems)
     if lacking_here:
         named = "; ".join(f"{problem_id}: {reason}" for problem_id, reason in lacking_here.items())
-        print(f"{name}: {len(lacking_here)} problems cannot be graded here and are left out ({named})", file=sys.stderr)
+        count = len(lacking_here)
+        print(f"{name}: {count} problems cannot be graded on this machine and are skipped ({named})", file=sys.stderr)
     kept = [problem for problem in problems if task.gradable(problem)]
     if not kept:
         lacking = "has tests" if task.runs_programs else "has an answer"
-        raise ConfigError(f"dataset {name}: no problem {lacking}, so nothing could be graded for the task {task.name}")
+        raise ConfigError(f"dataset {name}: no problem {lacking}, so nothing can be graded for the task {task.name}")
     return kept

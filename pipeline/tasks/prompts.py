@@ -52,7 +52,7 @@ def choose_prompt(template: str | None, system: str | None, default: Prompt, kno
         try:
             text = Path(name).read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as error:
-            raise ConfigError(f"--template {name}: not a text in UTF-8 ({error.reason})") from None
+            raise ConfigError(f"--template {name}: not UTF-8 text ({error.reason})") from None
         prompt = Prompt(text, default.system)
     else:
         raise ConfigError(f"--template {name}: neither a file nor one of {', '.join(known)}")
@@ -60,9 +60,9 @@ def choose_prompt(template: str | None, system: str | None, default: Prompt, kno
     names = set(found.get_identifiers())
     if not found.is_valid() or names - set(PLACEHOLDERS):
         wrong = ", ".join(f"${n}" for n in sorted(names - set(PLACEHOLDERS))) or "a lone $ (write $$)"
-        raise ConfigError(f"--template {name}: {wrong} is not known; use ${', $'.join(PLACEHOLDERS)}")
+        raise ConfigError(f"--template {name}: {wrong} is unknown; use ${', $'.join(PLACEHOLDERS)}")
     if not names & {"statement", "numbers"}:
-        raise ConfigError(f"--template {name}: the text does not hold $statement, so the problem would not be shown")
+        raise ConfigError(f"--template {name}: the text does not contain $statement, so the problem would not be shown")
     return prompt if system is None else Prompt(prompt.text, system)
 
 

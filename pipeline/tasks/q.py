@@ -38,7 +38,7 @@ _DIRECT = Task(
     ),
     target=fenced_solution,
     gradable=has_tests,
-    advice="give a folder of problems in Q, or what scripts/prepare_data.py made of them",
+    advice="give a folder of problems in Q, or the file that scripts/prepare_data.py made of it",
     language="q",
     source="q",
 )

@@ -104,8 +104,8 @@ def test_what_is_not_a_whole_gguf_file_is_refused_in_a_sentence(tmp_path: Path, 
         ("text.gguf", b"hello, I am no model", "not a GGUF file"),
         ("empty.gguf", b"", "not a GGUF file"),
         ("weights.bin", whole[1:], "not a GGUF file"),
-        ("header.gguf", whole[:900], "damaged or cut short"),
-        ("tail.gguf", whole[:-500], f"cut short, {len(whole) - 500:,} of"),
+        ("header.gguf", whole[:900], "damaged or truncated"),
+        ("tail.gguf", whole[:-500], f"truncated: {len(whole) - 500:,} of"),
         ("old.gguf", whole[:4] + b"\x01\0\0\0" + whole[8:], "GGUF version 1"),
     ]:
         (tmp_path / name).write_bytes(content)
@@ -178,7 +178,7 @@ def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama:
     [
         (lambda fields: fields.pop("chat_template"), "has no chat template"),
         (lambda fields: fields.update(chat_template="{{ raise_exception('no') }}"), "its chat template fails"),
-        (lambda fields: fields.update(tokenizer_pre="klingon"), "how 'klingon' cuts text into words is not known"),
+        (lambda fields: fields.update(tokenizer_pre="klingon"), "'klingon', is not supported"),
         (lambda fields: fields.update(tokenizer_model="t5"), "its vocabulary (t5) cannot be read"),
     ],
 )
@@ -250,10 +250,10 @@ def test_an_interrupted_conversion_leaves_nothing_and_two_at_once_make_one(
 
 def test_a_cache_without_room_or_rights_is_named(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ConfigError, match="set TINYLORA_CACHE to a larger disk"):
+    with pytest.raises(ConfigError, match="set TINYLORA_CACHE to a folder on a larger disk"):
         made_ready(choose_model(str(file)))
     monkeypatch.setenv("TINYLORA_CACHE", str(file / "below"))
-    with pytest.raises(ConfigError, match="set TINYLORA_CACHE to a folder that can be written"):
+    with pytest.raises(ConfigError, match="set TINYLORA_CACHE to a writable folder"):
         made_ready(choose_model(str(file)))
 
 

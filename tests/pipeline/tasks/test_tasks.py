@@ -55,7 +55,7 @@ def test_the_target_of_a_problem_earns_the_full_reward(task) -> None:
     assert total == pytest.approx({"countdown": 2.0, "gsm8k": 2.0 + 0.5 + 0.5 + 0.5 + 0.2 * 0.5}[task.name])
 
 
-def test_a_target_that_is_no_number_is_of_no_use() -> None:
+def test_a_target_that_is_no_number_cannot_be_graded() -> None:
     numbers = Problem("a", "", numbers=(1, 2))
     found = [COUNTDOWN.gradable(replace(numbers, answer=answer)) for answer in ("3", "-3", "", "three", "3.5")]
     assert found == [True, True, False, False, False]
