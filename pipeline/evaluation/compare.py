@@ -77,7 +77,7 @@ def conclusion(result: Mapping[str, Any], k: int) -> str:
     same = "they agree on every problem" if c["only_a"] == c["only_b"] == 0 else f"{b} is better on {c['only_b']} "
     if c["only_a"] or c["only_b"]:
         same += f"problems and worse on {c['only_a']}"
-    missed = f"; so few problems would miss a gain below about {result['detectable_gain']:.3f}"
+    missed = f"; a gain below about {result['detectable_gain']:.3f} would go unnoticed with so few problems"
     return f"No difference between {a} and {b} is proven: {figures}; {same}{missed}."
 
 
@@ -116,8 +116,8 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
         risen = min(1.0, rate + gain)
         within = max((rate * (1 - rate) + risen * (1 - risen)) / 2, 1e-6)
     text = [
-        f"to see pass@1 rise by {gain:g} from {rate:.2f} with power {POWER:.0%} at the {LEVEL:.0%} level, paired on "
-        f"the same problems, if it rises equally on all of them:"
+        f"to detect a rise of pass@1 by {gain:g} from {rate:.2f} with power {POWER:.0%} at the {LEVEL:.0%} level, "
+        f"paired on the same problems, if it rises equally on all of them:"
     ]
     for samples in POWER_SAMPLES:
         problems = problems_needed(gain, paired_deviation(within, samples))

@@ -106,8 +106,8 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
     budget = DEFAULT_SHARE * free if config.gpu_memory is None else config.gpu_memory * 1e9
     if budget > free:
         raise ConfigError(
-            f"--gpu-memory {config.gpu_memory:g}: {free / 1e9:.1f} GB of the card are free; ask for less, or stop "
-            f"other programs on it"
+            f"--gpu-memory {config.gpu_memory:g}: {free / 1e9:.1f} GB of GPU memory are free; ask for less, "
+            f"or stop other programs on the GPU"
         )
     sizes = Sizes.of(architecture)
     frozen = sizes.projections * (NF4_BYTES if config.quant == "nf4" else 2) + 2 * sizes.embeddings

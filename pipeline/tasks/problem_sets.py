@@ -105,7 +105,7 @@ def clusters_of(problems: Iterable[Problem]) -> dict[str, str]:
 def training_order(
     problems: list[Problem], config: RunConfig, rows: int, origin: Mapping[str, int] | None = None
 ) -> list[int]:
-    """Indices of the problems of so many rows; every pass over the problems is shuffled anew by the run's seed.
+    """Indices of the problems of so many rows; every pass over the problems is reshuffled by the run's seed.
 
     With `config.dataset_weights`, the data set of each row is drawn first, and each data set has passes of its own;
     `origin` maps a problem's id to its data set. More rows continue the same order.
@@ -157,7 +157,7 @@ def _training_and_held_out(
     held_out, train = shuffled[:count], shuffled[count:]
     if config.eval_dataset is not None:
         kept = {problem.id for problem in train}
-        train = [problem for problem in problems if problem.id in kept]  # in the order of the file, then shuffled anew
+        train = [problem for problem in problems if problem.id in kept]  # in the order of the file, then shuffled
     if config.eval_dataset is not None or config.shuffle_seed is not None:
         random.Random(seed).shuffle(train)
     ends = [count * i // len(wanted) for i in range(len(wanted) + 1)] if wanted else []

@@ -223,10 +223,10 @@ def _headers(it: Examination) -> tuple[str, str, str]:
     """Two programs with one prologue, then a third that its precompiled header should serve."""
     from rewards.problem import Problem, Test
 
-    slower = "verdicts are right, compiling takes about four times as long"
+    slower = "verdicts stay right, but compiling takes about four times as long"
     about = it.pool.describe()
     if it.pool.headers is None:
-        return WARNING, f"none are made: {slower}", "use g++ as the compiler and --header-store above 0"
+        return WARNING, f"no headers are made: {slower}", "use g++ as the compiler and --header-store above 0"
     problem = Problem("doctor", "", (Test("", ""),))
     prologue = "#include <bits/stdc++.h>\n"
     for number in range(3):
@@ -234,7 +234,7 @@ def _headers(it: Examination) -> tuple[str, str, str]:
         it.pool.headers.wait()
     if verdict.header != "used":
         faults = "; ".join(f"{name}: {why}" for name, why in it.pool.headers.faults.items()) or "refused"
-        return WARNING, f"none can be used ({faults}); {slower}", "free space in /dev/shm, or use another g++"
+        return WARNING, f"no header can be used ({faults}); {slower}", "free space in /dev/shm, or use another g++"
     store = f"at most {it.pool.headers.limit_bytes >> 20} MB in {it.pool.headers.folder.parent}"
     if it.pool.headers.faults:
         name, why = next(iter(it.pool.headers.faults.items()))

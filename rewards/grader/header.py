@@ -69,7 +69,7 @@ class HeaderStore:
         self.folder = self.lease.folder
         self.limit_bytes = limit_bytes
         self.built = 0
-        self.faults: dict[str, str] = {}  # what could not be made: why
+        self.faults: dict[str, str] = {}  # header: why it could not be made
         self._toolchain = toolchain
         self._sandbox = sandbox
         self._lean: LeanHeader | None = None

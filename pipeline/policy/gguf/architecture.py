@@ -73,13 +73,13 @@ def check_architecture(header: Header) -> None:
     for name in tensors:
         if name not in places and name not in (OUTPUT, ROPE_FACTORS):
             what = "a bias" if name.endswith(".bias") else "a tensor"
-            raise header.error(f"has {what} that {SERVED[kind]} has no place for ({name})")
+            raise header.error(f"contains {what} that {SERVED[kind]} does not have ({name})")
     for name, (_, shape) in places.items():
         if name not in tensors:
             raise header.error(f"the tensor {name} is missing; download it again")
         if tensors[name].shape != shape:
-            found = f"{name} has the shape {tensors[name].shape} and not {shape}"
-            raise header.error(f"{found}, as its header says; convert the model again")
+            found = f"{name} has shape {tensors[name].shape} instead of {shape}"
+            raise header.error(f"{found}, which its header gives; convert the model again")
     _check_formats(header)
 
 

@@ -132,14 +132,14 @@ def test_a_folder_with_one_file_is_that_file_and_with_two_is_refused(tmp_path: P
         ("command-r", {"command-r.logit_scale": 0.06}, {}, "'command-r' scales its logits"),
         ("phi2", {}, {"output.bias": [0.0] * 320}, "the output head of 'phi2' has a bias"),
         ("qwen2", {}, {"output.bias": [0.0] * 320}, "the output head of 'qwen2' has a bias"),
-        ("llama", {}, {"blk.0.attn_q.bias": [0.0] * 128}, "has a bias that Llama has no place for (blk.0.attn_q.bias)"),
+        ("llama", {}, {"blk.0.attn_q.bias": [0.0] * 128}, "a bias that Llama does not have (blk.0.attn_q.bias)"),
         ("mamba", {}, {}, "its architecture is 'mamba'; TinyLoRA trains Qwen2, Qwen3, Llama"),
         ("llama", {"llama.expert_count": 8}, {}, "a mixture of 8 experts"),
         ("llama", {"llama.rope.scaling.type": "yarn"}, {}, "positions are scaled (yarn)"),
         ("llama", {"llama.embedding_scale": 12.0}, {}, "llama.embedding_scale"),
         ("llama", {"llama.rope.dimension_count": 16}, {}, "a part of each head"),
         ("llama", {"split.count": 3}, {}, "one of 3 parts"),
-        ("llama", {}, {"blk.0.extra.weight": [1.0]}, "a tensor that Llama has no place for"),
+        ("llama", {}, {"blk.0.extra.weight": [1.0]}, "a tensor that Llama does not have"),
     ],
 )
 def test_what_the_head_cannot_serve_is_refused_by_name(

@@ -61,12 +61,12 @@ def test_headers_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -
     it = doctor.Examination(RunConfig())
     with GraderPool(1, quiet=True, header_bytes=0) as it.pool:
         status, found, advice = doctor._headers(it)
-        assert status == "warning" and "verdicts are right" in found and "--header-store" in advice
+        assert status == "warning" and "verdicts stay right" in found and "--header-store" in advice
     monkeypatch.setattr(HeaderStore, "_compile", refuse)
     monkeypatch.setattr(HeaderStore, "_find", lambda self, stem: None)
     with GraderPool(1, quiet=True) as it.pool:
         status, found, _ = doctor._headers(it)
-    assert status == "warning" and "cannot write PCH" in found and "verdicts are right" in found
+    assert status == "warning" and "cannot write PCH" in found and "verdicts stay right" in found
 
 
 def test_tasks_that_cannot_be_graded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
