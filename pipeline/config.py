@@ -18,7 +18,11 @@ import yaml
 
 from data.difficulty import WindowError, parse_windows
 
-TASK_NAMES = ("code", "countdown", "gsm8k", "q")
+TASK_NAMES = tuple(  # read, not imported: the options need no more
+    path.stem
+    for path in sorted(Path(__file__).with_name("tasks").glob("*.py"))
+    if "\nTASK = " in path.read_text(encoding="utf-8")
+)
 LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo", "cispo")
 REPORTERS = ("none", "tensorboard", "wandb", "trackio")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -68,7 +72,7 @@ class RunConfig:
     projections: str | None = None  # the rule that gives P; others are those of imported checkpoints
     # the task and its problems
     task: str = "code"
-    template: str | None = None  # a name in pipeline/tasks/prompts.py or a text file
+    template: str | None = None  # a name in the files of pipeline/tasks or a text file
     system_prompt: str | None = None
     dataset: str | None = None  # files, SOURCE:location, "starter" or "generated"; several are separated by commas
     dataset_weights: str | None = None  # how often each of them is drawn from, separated by commas
@@ -254,7 +258,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
-    """Fill every field that is None and has a default. A real model without a dataset is a `ConfigError`."""
+    """Fill every field that is None and has a default. That of the data set is the task's: see `with_dataset` there."""
     if config.refresh == "lowrank" and not config.vllm:
         raise ConfigError("--refresh lowrank: without --vllm there is no engine to refresh; add it, or leave it out")
     if config.refresh == "lowrank" and config.rounding is not None:
@@ -278,22 +282,10 @@ def resolved(config: RunConfig, *, starter: bool, gpu: bool) -> RunConfig:
         )
     if config.warmup_steps >= config.steps:
         raise ConfigError(f"--warmup-steps {config.warmup_steps} must be below --steps, {config.steps}")
-    if config.dataset is None:
-        default = "generated" if config.task == "countdown" else STARTER if starter and config.task == "code" else None
-        config = replace(config, dataset=default)
-    if config.dataset is None:
-        raise ConfigError(f"--dataset is missing: {DATASET_ADVICE[config.task]}")
     return config
 
 
 EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all"}
-
-DATASET_ADVICE = {
-    "code": "give a JSON-lines file of problems, or 'starter' for generated ones",
-    "gsm8k": "give openai/gsm8k, or a folder, parquet or JSON-lines file of its rows",
-    "q": "give a folder of problems in Q, or what scripts/prepare_data.py made of them",
-    "countdown": "give 'generated', or a file of rows with nums and target",
-}
 
 
 def parse_scales(text: str | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pipeline.config import ConfigError, RunConfig, resolved
 from pipeline.environment import has_gpu
 from pipeline.policy.models import ModelChoice, architecture, choose_model
-from pipeline.tasks import task_of
+from pipeline.tasks import task_of, with_dataset
 from pipeline.versions import warn_of_untested
 
 REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
@@ -20,7 +20,8 @@ def prepare(config: RunConfig) -> tuple[ModelChoice, RunConfig]:
     """Everything that can be checked before anything heavy is imported."""
     check_processes()
     choice = choose_model(config.model, config.hub)
-    config = resolved(replace(config, model=choice.name), starter=choice.is_starter, gpu=has_gpu())
+    config = with_dataset(replace(config, model=choice.name), starter=choice.is_starter)
+    config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
     config = replace(config, projections=projections_of(config, choice))
     check_packages(config)
     task_of(config)

@@ -34,7 +34,7 @@ def check_target(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: its folder cannot be made ({error.strerror})") from None
+        raise ConfigError(f"--out {out}: its folder cannot be created ({error.strerror})") from None
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a file in it")
 
@@ -129,7 +129,7 @@ class RunFolder:
                 raise ConfigError(f"--resume: there is no run under {RUNS}/; name one with --output-dir")
             return cls(max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime))
         if not (Path(output_dir) / "config.yaml").is_file():
-            raise ConfigError(f"--resume: {output_dir} holds no run (no config.yaml)")
+            raise ConfigError(f"--resume: {output_dir} contains no run (no config.yaml)")
         return cls(Path(output_dir))
 
     # metrics and rollouts

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import repo_root  # noqa: F401
 
-from pipeline.config import RunConfig
+from pipeline.config import TASK_NAMES, RunConfig
 
 HELP = {
     "model": "Folder, GGUF file, hub id, or 'starter'. Default: Qwen2.5-Coder-3B-Instruct on a GPU, else the starter.",
@@ -23,7 +23,7 @@ HELP = {
     "projections": "P of the adapter: normal (random) or principal (from the base policy's own completions). "
     "Default: principal; for the starter, and for more scalars than mixing entries, normal.",
     "groups": "Vectors of u scalars; modules share one per group, by depth.",
-    "task": "code, countdown, gsm8k or q.",
+    "task": f"{', '.join(TASK_NAMES)}.",
     "template": "How problems are asked: a name (direct, reasoning, ...) or a text file with $statement.",
     "system_prompt": "Replaces the template's system prompt; '' leaves it out.",
     "dataset": "JSON-lines file, SOURCE:location, 'starter' or 'generated'; several are separated by commas.",

@@ -65,7 +65,7 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
 def load_engine(
     choice: ModelChoice, config: RunConfig, model: Any, tokenizer: Any, memory: MemoryPlan | None = None
 ) -> RolloutEngine:
-    """The engine for an adapted model, which beside a merging engine computes with the weights that this one serves."""
+    """The engine for an adapted model, which with a merging engine computes with the weights that this one serves."""
     ends = eos_token_ids(model, tokenizer)
     if not config.vllm:
         from pipeline.rollout.transformers_engine import TransformersEngine

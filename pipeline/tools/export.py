@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.config import AdapterError
-from pipeline.config import STARTER, ConfigError, RunConfig, resolved
+from pipeline.config import ConfigError, RunConfig, resolved
 from pipeline.environment import has_gpu
 from pipeline.evaluation.run import check_base, checkpoint_settings
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
@@ -43,7 +43,7 @@ def export(
     choice = choose_model(config.model, config.hub)
     if checkpoint.is_dir():
         check_base(checkpoint, checkpoint_settings(checkpoint), choice)
-    config = replace(config, model=choice.name, rounding=rounding or config.rounding, dataset=config.dataset or STARTER)
+    config = replace(config, model=choice.name, rounding=rounding or config.rounding)
     config = resolved(config, starter=choice.is_starter, gpu=has_gpu())
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
@@ -71,11 +71,11 @@ def _source(
     changes: dict[str, Any] = {name: value for name, value in (("model", model), ("quant", quant)) if value is not None}
     if checkpoint.is_dir():
         if variant is not None:
-            raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint says what it is")
+            raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint names its own")
         read_checkpoint(checkpoint)
         return replace(checkpoint_settings(checkpoint), **changes), lambda adapted: load_checkpoint(checkpoint, adapted)
     if checkpoint.suffix == ".safetensors":
-        raise AdapterError(f"checkpoint {checkpoint}: give the folder it is in, which also holds the run's settings")
+        raise AdapterError(f"checkpoint {checkpoint}: give its folder, which also holds the run's settings")
     stored = read_seed_checkpoint(checkpoint)
     if not (model or stored.base_model):
         raise AdapterError(f"checkpoint {checkpoint} does not name the model it was trained on; give it with --model")
@@ -160,6 +160,6 @@ def push(folder: Path, repository: str) -> str:
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.RequestError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"--push-to-hub {repository}: {reason}; it is in {folder}; log in with `hf auth login` and try again"
+            f"--push-to-hub {repository}: {reason}; it stays in {folder}; log in with `hf auth login` and try again"
         ) from None
     return f"https://huggingface.co/{repository}"

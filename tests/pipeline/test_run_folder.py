@@ -22,7 +22,7 @@ def test_resume_without_a_run_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no run under"):
         RunFolder.resume(None)
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="contains no run"):
         RunFolder.resume("elsewhere")
 
 
