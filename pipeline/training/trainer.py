@@ -376,7 +376,7 @@ class TinyLoRATrainer(GRPOTrainer):
                 self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
-        seconds = {name: round(self.record.seconds[name], 4) for name in PHASES}
+        seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}
         seconds["train"] = round(seconds["log_probs"] + seconds["backward"], 4)
         return {
             "step": self.state.global_step,
