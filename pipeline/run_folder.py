@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from pipeline.config import ConfigError
 from rewards.files import json_lines
 from rewards.problem import ProblemError
-from rewards.verdict import Verdict, first_message
 from storage.files import write_json, write_json_lines
 
 RUNS = Path("runs")
@@ -57,35 +56,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [record for _, record in json_lines(io.BytesIO(whole), path)]
     except ProblemError as error:
         raise ConfigError(f"{error}; the file is damaged") from None
-
-
-def verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    """What a rollout's record keeps of its verdict: `tests` has one letter a test (A accepted, W wrong answer, T time,
-    M memory, O output limit, R runtime error), `message` is the `first_message` of one that was not accepted."""
-    fields: dict[str, Any] = {"verdict": verdict.status.name, "passed": verdict.passed, "total": verdict.total}
-    if verdict.tests:
-        fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
-    message = "" if verdict.accepted else first_message(verdict)
-    return fields | ({"message": message} if message else {})
-
-
-def rollout_records(
-    step: int,
-    problems: Sequence[str],
-    texts: Sequence[str],
-    verdicts: Sequence[Verdict],
-    totals: Sequence[float | None],
-    scores: Sequence[dict[str, float | None]],
-    advantages: Sequence[float],
-    lengths: Sequence[int],
-) -> list[dict[str, Any]]:
-    """What `rollouts/` keeps of every completion of a step; lengths in tokens."""
-    names = ("problem", "completion", "reward", "rewards", "advantage", "tokens")
-    rows = zip(problems, texts, totals, scores, advantages, lengths, strict=True)
-    records = [dict(zip(names, row, strict=True)) for row in rows]
-    return [
-        {"step": step, **record, **verdict_fields(verdict)} for record, verdict in zip(records, verdicts, strict=True)
-    ]
 
 
 def checkpoint_fault(folder: Path) -> str | None:

@@ -233,7 +233,7 @@ def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> Non
     served = engine.worker.tinylora_weights
     assert [layer.merged_weight().data_ptr() for layer in layers] == [weight.data_ptr() for weight in served]
     assert not any(torch.equal(weight, layer.base_layer.weight) for layer, weight in zip(layers, served, strict=True))
-    bank.served = None
+    bank.served.drop()
     for layer, weight in zip(layers, served, strict=True):  # one at a time: they share a scratch
         own = layer.merged_weight()
         assert own.data_ptr() != weight.data_ptr() and torch.equal(own, weight)
