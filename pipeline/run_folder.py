@@ -102,6 +102,10 @@ class RunFolder:
             raise ConfigError(f"--resume: {output_dir} holds no run (no config.yaml)")
         return cls(Path(output_dir))
 
+    @property
+    def resume_command(self) -> str:
+        return f"python scripts/train.py --resume --output-dir {self.path}"
+
     # metrics and rollouts
 
     def append(self, name: str, record: dict[str, Any]) -> None:
@@ -109,12 +113,13 @@ class RunFolder:
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def truncate(self, name: str, last_step: int) -> None:
-        """Keep the whole lines of `<name>.jsonl` up to and including `last_step`."""
+    def truncate(self, name: str, last_step: int) -> list[dict[str, Any]]:
+        """Keep the whole lines of `<name>.jsonl` up to and including `last_step`; returns their records."""
         path = self.path / f"{name}.jsonl"
         kept = [record for record in read_json_lines(path) if record["step"] <= last_step]
         if path.is_file():
             write_json_lines(path, kept)
+        return kept
 
     def write_rollouts(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         write_json_lines(self.path / "rollouts" / f"{name}.jsonl", rows)

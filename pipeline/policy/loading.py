@@ -35,9 +35,9 @@ class Policy:
     memory: MemoryPlan | None = None
     version: int | None = None  # of the `v` that the engine serves: optimizer steps made before; None until one is
 
-    def serve(self, version: int) -> RefreshReport:
-        """Make the adapter's `v` as it is, which is that after `version` optimizer steps, the engine's. When it is no
-        longer what is served or trained is kept in one place (`adapters/served.py`)."""
+    def serve(self, version: int | None = None) -> RefreshReport:
+        """Make the adapter's `v` as it is the engine's. version: the optimizer steps that made it, where they were
+        counted. When what was made from `v` is stale is decided in `adapters/served.py`."""
         report = self.engine.refresh(self.model.tinylora.v.detach())
         self.version = version
         return report

@@ -151,8 +151,9 @@ class TinyLoRATrainer(RolloutTrainer):
     def _old_log_probs(self, drawn: Drawn, masked: list[bool]) -> Tensor:
         """(B, T) of the policy that drew, computed as in training: for batches that are trained more than once."""
         trained = [[] if cut else c.token_ids for c, cut in zip(drawn.completions, masked, strict=True)]
-        rows = unpadded_rows(drawn.prompts, trained, self.accelerator.device)
-        return self._log_probs_of_rows(*rows, max(len(c.token_ids) for c in drawn.completions))[0]
+        rows, prompts, lengths = unpadded_rows(drawn.prompts, trained, self.accelerator.device)
+        width = max(len(completion.token_ids) for completion in drawn.completions)
+        return self._log_probs_of_rows(rows, prompts, lengths, width)[0]
 
     def _verdicts(self, drawn: Drawn) -> list[Verdict]:
         verdicts = self.grader.collect(drawn.graded_rows)
