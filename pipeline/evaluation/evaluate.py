@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.evaluation.statistics import mean_interval, pass_at_k
 from pipeline.rollout import Completion, RolloutEngine, Sampling
+from pipeline.rollout.rollouts import verdict_fields
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
-from pipeline.run_folder import verdict_fields
 from pipeline.tasks import Scores, Task, means
 from pipeline.tasks.code import TASK as CODE
 from rewards.problem import Problem

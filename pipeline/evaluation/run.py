@@ -198,7 +198,7 @@ def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, l
         torch.nn.init.zeros_(policy.model.tinylora.v)
     else:
         load_checkpoint(checkpoint, policy.model)
-    policy.engine.refresh(policy.model.tinylora.v)
+    policy.serve()
     return loaded
 
 

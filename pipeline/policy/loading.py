@@ -22,8 +22,7 @@ from pipeline.policy.models import (
 from pipeline.versions import plain_vllm
 
 if TYPE_CHECKING:
-    from pipeline.rollout import RolloutEngine
-
+    from pipeline.rollout import RefreshReport, RolloutEngine
 
 
 @dataclass
@@ -34,6 +33,14 @@ class Policy:
     tokenizer: Any
     engine: RolloutEngine
     memory: MemoryPlan | None = None
+    version: int | None = None  # of the `v` that the engine serves: optimizer steps made before; None until one is
+
+    def serve(self, version: int | None = None) -> RefreshReport:
+        """Make the adapter's `v` as it is the engine's. version: the optimizer steps that made it, where they were
+        counted. When what was made from `v` is stale is decided in `adapters/served.py`."""
+        report = self.engine.refresh(self.model.tinylora.v.detach())
+        self.version = version
+        return report
 
     def close(self) -> None:
         """Give back the memory of model and engine; neither can be used any more."""
