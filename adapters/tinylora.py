@@ -29,6 +29,7 @@ from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
 from adapters.legacy import projection_of
 from adapters.merge import Merger, Rounding, delta_weight, mixing, salt_of
+from adapters.served import MadeFrom
 
 MOST_ROWS = 64  # of A that the kernels of `kernels/skinny.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
@@ -51,8 +52,8 @@ class TinyLoRA(nn.Module):
         self.layers: tuple[TinyLoRALinear, ...] = ()  # in a tuple: they belong to the model
         self.rows: Tensor | None = None  # a copy of `v` for every row of the batch, in `per_row`
         self.merger: Merger | None = None
-        self.served: tuple[Any, list[Tensor]] | None = None  # a value of `v` and the engine's weights at it
-        self._mixings: tuple[Any, Tensor] | None = None
+        self.served: MadeFrom[list[Tensor]] = MadeFrom()  # the engine's merged weights, by layer
+        self._mixings: MadeFrom[Tensor] = MadeFrom()
         self._bases: list[Base] | None = None
 
     @contextmanager
@@ -92,7 +93,7 @@ class TinyLoRA(nn.Module):
         self.projections.copy_(projections)  # type: ignore[operator]
         for layer, own in zip(self.layers, self.projections, strict=True):  # type: ignore[arg-type]
             layer.projections.copy_(own)
-        self._mixings = None
+        self._mixings.drop()
 
     def mixings_of(self, v: Tensor) -> Tensor:
         """R of every layer (modules, r, r) float32 for a vector (groups, u)."""
@@ -100,11 +101,11 @@ class TinyLoRA(nn.Module):
 
     def mixings(self) -> Tensor:
         """R of every layer at the current `v`, without a graph, computed once per value of `v`."""
-        key = value_key(self.v)
-        if self._mixings is None or self._mixings[0] != key:
+        kept = self._mixings.at(self.v)
+        if kept is None:
             with torch.no_grad():
-                self._mixings = (key, self.mixings_of(self.v))
-        return self._mixings[1]
+                kept = self._mixings.put(self.v, self.mixings_of(self.v))
+        return kept
 
     def merged_weight(self, index: int) -> Tensor:
         """round(W + ΔW) (out, in) of a layer at the current `v`, valid until another layer's is asked for.
@@ -112,8 +113,9 @@ class TinyLoRA(nn.Module):
         The engine's own tensor where that holds this `v`, else merged into a scratch that all layers share: the same
         bits.
         """
-        if self.served is not None and self.served[0] == value_key(self.v):
-            return self.served[1][index]
+        served = self.served.at(self.v)
+        if served is not None:
+            return served[index]
         assert self.merger is not None
         return self.merger.one(index, self.mixings())
 
@@ -145,12 +147,6 @@ class TinyLoRA(nn.Module):
         )
         shapes = [(layer.out_features, layer.in_features) for layer in self.layers]
         self.merger = self.merger_into([scratch[: m * n].view(m, n) for m, n in shapes], rounding)
-
-
-def value_key(v: Tensor) -> tuple[int, int]:
-    """Changes with every edit that autograd counts; equal for a parameter and its detached alias. Steps of fused
-    optimizers are not counted by themselves: whoever uses one has to (`pipeline/training/trainer.py`)."""
-    return v.data_ptr(), v._version
 
 
 class SharedInput:

@@ -62,5 +62,5 @@ def _parse_window(text: str) -> tuple[str, float, float]:
     low, high = rank(low_text), rank(high_text)
     low_place, high_place = low[1] if low else float("-inf"), high[1] if high else float("inf")
     if low_place > high_place:
-        raise ConfigError(f"--difficulty {text!r} is empty: its ends are the wrong way round")
+        raise ConfigError(f"--difficulty {text!r} is empty: its lower end is above its upper end")
     return scales.pop(), low_place, high_place

@@ -24,7 +24,6 @@ from data.overlap import fingerprint, grams, groups, shared_grams
 from data.problems import DatasetError, read_problems, write_problems
 from data.settings import Preparation
 from data.sources import Loaded, Skip, convert_record, find_source, read_records
-from data.sources.countdown import generate
 from data.sources.luogu import Unparsable
 from rewards.grader.harness import grade
 from rewards.grader.needs import missing_need
@@ -103,8 +102,8 @@ def convert(settings: Preparation) -> Outcome:
     """Read every record and turn it into a problem, tests within the limits of size and number."""
     source = find_source(settings.source)
     outcome = Outcome()
-    if source.name == "countdown" and settings.location == "generated":
-        made = generate("train", settings.max_samples or 2000, settings.seed)
+    if source.generate and settings.location == "generated":
+        made = source.generate("train", settings.max_samples or 2000, settings.seed)
         outcome.kept = [Loaded(problem) for problem in made]
         return outcome
     records = read_records(source, settings.location, settings.split, settings.config)
@@ -154,9 +153,9 @@ def spread(tests: Sequence[Test], count: int) -> list[Test]:
 def _filter(problem: Problem, settings: Preparation) -> str | None:
     """Why a problem is not wanted, or None."""
     if settings.only_sources and problem.source not in settings.only_sources:
-        return f"source {problem.source or 'unknown'} is not asked for"
+        return f"source {problem.source or 'unknown'} is not among --source"
     if settings.difficulty is not None and not parse_windows(settings.difficulty)(problem.difficulty):
-        return f"difficulty {problem.difficulty or 'unknown'} is outside of the window"
+        return f"difficulty {problem.difficulty or 'unknown'} is outside the window"
     if len(problem.tests) < settings.min_tests:
         return f"{len(problem.tests)} tests are fewer than --min-tests"
     if settings.text_language is not None and text_language(problem.statement) != settings.text_language:
@@ -168,7 +167,7 @@ def _unmet_need(loaded: Loaded) -> str | None:
     """What this machine lacks to grade the problem; said at once, because installing it brings the problem back."""
     reason = missing_need(loaded.problem)
     if reason:
-        print(f"{loaded.problem.id} cannot be graded here and is left out: {reason}", file=sys.stderr)
+        print(f"{loaded.problem.id} cannot be graded on this machine and is skipped: {reason}", file=sys.stderr)
     return reason
 
 
@@ -272,7 +271,9 @@ def split(problems: list[Problem], share: float, seed: int) -> tuple[list[Proble
         target = held_out if len(held_out) + len(group_problems) <= wanted else train
         target += group_problems
     if not held_out or not train:
-        raise DatasetError(f"--held-out {share}: {len(problems)} problems that hang together cannot be split so")
+        raise DatasetError(
+            f"--held-out {share}: the {len(problems)} problems form one overlapping group and cannot be split"
+        )
     return train, held_out
 
 

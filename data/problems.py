@@ -48,7 +48,7 @@ def read_problems(path: str | Path) -> list[Problem]:
             seen[problem.id] = number
             problems.append(problem)
     if not problems:
-        raise DatasetError(f"dataset {path}: the file holds no problem")
+        raise DatasetError(f"dataset {path}: the file contains no problems")
     return problems
 
 

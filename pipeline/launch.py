@@ -11,7 +11,7 @@ from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.policy.loading import parameter_table
 from pipeline.policy.models import ModelChoice, architecture, choose_model
-from pipeline.tasks import task_of
+from pipeline.tasks import task_of, with_dataset
 from pipeline.versions import warn_of_untested
 
 REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
@@ -23,7 +23,7 @@ def prepare(settings: Settings) -> tuple[ModelChoice, RunConfig]:
     check_processes()
     choice = choose_model(settings.model, settings.hub)
     settings = replace(settings, model=choice.name, projections=projections_of(settings, choice))
-    config = resolved(settings, starter=choice.is_starter, gpu=has_gpu())
+    config = resolved(with_dataset(settings, starter=choice.is_starter), starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)
     task_of(config)
     warn_of_untested()

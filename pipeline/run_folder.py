@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import adapters
 from pipeline.config import ConfigError
 from rewards.files import json_lines
 from rewards.problem import ProblemError
-from rewards.verdict import Verdict, first_message
 from storage.errors import UserError
 from storage.files import write_json, write_json_lines
 
@@ -36,7 +35,7 @@ def check_target(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: its folder cannot be made ({error.strerror})") from None
+        raise ConfigError(f"--out {out}: its folder cannot be created ({error.strerror})") from None
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a file in it")
 
@@ -59,35 +58,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [record for _, record in json_lines(io.BytesIO(whole), path)]
     except ProblemError as error:
         raise ConfigError(f"{error}; the file is damaged") from None
-
-
-def verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    """What a rollout's record keeps of its verdict: `tests` has one letter a test (A accepted, W wrong answer, T time,
-    M memory, O output limit, R runtime error), `message` is the `first_message` of one that was not accepted."""
-    fields: dict[str, Any] = {"verdict": verdict.status.name, "passed": verdict.passed, "total": verdict.total}
-    if verdict.tests:
-        fields["tests"] = "".join(test.status.name[0] for test in verdict.tests)
-    message = "" if verdict.accepted else first_message(verdict)
-    return fields | ({"message": message} if message else {})
-
-
-def rollout_records(
-    step: int,
-    problems: Sequence[str],
-    texts: Sequence[str],
-    verdicts: Sequence[Verdict],
-    totals: Sequence[float | None],
-    scores: Sequence[dict[str, float | None]],
-    advantages: Sequence[float],
-    lengths: Sequence[int],
-) -> list[dict[str, Any]]:
-    """What `rollouts/` keeps of every completion of a step; lengths in tokens."""
-    names = ("problem", "completion", "reward", "rewards", "advantage", "tokens")
-    rows = zip(problems, texts, totals, scores, advantages, lengths, strict=True)
-    records = [dict(zip(names, row, strict=True)) for row in rows]
-    return [
-        {"step": step, **record, **verdict_fields(verdict)} for record, verdict in zip(records, verdicts, strict=True)
-    ]
 
 
 def checkpoint_fault(folder: Path) -> str | None:
@@ -129,8 +99,12 @@ class RunFolder:
                 raise ConfigError(f"--resume: there is no run under {RUNS}/; name one with --output-dir")
             return cls(max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime))
         if not (Path(output_dir) / "config.yaml").is_file():
-            raise ConfigError(f"--resume: {output_dir} holds no run (no config.yaml)")
+            raise ConfigError(f"--resume: {output_dir} contains no run (no config.yaml)")
         return cls(Path(output_dir))
+
+    @property
+    def resume_command(self) -> str:
+        return f"python scripts/train.py --resume --output-dir {self.path}"
 
     # metrics and rollouts
 
@@ -139,12 +113,13 @@ class RunFolder:
         with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def truncate(self, name: str, last_step: int) -> None:
-        """Keep the whole lines of `<name>.jsonl` up to and including `last_step`."""
+    def truncate(self, name: str, last_step: int) -> list[dict[str, Any]]:
+        """Keep the whole lines of `<name>.jsonl` up to and including `last_step`; returns their records."""
         path = self.path / f"{name}.jsonl"
         kept = [record for record in read_json_lines(path) if record["step"] <= last_step]
         if path.is_file():
             write_json_lines(path, kept)
+        return kept
 
     def write_rollouts(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         write_json_lines(self.path / "rollouts" / f"{name}.jsonl", rows)

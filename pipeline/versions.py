@@ -47,7 +47,7 @@ def warn_of_untested() -> None:
     if not found:
         return
     names = ", ".join(f"{name} {version} (tested: {', '.join(TESTED[name])})" for name, version in found.items())
-    plain = "; vLLM schedules and generates in its own way, which is slower" if plain_vllm() else ""
+    plain = "; vLLM's own, slower scheduler and generation are used" if plain_vllm() else ""
     print(f"warning: never tested with {names}{plain}", file=sys.stderr, flush=True)
 
 

@@ -36,7 +36,7 @@ def problems_from_columns(columns: Mapping[str, Sequence[Any]], count: int) -> l
     if "problem" in columns:
         return [_problem(value) for value in columns["problem"]]
     if "tests" not in columns:
-        raise ProblemError("the data set has neither a column 'problem' nor a column 'tests' to grade programs with")
+        raise ProblemError("grading programs needs a column 'problem' or a column 'tests' in the data set")
     problems = []
     for index in range(count):
         record = {name: columns[name][index] for name in _FIELDS if name in columns}
@@ -51,7 +51,7 @@ def _problem(value: Any) -> Problem:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise ProblemError(f"the column 'problem' holds a text that is not JSON ({error})") from None
+            raise ProblemError(f"the column 'problem' holds text that is not JSON ({error})") from None
     return problem_from_record(value)
 
 

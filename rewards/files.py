@@ -56,7 +56,7 @@ def read_solutions(path: str | Path, problems: Mapping[str, Problem]) -> list[So
                 raise ProblemError(f"{where}: language {language!r} is unknown; use one of {', '.join(LANGUAGES)}")
             solutions.append(Solution(len(solutions), replace(problem, language=language), record["source"]))
     if not solutions:
-        raise ProblemError(f"{path}: the file holds no solution")
+        raise ProblemError(f"{path}: the file contains no solutions")
     return solutions
 
 
@@ -75,7 +75,7 @@ def read_test_folder(
             raise ProblemError(f"{path} has no answer: {answer.name} is missing")
         tests.append(Test(_text(path), _text(answer)))
     if not tests:
-        raise ProblemError(f"{folder} holds no tests: put pairs of files NAME.in and NAME.ans there")
+        raise ProblemError(f"{folder} has no tests: add pairs of files NAME.in and NAME.ans")
     return Problem(identifier, "", tuple(tests), time_limit, memory_limit, checker)
 
 

@@ -8,7 +8,7 @@
     </answer>
 
 Every function has TRL's signature; `correctness_reward` needs the column `answer`, the number as text (a whole gsm8k
-solution with its `#### 42` will do). The others look at the text alone:
+solution with its `#### 42` works, too). The others look at the text alone:
 
     strict_format_reward   0.5 for exactly this layout, line breaks included
     soft_format_reward     0.5 for one block of each tag in this order, with any white space around them

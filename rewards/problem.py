@@ -169,19 +169,19 @@ def _memory_from_record(record: Mapping[str, Any]) -> int:
         return _take(record, "memory_limit", int)
     megabytes = _take(record, "memory_limit_mb", (int, float), default=DEFAULT_MEMORY_LIMIT / MEGABYTE)
     if not 0 < megabytes <= MAX_MEMORY_LIMIT / MEGABYTE:
-        raise ProblemError(f"memory_limit_mb {megabytes} is not a number of megabytes that a machine can have")
+        raise ProblemError(f"memory_limit_mb {megabytes} is not a plausible number of megabytes")
     return int(megabytes * MEGABYTE)
 
 
 def _numbers_from_record(values: list[Any]) -> tuple[int, ...]:
     if any(not isinstance(value, int) or isinstance(value, bool) for value in values):
-        raise ProblemError("field 'numbers' must hold integers only")
+        raise ProblemError("field 'numbers' must contain only integers")
     return tuple(values)
 
 
 def _libraries_from_record(values: list[Any]) -> tuple[str, ...]:
     if any(not isinstance(value, str) for value in values):
-        raise ProblemError("field 'libraries' must hold names only")
+        raise ProblemError("field 'libraries' must contain only names")
     return tuple(values)
 
 

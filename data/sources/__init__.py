@@ -63,7 +63,7 @@ def convert_record(source: Source, record: Record) -> Loaded:
     except Skip:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise Skip(f"the record is not of the documented shape ({type(error).__name__}: {error})") from None
+        raise Skip(f"the record does not have the documented format ({type(error).__name__}: {error})") from None
 
 
 def load(source: Source, location: str | None = None, split: str | None = None) -> Iterator[tuple[str, Loaded | Skip]]:

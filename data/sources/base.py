@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rewards.problem import DEFAULT_MEMORY_LIMIT, DEFAULT_TIME_LIMIT, MEGABYTE, Problem, Test
 
-MAX_TIME_LIMIT = 10.0  # seconds; a longer one is a mistake of the record or of no use for rollouts
+MAX_TIME_LIMIT = 10.0  # seconds; a longer one is a mistake of the record, or too slow for rollouts
 
 Record = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ class Source:
     `convert` raises `Skip` for a record that cannot be used. `hub` is the data set's id, `config` its default
     configuration. `hub_files` names plain files in the hub's repository, where there is no table to load.
     `read_folder`, for sets that are kept as a folder for each problem, yields (name, record) for a folder that holds
-    them and nothing for any other."""
+    them and nothing for any other. `generate` makes (split, count, seed) problems for the location "generated"."""
 
     name: str
     convert: Callable[[Record], Loaded]
@@ -48,6 +48,7 @@ class Source:
     hub_files: str = ""
     split: str = "train"
     read_folder: Callable[[Path], Iterator[tuple[str, Record]]] | None = None
+    generate: Callable[[Literal["train", "held_out"], int, int], list[Problem]] | None = None
 
 
 def text(record: Record, *names: str) -> str:

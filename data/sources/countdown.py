@@ -167,4 +167,4 @@ def _results(
             yield over // under, "/", first, second
 
 
-SOURCE = Source("countdown", convert, hub="Jiayi-Pan/Countdown-Tasks-3to4")
+SOURCE = Source("countdown", convert, hub="Jiayi-Pan/Countdown-Tasks-3to4", generate=generate)

@@ -16,7 +16,7 @@ def function_problem(record: Record, *, prefix: str, source: str, includes: str,
     """
     identifier = text(record, "task_id")
     if not identifier.startswith(prefix):
-        raise Skip(f"{identifier.partition('/')[0]} tasks are not in C++ or not of {source}")
+        raise Skip(f"{identifier.partition('/')[0]} tasks are not in C++ or not from {source}")
     prompt, test = text(record, "prompt"), text(record, "test")
     body = optional(record, "canonical_solution")
     problem = Problem(

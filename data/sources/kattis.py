@@ -54,7 +54,7 @@ def _package(folder: Path) -> dict[str, Any]:
     except yaml.YAMLError:
         return {"skip": "problem.yaml is not valid YAML"}
     if not isinstance(about, dict):
-        return {"skip": "problem.yaml holds no fields"}
+        return {"skip": "problem.yaml has no fields"}
     record: dict[str, Any] = {
         "id": f"kattis/{folder.name}",
         "license": about.get("license"),
@@ -64,7 +64,7 @@ def _package(folder: Path) -> dict[str, Any]:
     kind = about.get("type") or ""
     has_validator = any((folder / name).is_dir() for name in ("output_validators", "output_validator"))
     if validation[0] == "custom" or has_validator:
-        return record | {"skip": "needs a validator of its own"}
+        return record | {"skip": "needs its own validator"}
     if "interactive" in validation or "interactive" in str(kind):
         return record | {"skip": "is interactive"}
     statement = _statement(folder)

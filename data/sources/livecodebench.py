@@ -25,7 +25,7 @@ class _TextUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}; only plain text is allowed")
 
     def persistent_load(self, identifier: Any) -> Any:
-        raise pickle.UnpicklingError("the pickle refers to something outside of it")
+        raise pickle.UnpicklingError("the pickle refers to external data")
 
 
 def private_tests(packed: str) -> Any:

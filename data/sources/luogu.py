@@ -52,12 +52,12 @@ class Statement:
 def convert(record: Record) -> Loaded:
     conversations = record.get("conversations")
     if not isinstance(conversations, list) or not conversations or not isinstance(conversations[0].get("value"), str):
-        raise Skip("field 'conversations' holds no text")
+        raise Skip("field 'conversations' contains no text")
     statement = parse_statement(conversations[0]["value"])
     if _MANY_ANSWERS.search(statement.text):
         raise Skip("several answers are right (special judge)")
     if _NOT_STDIN.search(statement.text):
-        raise Skip("is interactive, or not about standard input and output")
+        raise Skip("is interactive, or does not use standard input and output")
     tests = tuple(Test(i, o, public=True) for i, o in statement.samples)
     title = _TITLE.search(statement.text)
     digest = hashlib.sha256(statement.text.encode()).hexdigest()[:12]
@@ -86,7 +86,7 @@ def parse_statement(value: str) -> Statement:
         if opened := _FENCE.match(line):
             body = _fence_body(lines, opened[1])
             if body is None:
-                raise Unparsable("a fence is never closed")
+                raise Unparsable("a code fence is never closed")
             if expecting:
                 blocks.append((expecting, "\n".join(body)))
                 expecting = ""
@@ -146,7 +146,7 @@ def _pairs(blocks: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
             continue
         samples.append((f"{given.rstrip()}\n" if given.strip() else "", f"{wanted.rstrip()}\n"))
     if not samples:
-        raise Unparsable("every sample holds an annotation instead of data")
+        raise Unparsable("every sample is an annotation, not data")
     return tuple(samples)
 
 

@@ -28,7 +28,7 @@ def convert(record: Record) -> Loaded:
     if optional(record, "interaction_format"):
         raise Skip("is interactive")
     if record.get("generated_checker"):
-        raise Skip("needs a checker of its own")
+        raise Skip("needs its own checker")
     parts = [text(record, "description").strip()]
     title = optional(record, "title")
     if title:

@@ -1,6 +1,6 @@
 """Records of a data set, one at a time: from a folder, a parquet, JSON-lines, JSON or arrow file, or the hub.
 
-Nothing is held in memory but the record at hand (a JSON file that is one list is read whole).
+Nothing is held in memory but the current record (a JSON file that is one list is read whole).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _folder(source: Source, folder: Path, split: str) -> Iterator[tuple[str, Rec
     named = [p for p in files if split in _words(p.relative_to(folder))]
     if not named and any(set(SPLITS) & _words(p.relative_to(folder)) for p in files):
         raise DatasetError(
-            f"{source.name} at {folder}: no file belongs to the split {split!r}; choose another with --split"
+            f"{source.name} at {folder}: no file of the split {split!r}; choose another with --split"
         )
     if not files:
         raise DatasetError(f"{source.name} at {folder}: no {', '.join(SUFFIXES)} file in the folder")
@@ -133,7 +133,7 @@ def _json(path: Path) -> list[Record]:
 
 def _hub(source: Source, name: str, split: str, config: str | None) -> Iterator[tuple[str, Record]]:
     if not name:
-        raise DatasetError(f"{source.name} has no home on the hub; give a file or folder")
+        raise DatasetError(f"{source.name} is not on the hub; give a file or folder")
     import datasets
 
     try:

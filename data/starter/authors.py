@@ -104,7 +104,7 @@ BY_NAME = {author.name: author for author in AUTHORS}
 def mixture(careful_share: float = CAREFUL_SHARE) -> dict[str, float]:
     """The probability of each author; the careful ones together have `careful_share`."""
     if not 0 < careful_share < 1:
-        raise ValueError(f"the share of careful authors must lie between 0 and 1, not {careful_share}")
+        raise ValueError(f"the share of careful authors must be between 0 and 1, not {careful_share}")
     totals = {careful: sum(a.weight for a in AUTHORS if a.careful == careful) for careful in (True, False)}
     shares = {True: careful_share, False: 1 - careful_share}
     return {a.name: shares[a.careful] * a.weight / totals[a.careful] for a in AUTHORS}

@@ -82,7 +82,6 @@ def run_config(task: Task) -> RunConfig:
     settings = Settings(
         model=task.choice.name,
         vllm=task.contender != "generate",
-        dataset="starter",  # not read; a configuration needs one
         prompts_per_step=task.largest.prompts,
         num_generations=max(2, task.largest.samples),  # a configuration needs two to compare
         max_prompt_length=task.largest.prompt_tokens,
@@ -144,7 +143,7 @@ def ours(task: Task) -> dict[str, Any]:
 
 
 def lowrank(task: Task) -> dict[str, Any]:
-    """vLLM with the update beside its weights: a refresh writes a few bytes, and every token pays."""
+    """vLLM with the update next to its weights: a refresh writes a few bytes, and every token pays."""
     policy, by_completion, refresh = serving(task)
     rates = {"lowrank": time_cases(task, policy.tokenizer, by_completion, before=refresh)}
     result = {"rates": rates, "refresh_seconds": statistics.median(refresh() for _ in range(REFRESHES))}

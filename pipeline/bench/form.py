@@ -1,4 +1,4 @@
-"""The common form of every benchmark: rows of a measured value beside its baseline, as a table and as JSON.
+"""The common form of every benchmark: rows of a measured value and its baseline, as a table and as JSON.
 
     {"machine": {...}, "versions": {...}, "rows": [{what, value, unit, baseline, ratio, bar, ok}]}
 

@@ -1,7 +1,7 @@
 """The measurements behind `python scripts/bench.py generation`: tokens per second of several ways to sample groups.
 
     ours      vLLM as training runs it: one request per completion, log-probabilities, no text
-    lowrank   the same with --refresh lowrank: ΔW beside the frozen weights
+    lowrank   the same with --refresh lowrank: ΔW next to the frozen weights
     groups    the same engine with one request of n samples per prompt; it reports only whole groups
     trl       vLLM as TRL's own colocated engine runs it
     generate  Unsloth's `generate` on the trained model, without log-probabilities (the logits would not fit)
@@ -35,7 +35,7 @@ NEED_VLLM = ("ours", "lowrank", "trl")
 TITLES = {
     "ours": "vLLM as we run it",
     "groups": "vLLM, one request per group",
-    "lowrank": "vLLM, update beside the weights",
+    "lowrank": "vLLM, --refresh lowrank",
     "trl": "vLLM as TRL runs it",
     "generate": "Unsloth generate, no log-probabilities",
 }
@@ -193,12 +193,12 @@ def make_rows(cases: Sequence[Case], results: Mapping[str, Mapping[str, Any]], g
         rows.append(row(f"{what} the roofline", bound, "tokens/s"))
         rows.append(row(f"{what} ours", measured["ours"] / bound, "of roofline"))
         produced = ours["rates"]["ours"][case.name]["tokens"] / (case.rows * case.new_tokens)
-        rows.append(row(f"{what} tokens that ours produced", produced, "of the most possible"))
+        rows.append(row(f"{what} tokens that ours produced", produced, "of the roofline"))
     if ours:
         refresh, sync = 1000 * ours["refresh_seconds"], 1000 * ours["trl_sync_seconds"]
         rows.append(row("refresh: ours against TRL's sync_weights on our engine", refresh, "ms", baseline=sync))
     if "lowrank" in results:
-        rows.append(row("refresh: beside the weights", 1000 * results["lowrank"]["refresh_seconds"], "ms"))
+        rows.append(row("refresh: lowrank", 1000 * results["lowrank"]["refresh_seconds"], "ms"))
     if "trl" in results:
         rows.append(row("refresh: TRL's sync_weights on its own engine", 1000 * results["trl"]["sync_seconds"], "ms"))
     return rows

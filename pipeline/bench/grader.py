@@ -1,4 +1,4 @@
-"""The measurements behind `python scripts/bench.py grader`: the pool beside the naive way and beside the compiler
+"""The measurements behind `python scripts/bench.py grader`: the pool against the naive way and against the compiler
 alone, for each kind of program in `programs.py`.
 
     naive   `g++ -O2` per program, then `subprocess.run` with pipes per test; as many threads as graders
@@ -8,7 +8,7 @@ alone, for each kind of program in `programs.py`.
 
 The three take turns on small batches, so that a change of the machine's load hits all of them; medians over the batches
 count. All programs are different sources. Every process runs at the niceness of the graders. `cold` is a pool that
-has seen nothing yet and makes its headers beside the verdicts.
+has seen nothing yet and makes its headers while it grades.
 
 The cost per test is measured inside one sandbox: the pool's CPU and wall time for N tests of a program that does
 nothing, less the time of a bare exec of the same program.
@@ -288,7 +288,7 @@ def measure(
     """
     load = os.getloadavg()[0]
     if load > 0.5:  # graders are sessions of their own, which a scheduler may favour against other work
-        print(f"other work is running here (load {load:.1f}): the ratios are not reliable", file=sys.stderr)
+        print(f"other work is running on this machine (load {load:.1f}): the ratios are not reliable", file=sys.stderr)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     if real is not None:
         return _throughput_rows("real", real_tasks(*real), workers)

@@ -15,7 +15,7 @@ from pathlib import Path
 from data.sources.humaneval_x import INCLUDES
 from pipeline.config import ConfigError
 from pipeline.run_folder import read_json_lines
-from pipeline.tasks import CODE
+from pipeline.tasks.code import TASK as CODE
 from pipeline.tasks.problem_sets import read_dataset
 from rewards.extraction import extract_source
 from rewards.grader.harness import whole_program

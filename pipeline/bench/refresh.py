@@ -1,7 +1,7 @@
 """The measurements behind `python scripts/bench.py refresh`: how long another `v` takes to reach the engine's weights.
 
 All on one running engine and its own parameters. The merge from the trainer's frozen weights is what training does;
-beside it stand a merge from dense bf16 weights, a plain copy of those bytes (the floor of a dense merge), an `addmm`
+compared with a merge from dense bf16 weights, a plain copy of those bytes (the floor of a dense merge), an `addmm`
 per matrix, and TRL's own `sync_weights`: of a plain model, and of one with a LoRA adapter of the same rank, which it
 merges, sends and takes out again, as it does for every policy that is an adapter.
 """

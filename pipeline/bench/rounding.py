@@ -39,7 +39,7 @@ class RoundedForward:
     def __init__(self, model: Any, sites: Collection[str], dtype: torch.dtype = torch.bfloat16) -> None:
         unknown = set(sites) - set(SITES)
         if unknown:
-            raise ValueError(f"no such place of rounding: {', '.join(sorted(unknown))}; there are {', '.join(SITES)}")
+            raise ValueError(f"unknown place of rounding: {', '.join(sorted(unknown))}; use {', '.join(SITES)}")
         self.model, self.sites, self.dtype = model, frozenset(sites), dtype
 
     def log_probs(self, prompt: list[int], completion: list[int]) -> Tensor:

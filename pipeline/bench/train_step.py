@@ -76,7 +76,7 @@ def _pass_rows(policy: Policy, count: int, tokens: int, gpu: bool) -> list[Row]:
             bank.merge_with(None if name == "beside" else rounding or "stochastic")
             policy.engine.refresh(bank.v.detach())
             if name != "served":
-                bank.served = None
+                bank.served.drop()
             seconds[name].append(device_seconds(frozen if name == "frozen" else forward_backward, repeats=2, warm_up=1))
     hook.remove()
     bank.merge_with(rounding)

@@ -28,7 +28,6 @@ class RunConfig(Settings):
     model: str
     quant: Quant
     projections: Rule
-    dataset: str
     max_prompt_length: int
     num_generations: int
     prompts_per_step: int
@@ -83,38 +82,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all"}
-DATASET_ADVICE = {
-    "code": "give a JSON-lines file of problems, or 'starter' for generated ones",
-    "gsm8k": "give openai/gsm8k, or a folder, parquet or JSON-lines file of its rows",
-    "q": "give a folder of problems in Q, or what scripts/prepare_data.py made of them",
-    "countdown": "give 'generated', or a file of rows with nums and target",
-}
 
 
 def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
-    """Fill what is open. Raises `ConfigError` for a real model without a dataset, and for settings that do not go
-    together once the open ones are known."""
+    """Fill what is open. The data set is the task's: see `with_dataset` there.
+
+    Raises `ConfigError` for settings that do not go together once the open ones are known."""
     if settings.refresh == "lowrank" and not settings.vllm:
         raise ConfigError("--refresh lowrank: without --vllm there is no engine to refresh; add it, or leave it out")
     if settings.refresh == "lowrank" and settings.rounding is not None:
         raise ConfigError(f"--rounding {settings.rounding}: --refresh lowrank merges and rounds nothing; leave one out")
-    task, cispo = settings.task, settings.loss_type == "cispo"
     preset = PRESETS[STARTER if starter else "model"] | {
         "model": STARTER if starter else DEFAULT_MODEL,
         "quant": "nf4" if gpu else "none",
         "projections": "normal",
-        "dataset": "generated" if task == "countdown" else STARTER if starter and task == "code" else None,
         "rounding": "stochastic" if settings.refresh == "merge" else None,
         "scale_rewards": "none" if settings.loss_type == "dr_grpo" else "group",
-        "epsilon_high": CISPO_LARGEST_WEIGHT if cispo else settings.epsilon,
+        "epsilon_high": CISPO_LARGEST_WEIGHT if settings.loss_type == "cispo" else settings.epsilon,
     }
     if settings.dynamic_sampling:
         preset["dynamic_limit"] = DYNAMIC_LIMIT
     if starter and gpu:
         preset["steps"] = 48  # of two seconds instead of 24
     given = {name: value for name, value in asdict(settings).items() if value is not None}
-    if "dataset" not in given and preset["dataset"] is None:
-        raise ConfigError(f"--dataset is missing: {DATASET_ADVICE[task]}")
     return RunConfig(**preset | given)
 
 

@@ -39,7 +39,7 @@ def compare_counts(
     """
     shared = [problem for problem in a if problem in b]
     if not shared:
-        raise ConfigError("--compare: the two evaluations share no problem; evaluate both on one data set")
+        raise ConfigError("--compare: the two evaluations share no problem; evaluate both on the same data set")
     sides = [[side[problem] for problem in shared] for side in (a, b)]
     result: dict[str, Any] = {"names": list(names), "problems_of_one_side_only": len(set(a) ^ set(b))}
     for k in ks:
@@ -77,7 +77,7 @@ def conclusion(result: Mapping[str, Any], k: int) -> str:
     same = "they agree on every problem" if c["only_a"] == c["only_b"] == 0 else f"{b} is better on {c['only_b']} "
     if c["only_a"] or c["only_b"]:
         same += f"problems and worse on {c['only_a']}"
-    missed = f"; so few problems would miss a gain below about {result['detectable_gain']:.3f}"
+    missed = f"; a gain below about {result['detectable_gain']:.3f} would go unnoticed with so few problems"
     return f"No difference between {a} and {b} is proven: {figures}; {same}{missed}."
 
 
@@ -93,7 +93,7 @@ def stored_counts(path: Path) -> tuple[str, dict[str, tuple[int, int]], dict[str
         rows = zip(per_problem["ids"], per_problem["counts"][name], strict=True)
         counts = {str(problem): (int(accepted), int(graded)) for problem, (accepted, graded) in rows}
         if any(not 0 <= accepted <= graded for accepted, graded in counts.values()):
-            raise ValueError("more are right than were graded")
+            raise ValueError("more completions are right than were graded")
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise ConfigError(f"{path}: not an evaluation written by scripts/eval.py (eval.json)") from None
     return f"{name} of {path}", counts, record
@@ -112,12 +112,12 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
         risen = min(1.0, rate + gain)
         within = max((rate * (1 - rate) + risen * (1 - risen)) / 2, 1e-6)
     text = [
-        f"to see pass@1 rise by {gain:g} from {rate:.2f} with power {POWER:.0%} at the {LEVEL:.0%} level, paired on "
-        f"the same problems, if it rises alike on all of them:"
+        f"to detect a rise of pass@1 by {gain:g} from {rate:.2f} with power {POWER:.0%} at the {LEVEL:.0%} level, "
+        f"paired on the same problems, if it rises equally on all of them:"
     ]
     for samples in POWER_SAMPLES:
         problems = problems_needed(gain, paired_deviation(within, samples))
-        text.append(f"  {problems:7,} problems with {samples} completion{'s' * (samples > 1)} each on either side")
+        text.append(f"  {problems:7,} problems with {samples} completion{'s' * (samples > 1)} each on each side")
     return text
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.evaluation.statistics import mean_interval, pass_values
 from pipeline.rollout import Completion, RolloutEngine, Sampling
+from pipeline.rollout.rollouts import verdict_fields
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
-from pipeline.run_folder import verdict_fields
-from pipeline.tasks import CODE, Scores, Task, means
+from pipeline.tasks import Scores, Task, means
+from pipeline.tasks.code import TASK as CODE
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 

@@ -124,7 +124,7 @@ def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, l
         torch.nn.init.zeros_(policy.model.tinylora.v)
     else:
         adapters.load_checkpoint(checkpoint, policy.model)
-    policy.engine.refresh(policy.model.tinylora.v)
+    policy.serve()
     return loaded
 
 

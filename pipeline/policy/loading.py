@@ -21,7 +21,7 @@ from pipeline.policy.models import (
     quiet_libraries,
     transformers_config,
 )
-from pipeline.rollout import RolloutEngine
+from pipeline.rollout import RefreshReport, RolloutEngine
 from pipeline.versions import plain_vllm
 
 
@@ -33,6 +33,14 @@ class Policy:
     tokenizer: Any
     engine: RolloutEngine
     memory: MemoryPlan | None = None
+    version: int | None = None  # of the `v` that the engine serves: optimizer steps made before; None until one is
+
+    def serve(self, version: int | None = None) -> RefreshReport:
+        """Make the adapter's `v` as it is the engine's. version: the optimizer steps that made it, where they were
+        counted. When what was made from `v` is stale is decided in `adapters/served.py`."""
+        report = self.engine.refresh(self.model.tinylora.v.detach())
+        self.version = version
+        return report
 
     def close(self) -> None:
         """Give back the memory of model and engine; neither can be used any more."""
@@ -64,7 +72,7 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
 def load_engine(
     choice: ModelChoice, config: RunConfig, model: Any, tokenizer: Any, memory: MemoryPlan | None = None
 ) -> RolloutEngine:
-    """The engine for an adapted model, which beside a merging engine computes with the weights that this one serves."""
+    """The engine for an adapted model, which with a merging engine computes with the weights that this one serves."""
     ends = eos_token_ids(model, tokenizer)
     if not config.vllm:
         from pipeline.rollout.transformers_engine import TransformersEngine

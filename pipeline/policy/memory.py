@@ -91,7 +91,7 @@ class Sizes:
         return kept + 2 * self.layer_token * tokens + HEAD_BYTES
 
     def engine_bytes(self, sequences: int) -> float:
-        """Peak of the engine's forward pass beside weights and cache: activations, and the logits of every sequence in
+        """Peak of the engine's forward pass besides weights and cache: activations, and the logits of every sequence in
         three float32 copies."""
         return BATCHED_TOKENS * 2 * (3 * self.intermediate + 4 * self.hidden) + 12 * sequences * self.vocabulary
 
@@ -100,14 +100,14 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
     """Shares for a run on a card with `free` bytes that nobody else uses.
 
     architecture: the model's config.json. First the cache for a whole step's rollouts, as far as the smallest
-    training pass leaves room, then the largest training pass beside it, without recomputation if that fits. Raises
+    training pass leaves room, then the largest training pass next to it, without recomputation if that fits. Raises
     `ConfigError` if the budget is beyond what is free or too small for one sequence.
     """
     budget = DEFAULT_SHARE * free if config.gpu_memory is None else config.gpu_memory * 1e9
     if budget > free:
         raise ConfigError(
-            f"--gpu-memory {config.gpu_memory:g}: {free / 1e9:.1f} GB of the card are free; ask for less, or end what "
-            f"else runs on it"
+            f"--gpu-memory {config.gpu_memory:g}: {free / 1e9:.1f} GB of GPU memory are free; ask for less, "
+            f"or stop other programs on the GPU"
         )
     sizes = Sizes.of(architecture)
     frozen = sizes.projections * (NF4_BYTES if config.quant == "nf4" else 2) + 2 * sizes.embeddings

@@ -49,10 +49,10 @@ def choose_model(model: str | None, hub: str = "huggingface") -> ModelChoice:
     """
     if model is None:
         gpu = has_gpu()
-        reason = "the default where an NVIDIA GPU answers" if gpu else "the bundled model, since no NVIDIA GPU answers"
+        reason = "the default on a machine with an NVIDIA GPU" if gpu else "the bundled model: no NVIDIA GPU was found"
         model = DEFAULT_MODEL if gpu else STARTER
     else:
-        reason = "asked for with --model"
+        reason = "given with --model"
     if model == STARTER:
         choice = ModelChoice(STARTER, str(STARTER_FOLDER), reason)
     elif Path(model).is_dir():
@@ -61,7 +61,7 @@ def choose_model(model: str | None, hub: str = "huggingface") -> ModelChoice:
             choice = ModelChoice(model, str(Path(model).resolve()), f"{reason}, a local folder")
         else:
             choice = ModelChoice(model, str(file.absolute()), f"{reason}, {file.name} in that folder")
-    elif Path(model).is_file():  # a link is not followed: the tokenizer may lie beside it
+    elif Path(model).is_file():  # a link is not followed: the tokenizer may be next to it
         choice = ModelChoice(model, str(Path(model).absolute()), f"{reason}, a GGUF file")
     elif model.lower().endswith(".gguf"):
         raise ConfigError(f"--model {model}: no such file; give the path of a .gguf file, or a folder with one")
@@ -171,7 +171,7 @@ def import_libraries() -> None:
     """Import trl, then unsloth: in this order TRL keeps its own classes.
 
     Unsloth loads `vllm._C` as a test. Without a GPU that is vLLM's build for AVX512-BF16; on any other CPU vLLM then
-    loads another build beside it, which aborts the process. So that module is missing while Unsloth is imported.
+    loads another build as well, which aborts the process. So that module is missing while Unsloth is imported.
     """
     hidden = not has_gpu() and "vllm._C" not in sys.modules
     with quiet_libraries():

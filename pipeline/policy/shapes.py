@@ -84,7 +84,7 @@ def write_shape(name: str, folder: Path, seed: int, device: str = "cpu") -> Shap
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror}); choose another") from None
+        raise ConfigError(f"--out {folder}: cannot be created ({error.strerror}); choose another") from None
     try:
         free = shutil.disk_usage(partial).free
         if free < size:
@@ -105,7 +105,7 @@ def _already_there(folder: Path, wanted: dict[str, Any]) -> bool:
     if wanted.items() <= record.items() and record["files"].items() <= _file_sizes(folder).items():
         return True
     raise ConfigError(
-        f"--out {folder} exists and is not a whole {wanted['shape']} of seed {wanted['seed']}; delete it or choose "
+        f"--out {folder} exists and is not a complete {wanted['shape']} of seed {wanted['seed']}; delete it or choose "
         "another"
     )
 

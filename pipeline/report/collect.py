@@ -52,7 +52,7 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
     Raises `ConfigError` for a folder that holds no run.
     """
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} holds no run (no config.yaml)")
+        raise ConfigError(f"{folder} contains no run (no config.yaml)")
     metrics = read_json_lines(folder / "metrics.jsonl")
     summary = read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
     rollouts, left_out = _rollouts(folder / "rollouts", limit)

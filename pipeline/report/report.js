@@ -95,7 +95,7 @@ function testTable(problem, first, second) {
 
 function browser(run) {
   const data = run.rollouts, total = data.step.length;
-  if (!total) return element("p", { class: "soft" }, "This run holds no rollouts.");
+  if (!total) return element("p", { class: "soft" }, "This run has no rollouts.");
   const state = { kept: [], at: -1, compare: false };
   const values = (column) => [...new Set(column)].sort((a, b) => (a > b ? 1 : -1));
   const select = (label, options, name) => element("select", { "aria-label": label, id: name, onchange: filter }, element("option", { value: "" }, label), ...options.map((value) => element("option", { value }, words(String(value)))));
@@ -162,7 +162,7 @@ function browser(run) {
   }
 
   function detail() {
-    if (state.at < 0) { pane.replaceChildren(element("p", { class: "soft" }, "No rollout fits the filters.")); return; }
+    if (state.at < 0) { pane.replaceChildren(element("p", { class: "soft" }, "No rollout matches the filters.")); return; }
     const i = state.kept[state.at], r = rolloutAt(run, i), problem = run.problems[r.problem];
     const [first, last] = state.compare ? ends(i) : [i, i];
     const before = rolloutAt(run, first), after = first === last ? null : rolloutAt(run, last);
@@ -206,7 +206,7 @@ function show(report, chosen) {
     element("h1", {}, many ? `${report.runs.length} runs` : run.name), element("p", { class: "soft" }, `made ${report.made}`),
     ...(many ? [element("h2", {}, "All runs"), overview(report.runs), element("div", { class: "tabs" }, ...tabs)] : []),
     element("h2", {}, many ? run.name : "Result"), headline(run), ...(stopped ? [stopped] : []), ...(run.summary.warnings || []).map((text) => element("p", {}, `Warning: ${text}.`)), ...canary(run),
-    element("h2", {}, "Curves"), curves(run), element("h2", {}, "What the judge said most often"), messages(run), element("h2", {}, "Rollouts"), browser(run), element("h2", {}, "Settings and versions"), settings(run));
+    element("h2", {}, "Curves"), curves(run), element("h2", {}, "Most frequent messages of the judge"), messages(run), element("h2", {}, "Rollouts"), browser(run), element("h2", {}, "Settings and versions"), settings(run));
   document.body.dataset.ready = "yes";
 }
 

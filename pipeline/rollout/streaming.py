@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.tasks import CODE, Task
+from pipeline.tasks import Task
+from pipeline.tasks.code import TASK as CODE
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.starter.authors import BY_NAME, mixture, program
 from data.starter.generator import FAMILIES, draw_instance
-from pipeline.tasks.prompts import code_messages
+from pipeline.tasks import TASKS
 from rewards.problem import Problem
 
 END_OF_TURN, PADDING, START_OF_TURN = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
@@ -35,7 +35,8 @@ def examples(count: int, seed: str, careful_share: float) -> Iterator[tuple[Prob
 
 def prompt_text(problem: Problem) -> str:
     """The prompt as the chat template renders it, up to the start of the answer, without the cost of jinja."""
-    turns = [f"{START_OF_TURN}{m['role']}\n{m['content']}{END_OF_TURN}\n" for m in code_messages(problem)]
+    messages = TASKS["code"].prompt.messages(problem)
+    turns = [f"{START_OF_TURN}{m['role']}\n{m['content']}{END_OF_TURN}\n" for m in messages]
     return "".join(turns) + f"{START_OF_TURN}assistant\n"
 
 

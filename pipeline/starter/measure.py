@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.starter.authors import AUTHORS, author_of
 from data.starter.generator import problems
-from pipeline.tasks.prompts import code_messages
+from pipeline.tasks import TASKS
 from rewards.extraction import extract_source
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
@@ -37,7 +37,7 @@ def sample(folder: Path, asked: Sequence[Problem], device: torch.device) -> list
     texts: list[str] = []
     for start in tqdm(range(0, len(asked), BATCH), desc="sample", unit="batch"):
         prompts = [
-            tokenizer.apply_chat_template(code_messages(p), tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(TASKS["code"].prompt.messages(p), tokenize=False, add_generation_prompt=True)
             for p in asked[start : start + BATCH]
         ]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(device)

@@ -1,4 +1,4 @@
-"""The canary: known-right answers to some of the problems at hand, graded before a run as a policy's would be.
+"""The canary: known-right answers to some of a run's problems, graded before it as the policy's will be.
 
 A fault of the judge or of the data then ends the run in seconds, instead of being what the policy learns.
 """
@@ -51,7 +51,7 @@ class Canary:
                     f"not: {problem.id}, {verdict.status.value}, {failure['message'] or 'no message'}"
                 )
                 if required:
-                    raise ConfigError(f"{said}; mend the grader or the data set, or go on with --no-canary")
+                    raise ConfigError(f"{said}; fix the grader or the data set, or continue with --no-canary")
                 print(f"warning: {said}", flush=True)
         print(f"canary: {result['accepted']} of {count} known-right solutions accepted", flush=True)
         return result

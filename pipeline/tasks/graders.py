@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.environment import has_gpu
-from pipeline.tasks import TASKS, Q
+from pipeline.tasks import TASKS
 from rewards.grader.pool import GraderPool
-from rewards.grader.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain
+from rewards.grader.toolchains import find_toolchain
 
 ENGINE_CORES = 2
 
@@ -20,7 +20,7 @@ class NoGraders(AbstractContextManager["NoGraders"]):
     """Stands where a task needs no programs to be run: no compiler, no sandbox, no processes."""
 
     def describe(self) -> dict[str, Any]:
-        return {"tier": "none", "isolation": "answers are compared, no program is run"}
+        return {"tier": "none", "isolation": "answers are compared; no program is run"}
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         return None
@@ -28,15 +28,15 @@ class NoGraders(AbstractContextManager["NoGraders"]):
 
 def start_graders(config: RunConfig) -> Any:
     """The grader pool of a run, or `NoGraders`; to be started before a model is loaded: graders are spawned, and must
-    not inherit a GPU. Beside a GPU two cores are left to the engine's loop, which launches the GPU's work.
+    not inherit a GPU. On a GPU machine two cores are left to the engine's loop, which launches the GPU's work.
 
     Raises `GraderError` where the task's language cannot be run here.
     """
     task = TASKS[config.task]
     if not task.runs_programs:
         return NoGraders()
-    if task is Q:
-        find_toolchain("q", DEFAULT_COMPILER, DEFAULT_STANDARD)
+    if task.language:
+        find_toolchain(task.language)
     cores = len(os.sched_getaffinity(0))
     workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
     return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)

@@ -19,13 +19,12 @@ from data.difficulty import parse_windows
 from data.overlap import fingerprint
 from data.problems import read_problems
 from data.purposes import PURPOSES
-from pipeline.config import STARTER, ConfigError, RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.tasks import TASKS, Task
 from rewards.grader.needs import missing_need
 from rewards.problem import Problem
 
 HELD_OUT_SHARE = 0.1
-GENERATED = "generated"
 GENERATED_TRAIN_PROBLEMS = 2000
 UNDIVIDED = "all"  # held-out problems of runs made before purposes were told apart
 HELD_OUT_SEED = 1_000_003  # the held-out problems do not depend on the run's seed: runs stay comparable
@@ -70,10 +69,10 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
     held_out = sets[config.eval_split]
     validation = held_out if config.eval_split == UNDIVIDED else sets["validation"]
     if not held_out and config.difficulty:
-        raise ConfigError(f"--difficulty {config.difficulty}: no held-out problem is within; '' keeps all")
+        raise ConfigError(f"--difficulty {config.difficulty}: no held-out problem is in the window; '' keeps all")
     if not held_out or (config.eval_every and not validation):
         option = "--eval-every" if held_out else f"--eval-split {config.eval_split}"
-        raise ConfigError(f"{option}: no problem is left for it; give a larger --dataset, or leave it out")
+        raise ConfigError(f"{option}: no problem is left for it; give a larger --dataset, or drop the option")
     train: list[Problem] = []
     origin: dict[str, int] = {}
     for index, (problems, _) in enumerate(parts):
@@ -88,7 +87,7 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
             train.append(problem)
         if not kept:
             name = config.datasets[index]
-            raise ConfigError(f"--dataset {name}: no problem is left for training; give more, or an --eval-dataset")
+            raise ConfigError(f"--dataset {name}: no problem is left to train on; give a larger one, or --eval-dataset")
     return ProblemSets(train, held_out[: config.eval_problems], origin, validation[: config.eval_problems])
 
 
@@ -105,7 +104,7 @@ def clusters_of(problems: Iterable[Problem]) -> dict[str, str]:
 def training_order(
     problems: list[Problem], config: RunConfig, rows: int, origin: Mapping[str, int] | None = None
 ) -> list[int]:
-    """Indices of the problems of so many rows; every pass over the problems is shuffled anew by the run's seed.
+    """Indices of the problems of so many rows; every pass over the problems is reshuffled by the run's seed.
 
     With `config.dataset_weights`, the data set of each row is drawn first, and each data set has passes of its own;
     `origin` maps a problem's id to its data set. More rows continue the same order.
@@ -141,8 +140,11 @@ def _training_and_held_out(
     name: str, config: RunConfig, task: Task, seed: int
 ) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """The training problems of a data set, and its held-out ones by purpose."""
-    if name in (STARTER, GENERATED):
-        return _generated(name, task, config, seed)
+    makers = [other for other in TASKS.values() if other.generator and other.generator.name == name]
+    if task in makers:
+        return _generated(task, config, seed)
+    if makers:
+        raise ConfigError(f"--dataset {name} is for --task {makers[0].name}, not for {task.name}")
     problems = read_dataset(name, task)
     shuffled = list(problems)
     random.Random(HELD_OUT_SEED).shuffle(shuffled)
@@ -154,23 +156,16 @@ def _training_and_held_out(
     held_out, train = shuffled[:count], shuffled[count:]
     if config.eval_dataset is not None:
         kept = {problem.id for problem in train}
-        train = [problem for problem in problems if problem.id in kept]  # in the order of the file, then shuffled anew
+        train = [problem for problem in problems if problem.id in kept]  # in the order of the file, then shuffled
     if config.eval_dataset is not None or config.shuffle_seed is not None:
         random.Random(seed).shuffle(train)
     ends = [count * i // len(wanted) for i in range(len(wanted) + 1)] if wanted else []
     return train, {purpose: held_out[ends[i] : ends[i + 1]] for i, purpose in enumerate(wanted)}
 
 
-def _generated(
-    name: str, task: Task, config: RunConfig, seed: int
-) -> tuple[list[Problem], dict[str, list[Problem]]]:
-    if name == STARTER and task.name == "code":
-        from data.starter.generator import problems as generate
-    elif name == GENERATED and task.name == "countdown":
-        from data.sources.countdown import generate
-    else:
-        wanted = "code" if name == STARTER else "countdown"
-        raise ConfigError(f"--dataset {name} is for --task {wanted}, not for {task.name}")
+def _generated(task: Task, config: RunConfig, seed: int) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    assert task.generator is not None
+    generate = task.generator.problems
     train = generate("train", config.max_samples or GENERATED_TRAIN_PROBLEMS, seed)
     if config.eval_split == UNDIVIDED:
         return train, {UNDIVIDED: generate("held_out", config.eval_problems, HELD_OUT_SEED)}
@@ -203,7 +198,7 @@ def read_dataset(name: str, task: Task) -> list[Problem]:
         source, place = find_source(task.source), name
     else:
         raise ConfigError(
-            f"--dataset {name}: give a JSON-lines file that scripts/prepare_data.py made, or SOURCE:location with one "
+            f"--dataset {name}: give a JSON-lines file made by scripts/prepare_data.py, or SOURCE:location with one "
             f"of {', '.join(SOURCES)}"
         )
     problems: dict[str, Problem] = {}
@@ -215,7 +210,7 @@ def read_dataset(name: str, task: Task) -> list[Problem]:
             problems.setdefault(loaded.problem.id, loaded.problem)
     if reasons:
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        print(f"{name}: {sum(reasons.values())} records are of no use ({why})", file=sys.stderr)
+        print(f"{name}: {sum(reasons.values())} records are skipped ({why})", file=sys.stderr)
     return _gradable(list(problems.values()), name, task)
 
 
@@ -229,9 +224,10 @@ def _gradable(problems: list[Problem], name: str, task: Task) -> list[Problem]:
     problems, lacking_here = without_missing_needs(problems)
     if lacking_here:
         named = "; ".join(f"{problem_id}: {reason}" for problem_id, reason in lacking_here.items())
-        print(f"{name}: {len(lacking_here)} problems cannot be graded here and are left out ({named})", file=sys.stderr)
+        count = len(lacking_here)
+        print(f"{name}: {count} problems cannot be graded on this machine and are skipped ({named})", file=sys.stderr)
     kept = [problem for problem in problems if task.gradable(problem)]
     if not kept:
         lacking = "has tests" if task.runs_programs else "has an answer"
-        raise ConfigError(f"dataset {name}: no problem {lacking}, so nothing could be graded for the task {task.name}")
+        raise ConfigError(f"dataset {name}: no problem {lacking}, so nothing can be graded for the task {task.name}")
     return kept

@@ -1,1 +1,1 @@
-"""Commands beside training and evaluation: `doctor`, `export` and `grade`."""
+"""Commands other than training and evaluation: `doctor`, `export` and `grade`."""

@@ -50,7 +50,7 @@ RIGHT = """Here it is.
 int main() { long long a, b; std::cin >> a >> b; std::cout << a + b; }
 ```"""
 WRONG = RIGHT.replace("a + b", "a - b")
-TESTS = "run python -m pytest tests/rewards to find the part"
+TESTS = "run python -m pytest tests/rewards to find the fault"
 REPORT = "report this with the table above"
 
 
@@ -66,7 +66,7 @@ class Check:
 
 @dataclass
 class Examination:
-    """Checks in order; what an earlier one made is at hand for a later one."""
+    """Checks in order; a later one can use what an earlier one made."""
 
     config: Settings
     checks: list[Check] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Examination:
     def add(self, name: str, check: Callable[[], tuple[str, str, str]], needs: Any = True, advice: str = "") -> None:
         """Run one check, unless what it needs is missing."""
         if not needs:
-            self.checks.append(Check(name, SKIPPED, "needs a part that failed"))
+            self.checks.append(Check(name, SKIPPED, "depends on a check that failed"))
             return
         try:
             status, found, todo = check()
@@ -92,7 +92,7 @@ def examine(config: Settings, *, with_model: bool = True) -> list[Check]:
     """All checks. Without the model only the machine is looked at."""
     it = Examination(config)
     it.add("python", _python)
-    it.add("gpu", _gpu, advice="the driver's nvidia-smi failed; reinstall the driver")
+    it.add("gpu", _gpu, advice="nvidia-smi failed; reinstall the driver")
     it.add("packages", _packages)
     it.add("disk", _disk)
     it.add("memory", _memory)
@@ -128,19 +128,19 @@ def _python() -> tuple[str, str, str]:
     found = f"{sys.version.split()[0]} in {sys.prefix}"
     if sys.version_info[:2] in TRIED_PYTHONS:
         return OK, found, ""
-    return WARNING, found, "the pinned packages were tried with Python 3.11 and 3.12: make PYTHON=python3.12"
+    return WARNING, found, "the pinned packages are tested with Python 3.11 and 3.12: make PYTHON=python3.12"
 
 
 def _gpu() -> tuple[str, str, str]:
     if not has_gpu():
-        return OK, "no NVIDIA GPU answers: the CPU set and the bundled starter model are used", ""
+        return OK, "no NVIDIA GPU found: the CPU packages and the bundled starter model are used", ""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     import torch
 
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
-        todo = "update the driver, or install the GPU set: make setup"
+        todo = "update the driver, or install the GPU packages: make setup"
         return FAILURE, f"{found}; torch cannot use it ({built})", todo
     return OK, " | ".join(found.splitlines()), ""
 
@@ -228,10 +228,10 @@ def _sandbox(it: Examination) -> tuple[str, str, str]:
 
 def _headers(it: Examination) -> tuple[str, str, str]:
     """Two programs with one prologue, then a third that its precompiled header should serve."""
-    slower = "verdicts are right, compiling takes about four times as long"
+    slower = "verdicts stay right, but compiling takes about four times as long"
     about = it.pool.describe()
     if it.pool.headers is None:
-        return WARNING, f"none are made: {slower}", "use g++ as the compiler and --header-store above 0"
+        return WARNING, f"no headers are made: {slower}", "use g++ as the compiler and --header-store above 0"
     problem = Problem("doctor", "", (Test("", ""),))
     prologue = "#include <bits/stdc++.h>\n"
     for number in range(3):
@@ -239,7 +239,7 @@ def _headers(it: Examination) -> tuple[str, str, str]:
         it.pool.headers.wait()
     if verdict.header != "used":
         faults = "; ".join(f"{name}: {why}" for name, why in it.pool.headers.faults.items()) or "refused"
-        return WARNING, f"none can be used ({faults}); {slower}", "free space in /dev/shm, or use another g++"
+        return WARNING, f"no header can be used ({faults}); {slower}", "free space in /dev/shm, or use another g++"
     store = f"at most {it.pool.headers.limit_bytes >> 20} MB in {it.pool.headers.folder.parent}"
     if it.pool.headers.faults:
         name, why = next(iter(it.pool.headers.faults.items()))
@@ -253,7 +253,7 @@ def _humaneval_x() -> tuple[str, str, str]:
     if not lacking:
         return OK, "all 164 tasks can be graded", ""
     tasks = ", ".join(task for header in lacking for task in NEEDS[header])
-    return WARNING, f"{tasks} cannot be solved here and are left out", "; ".join(lacking.values())
+    return WARNING, f"{tasks} cannot be graded on this machine and are skipped", "; ".join(lacking.values())
 
 
 def _grade(it: Examination) -> tuple[str, str, str]:
@@ -265,7 +265,7 @@ def _grade(it: Examination) -> tuple[str, str, str]:
     if right.status is not Status.ACCEPTED or wrong.status is not Status.WRONG_ANSWER:
         found = f"a right program was judged {right.status}, a wrong one {wrong.status}: {right.diagnostics[:200]}"
         return FAILURE, found, TESTS
-    return OK, f"a right program passes, a wrong one fails, {seconds:.1f} s for both", ""
+    return OK, f"a right program passes and a wrong one fails: {seconds:.1f} s for both", ""
 
 
 # ------------------------------------------------------------------ the policy
@@ -311,7 +311,7 @@ def _grade_generated(it: Examination) -> tuple[str, str, str]:
     if any(verdict.status.name == "NO_VERDICT" for verdict in verdicts):
         return FAILURE, found, "a grader process failed twice; run python -m pytest tests/rewards"
     if all(source is None for source in sources):
-        return WARNING, found, "the model writes no programs at all: expect no reward to learn from"
+        return WARNING, found, "the model writes no programs at all, so there is no reward to learn from"
     return OK, found, ""
 
 
@@ -331,7 +331,7 @@ def _refresh(it: Examination) -> tuple[str, str, str]:
         outputs.append([(c.token_ids, c.log_probs) for c in _sample(it, 16, 0.0)])
     base, other, again = outputs
     if base == other:
-        return FAILURE, "another vector changes nothing: the engine does not serve the policy", REPORT
+        return FAILURE, "a new vector changes nothing: the engine does not serve the policy", REPORT
     if [ids for ids, _ in base] != [ids for ids, _ in again]:
         return FAILURE, "the zero vector does not bring the base back", REPORT
     milliseconds = 1000 * max(seconds, report.seconds)

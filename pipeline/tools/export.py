@@ -15,7 +15,7 @@ from typing import Any
 
 import adapters
 from adapters.config import AdapterError
-from pipeline.config import STARTER, ConfigError, RunConfig, Settings, resolved
+from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
 from pipeline.evaluation.choose import check_base, checkpoint_settings
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
@@ -44,8 +44,7 @@ def export(
     choice = choose_model(settings.model, settings.hub)
     if checkpoint.is_dir():
         check_base(checkpoint, checkpoint_settings(checkpoint), choice)
-    told: dict[str, Any] = {"model": choice.name, "dataset": settings.dataset or STARTER}
-    told["rounding"] = rounding or settings.rounding
+    told: dict[str, Any] = {"model": choice.name, "rounding": rounding or settings.rounding}
     config = resolved(replace(settings, **told), starter=choice.is_starter, gpu=has_gpu())
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
@@ -72,12 +71,12 @@ def _source(
     changes: dict[str, Any] = {name: value for name, value in (("model", model), ("quant", quant)) if value is not None}
     if checkpoint.is_dir():
         if variant is not None:
-            raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint says what it is")
+            raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint names its own")
         adapters.read_checkpoint(checkpoint)
         settings = replace(checkpoint_settings(checkpoint), **changes)
         return settings, lambda adapted: adapters.load_checkpoint(checkpoint, adapted)
     if checkpoint.suffix == ".safetensors":
-        raise AdapterError(f"checkpoint {checkpoint}: give the folder it is in, which also holds the run's settings")
+        raise AdapterError(f"checkpoint {checkpoint}: give its folder, which also holds the run's settings")
     stored = read_seed_checkpoint(checkpoint)
     if not (model or stored.base_model):
         raise AdapterError(f"checkpoint {checkpoint} does not name the model it was trained on; give it with --model")
@@ -160,6 +159,6 @@ def push(folder: Path, repository: str) -> str:
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.RequestError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"--push-to-hub {repository}: {reason}; it is in {folder}; log in with `hf auth login` and try again"
+            f"--push-to-hub {repository}: {reason}; it stays in {folder}; log in with `hf auth login` and try again"
         ) from None
     return f"https://huggingface.co/{repository}"

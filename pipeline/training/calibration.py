@@ -35,7 +35,7 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     chosen = [problems[i] for i in spread_rows(len(problems), -(-wanted // PER_PROMPT))]
     repeats = -(-wanted // len(chosen))
     prompts = [ids for ids in prompt_ids(policy.tokenizer, chosen, task) for _ in range(repeats)]
-    policy.engine.refresh(bank.v.detach())
+    policy.serve(0)
     sampling = Sampling(config.max_completion_length, config.temperature, SEED + config.seed)
     completions = policy.engine.generate(prompts, sampling, lambda row, completion: None)
     rows, starts, lengths = unpadded_rows(prompts, [c.token_ids for c in completions], bank.v.device)

@@ -43,18 +43,6 @@ def spread_rows(count: int, wanted: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
-def without_equal_groups(advantages: Tensor, rewards: list[float | None], group_size: int) -> Tensor:
-    """Advantages (B,) with exact zeros where all rewards of a group are equal.
-
-    In float32 the mean of equal rewards can differ from them in the last bit, and dividing by a standard deviation of
-    zero plus 1e-4 makes a visible advantage of that. Rewards that are None are masked: they do not count.
-    """
-    values = advantages.new_tensor([float("nan") if r is None else r for r in rewards]).view(-1, group_size)
-    highest = values.nan_to_num(nan=-torch.inf).amax(dim=1)
-    lowest = values.nan_to_num(nan=torch.inf).amin(dim=1)
-    return advantages.masked_fill((highest <= lowest).repeat_interleave(group_size), 0.0)
-
-
 def micro_batches(
     batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:

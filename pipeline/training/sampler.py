@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from adapters import TinyLoRA
-from pipeline.rollout import Completion, More, OnFinished, RolloutEngine, Sampling, no_more, sampled_entropy
+from pipeline.evaluation.evaluate import prompt_ids
+from pipeline.policy.loading import Policy
+from pipeline.rollout import Completion, More, OnFinished, Sampling, no_more, sampled_entropy
 from pipeline.rollout.streaming import StreamingGrader
+from rewards.problem import Problem
 
 
 @dataclass
 class StepRecord:
-    """What one step measured, filled while it runs; `seconds` per phase."""
+    """What one step measured, filled while it runs; `seconds` per phase, `rollouts` as they are written down."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     values: dict[str, Any] = field(default_factory=dict)
+    rollouts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The completions of a step, which may still be being graded; columns as of `Rollouts`. graded_rows: which of the
+    grader's rows they are. metrics: of choosing them, where they were chosen."""
+
+    problems: list[int]
+    prompts: list[list[int]]
+    completions: list[Completion]
+    versions: list[list[int]]
+    graded_rows: Sequence[int]
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 class PolicySampler:
-    """Samples from `bank` as it is. sampling: how; its seed is the run's. text: of a completion, to be graded."""
+    """Samples from the policy as it is. problems: those of the run. sampling: how; its seed is the run's."""
 
     def __init__(
-        self,
-        engine: RolloutEngine,
-        bank: TinyLoRA,
-        grader: StreamingGrader,
-        sampling: Sampling,
-        text: Callable[[Completion], str],
+        self, policy: Policy, grader: StreamingGrader, problems: Sequence[Problem], group_size: int, sampling: Sampling
     ) -> None:
-        self.engine, self.bank, self.grader, self.sampling, self.text = engine, bank, grader, sampling, text
-        self._served = -1  # the step whose policy the engine has
+        self.policy, self.grader, self.problems = policy, grader, problems
+        self.group_size, self.sampling = group_size, sampling
+
+    def draw(self, step: int, record: StepRecord, problems: list[int]) -> Drawn:
+        """One completion for each of `problems`, in whole groups."""
+        self.grader.begin([self.problems[index] for index in problems])
+        prompts = self.prompts(problems[:: self.group_size])
+        completions = self.sample(step, record, prompts)
+        return Drawn(problems, prompts, completions, versions(completions, step), range(len(problems)))
+
+    def prompts(self, problems: Sequence[int]) -> list[list[int]]:
+        """Token ids of the prompts of a group for each of `problems`."""
+        ids = prompt_ids(self.policy.tokenizer, [self.problems[index] for index in problems], self.grader.task)
+        return [prompt for prompt in ids for _ in range(self.group_size)]
+
+    def text(self, completion: Completion) -> str:
+        return self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
 
     def sample(
         self,
@@ -43,13 +69,11 @@ class PolicySampler:
         on_finished: OnFinished = lambda row, completion: None,
         more: More = no_more,
     ) -> list[Completion]:
-        """One generation of step `step`, as of `RolloutEngine`; the grader must expect its rows. What is waited for
-        verdicts meanwhile is not counted as generation."""
-        if step != self._served:
-            report = self.engine.refresh(self.bank.v.detach())
-            record.seconds["refresh"] += report.seconds
-            record.values["kept_share"] = report.kept
-            self._served = step
+        """One generation by the policy after `step` steps, as of `RolloutEngine`; the grader must expect its rows. What
+        is waited for verdicts meanwhile is not counted as generation."""
+        report = self.policy.serve(step)
+        record.seconds["refresh"] += report.seconds
+        record.values["kept_share"] = report.kept
         start = time.perf_counter()
 
         def finished(row: int, completion: Completion) -> None:
@@ -57,10 +81,15 @@ class PolicySampler:
             on_finished(row, completion)
 
         sampling = replace(self.sampling, seed=self.sampling.seed * 1_000_003 + step)
-        completions = self.engine.generate(prompts, sampling, finished, more)
+        completions = self.policy.engine.generate(prompts, sampling, finished, more)
         seconds = time.perf_counter() - start - self.grader.waited
         record.seconds["generate"] += seconds
         tokens = sum(len(completion.token_ids) for completion in completions)
         record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
         record.values["entropy"] = sampled_entropy(completions)
         return completions
+
+
+def versions(completions: Sequence[Completion], version: int) -> list[list[int]]:
+    """The version of `v` of every token, where one drew them all."""
+    return [[version] * len(completion.token_ids) for completion in completions]

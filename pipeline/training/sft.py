@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from data.sources.countdown import generate
-from data.starter.authors import AUTHORS, program
-from data.starter.generator import instances
-from pipeline.config import STARTER, ConfigError, RunConfig, Settings, resolved
+from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.config.warm_up import WarmUp
 from pipeline.environment import has_gpu
 from pipeline.policy.models import (
@@ -27,8 +24,8 @@ from pipeline.policy.models import (
     made_ready,
     quiet_libraries,
 )
-from pipeline.tasks import Task, task_of
-from pipeline.tasks.problem_sets import GENERATED, read_dataset
+from pipeline.tasks import Task, task_of, with_dataset
+from pipeline.tasks.problem_sets import read_dataset
 from rewards.problem import Problem
 from storage.files import write_json
 
@@ -40,7 +37,8 @@ def warm_up(settings: WarmUp) -> Path:
     start = time.perf_counter()
     choice = choose_model(settings.model, settings.hub)
     shared = {name: getattr(settings, name) for name in ("task", "template", "system_prompt", "dataset")}
-    config = resolved(Settings(model=choice.name, **shared), starter=choice.is_starter, gpu=has_gpu())
+    asked = with_dataset(Settings(model=choice.name, **shared), starter=choice.is_starter)
+    config = resolved(asked, starter=choice.is_starter, gpu=has_gpu())
     task = task_of(config)
     problems = worked_problems(config, task, settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
@@ -64,26 +62,14 @@ def warm_up(settings: WarmUp) -> Path:
 
 def worked_problems(config: RunConfig, task: Task, settings: WarmUp) -> list[Problem]:
     """Problems with a solution to imitate. Raises `ConfigError` where the data set has none."""
-    name = config.dataset
-    if name == STARTER and task.name == "code":
-        return starter_examples(settings.max_samples, settings.seed)
-    if name == GENERATED and task.name == "countdown":
-        return generate("train", settings.max_samples, settings.seed)
+    name = config.dataset or ""
+    if task.generator and name == task.generator.name:
+        return task.generator.worked(settings.max_samples, settings.seed)
     problems = [problem for part in config.datasets for problem in read_dataset(part, task) if problem.solution]
     if not problems:
         raise ConfigError(f"--dataset {name}: no problem has a solution, so there is nothing to imitate")
     Random(settings.seed).shuffle(problems)
     return problems[: settings.max_samples]
-
-
-def starter_examples(count: int, seed: int) -> list[Problem]:
-    """The starter's training problems, each with a right program."""
-    rng = Random(f"sft/{seed}")
-    careful = [author for author in AUTHORS if author.careful]
-    return [
-        replace(instance.problem, solution=program(instance, rng.choice(careful), rng, faulty=False))
-        for instance in instances("train", count, seed)
-    ]
 
 
 def training_rows(problems: list[Problem], task: Task, tokenizer: Any, limit: int) -> tuple[list[dict[str, Any]], int]:

@@ -1,8 +1,9 @@
-"""GRPO on the shared vector: TRL's trainer with our rollout engine, our log-probabilities and our checkpoints.
+"""GRPO on the shared vector: rollouts by our engine, log-probabilities and advantages of our own, TRL's loss and loop.
 
-What stays TRL's: advantages, importance-sampling correction, every loss, the optimizer loop. What is replaced, and why:
+A step is `roll_out`, which draws and judges a batch, and `train_on`, which adds its gradient. What stays TRL's: every
+loss and the optimizer loop (`trl_hooks.py`). What is ours, and why:
 - generation, so that only `v` travels and completions are graded as they finish;
-- log-probabilities, computed in token-budget batches without padding or kept logits (`pipeline/training/logprobs.py`);
+- log-probabilities, computed in token-budget batches without padding or kept logits (`logprobs.py`);
 - the training step, which cuts the batch into such batches and leaves out rows without an advantage;
 - checkpoints, which hold `v` and appear whole.
 Left out: several processes. One process drives one engine.
@@ -19,25 +20,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer
-from trl import GRPOTrainer
+from transformers import Trainer
 
 from adapters import load_checkpoint, save_checkpoint
 from adapters.base import dense_weight
+from adapters.served import count_steps
 from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
-from pipeline.rollout import Completion, Sampling
+from pipeline.rollout import Sampling
+from pipeline.rollout.rollouts import Rollouts, padded_log_probs
 from pipeline.rollout.sampling_support import Truncation
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
-from pipeline.run_folder import PHASES, RunFolder, rollout_records
-from pipeline.tasks import Reward
+from pipeline.run_folder import PHASES, RunFolder
 from pipeline.tasks.problem_sets import advantage_scale
+from pipeline.training.advantages import group_advantages, reward_tensor
 from pipeline.training.collapse import check_mismatch
 from pipeline.training.device import peak_memory, wait_for_device
 from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.entropy_bonus import entropy_loss
-from pipeline.training.grpo import RATIO_CAP, check_trl, grpo_arguments, training_rows, training_task
+from pipeline.training.grpo import grpo_arguments, training_rows, training_task
 from pipeline.training.kl_step import StepLength
 from pipeline.training.logprobs import (
     completion_log_probs,
@@ -46,18 +48,20 @@ from pipeline.training.logprobs import (
     packed_rows,
     unpadded_rows,
 )
-from pipeline.training.microbatch import micro_batches, spread_rows, without_equal_groups
-from pipeline.training.sampler import PolicySampler, StepRecord
+from pipeline.training.microbatch import micro_batches, spread_rows
+from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
+from pipeline.training.scoring import Scoring
+from pipeline.training.trl_hooks import RolloutTrainer
 from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
-from rewards.verdict import Status, Verdict
+from rewards.verdict import Verdict
 
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
 
-class TinyLoRATrainer(GRPOTrainer):
-    """Trains `model.tinylora.v`. `on_step(record)` receives one flat record per optimizer step; true ends the
-    run once that step's checkpoint is written."""
+class TinyLoRATrainer(RolloutTrainer):
+    """Trains `model.tinylora.v` on `grader.task`. `on_step(record)` receives one flat record per optimizer step; true
+    ends the run once that step's checkpoint is written."""
 
     def __init__(
         self,
@@ -69,192 +73,109 @@ class TinyLoRATrainer(GRPOTrainer):
         on_step: Callable[[dict[str, Any]], bool | None],
         origin: Mapping[str, int] | None = None,
     ) -> None:
-        check_trl()
-        model, memory = policy.model, policy.memory
+        memory = policy.memory
         self.run_config = config
         self.micro_batch_tokens = memory.micro_batch_tokens if memory else config.micro_batch_tokens
-        self.grader = grader
-        self.problems = problems
-        self.folder = folder
-        self.on_step = on_step
+        arguments = grpo_arguments(config, folder.path, checkpointing=bool(memory and memory.gradient_checkpointing))
+        super().__init__(policy, arguments, training_rows(problems, config, origin), config.beta)
+        self.grader, self.problems, self.folder, self.on_step = grader, problems, folder, on_step
         self.record = StepRecord()
-        self.task = training_task(config)
-        self.truncation = Truncation(config.top_k, config.top_p)
-        self.dynamic: DynamicRollouts | None = None
+        self.rollouts: Rollouts | None = None  # of the step
         self.scales = parse_scales(config.advantage_scale)
-        self._verdicts: list[Verdict] = []
-        self._rollout_rows: list[dict[str, Any]] = []
-        self._kept_rows: list[int] | None = None  # of the grader's; None for all
-        self._scores: list[dict[str, float | None]] = []
-        self._on_policy = False
         self.length: StepLength | None = None  # with `--lr auto`
-        self._computed: tuple[Tensor, Tensor] | None = None
-        self._mismatches: list[Tensor] = []
         self._one_policy = False  # whether engine and trainer were seen to be one
-        model._hf_peft_config_loaded = True  # transformers refuses to train a quantised model without its adapters
-        super().__init__(
-            model=model,
-            reward_funcs=[self._reward_function(reward) for reward in self.task.rewards],
-            args=grpo_arguments(config, folder.path, checkpointing=bool(memory and memory.gradient_checkpointing)),
-            train_dataset=training_rows(problems, config, origin),
-            processing_class=policy.tokenizer,
-        )
-        model._hf_peft_config_loaded = False
-        if config.dynamic_sampling:
-            ends = [*self.eos_token_ids, policy.tokenizer.pad_token_id]
-            self.dynamic = DynamicRollouts(problems, config, self.task, grader, self._text, ends, origin)
-        self.remove_callback(PrinterCallback)
-        self.bank = model.tinylora
+        self.bank = policy.model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
-        self.use_vllm = True  # both engines return log-probabilities: correct for the mismatch
+        self.truncation = Truncation(config.top_k, config.top_p)
         sampling = Sampling(self.max_completion_length, self.temperature, config.seed, self.truncation)
-        self.sampler = PolicySampler(policy.engine, self.bank, grader, sampling, self._text)
-        self.loss_beta = config.beta
+        self.sampler = PolicySampler(policy, grader, problems, self.num_generations, sampling)
+        self.scoring = Scoring(training_task(grader.task, config), config, self.ends)
+        self.dynamic: DynamicRollouts | None = None
+        if config.dynamic_sampling:
+            self.dynamic = DynamicRollouts(self.sampler, self.scoring, config, origin)
         norms = [dense_weight(layer.base_layer).float().norm() for layer in self.bank.layers]
         self.base_norm = float(torch.stack(norms).norm())
         self.sigma = torch.stack([layer.left.norm(dim=0) for layer in self.bank.layers])[..., None]  # (modules, r, 1)
 
-    # rollouts and rewards
+    # rollouts
 
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *_: Any, **__: Any
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    def roll_out(self, problems: list[int]) -> Rollouts:
+        """Draw, judge and weigh the batch of a step, and write it down. What the model computes of it comes before the
+        verdicts are waited for, since the last programs are still being graded then."""
         if self.dynamic is None:
-            self.grader.begin([self.problems[row["problem"]] for row in self._rollout_rows])
-            self._completions = self._sample(prompt_ids)
-        self._compare_with_base(prompt_ids, self._completions)
-        return [c.token_ids for c in self._completions], [c.log_probs for c in self._completions]
+            drawn = self.sampler.draw(self.state.global_step, self.record, problems)
+        else:  # chooses problems of its own
+            drawn = self.dynamic.draw(self.state.global_step, self.record)
+        masked = self.scoring.masked(drawn.completions)
+        base = self._compare_with_base(drawn)
+        old = None if self.num_iterations == 1 else self._old_log_probs(drawn, masked)
+        verdicts = self._verdicts(drawn)
+        texts = [self.sampler.text(completion) for completion in drawn.completions]
+        judged = [self.problems[index] for index in drawn.problems]
+        scores, totals = self.scoring.scores(judged, drawn.completions, texts, verdicts)
+        self.rollouts = Rollouts(
+            group_size=self.num_generations,
+            problems=drawn.problems,
+            prompts=drawn.prompts,
+            completions=drawn.completions,
+            versions=drawn.versions,
+            texts=texts,
+            masked=masked,
+            verdicts=verdicts,
+            scores=scores,
+            totals=totals,
+            advantages=self._advantages(judged, totals),
+            base_log_probs=base if self.beta else None,
+            old_log_probs=old,
+        )
+        self._write_down(self.rollouts)
+        if old is not None:
+            self._note_mismatch((old.cpu() - self.rollouts.sampled_log_probs())[self.rollouts.mask().bool()])
+        return self.rollouts
 
-    def _sample(self, prompt_ids: list[list[int]], *stream: Any) -> list[Completion]:
-        """A generation of the policy as it is; `stream` as of `PolicySampler.sample`."""
-        return self.sampler.sample(self.state.global_step, self.record, prompt_ids, *stream)
-
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, Any]:
-        """TRL's, but once for every group: its rows follow one another and share their prompt."""
-        token_ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])
-        return [ids for ids in token_ids for _ in range(self.num_generations)], images, fields
-
-    def _compare_with_base(self, prompt_ids: list[list[int]], completions: list[Completion]) -> None:
-        """KL to the base, on all rows where the loss has a KL term, else on rows spread over all groups; done here
-        because the last programs are still being graded."""
-        chosen = spread_rows(len(completions), len(completions) if self.loss_beta else KL_ROWS)
-        sampled = [completions[row].token_ids for row in chosen]
-        rows, prompts, lengths = unpadded_rows([prompt_ids[row] for row in chosen], sampled, self.accelerator.device)
-        width = max(len(completion.token_ids) for completion in completions)
+    def _compare_with_base(self, drawn: Drawn) -> Tensor:
+        """Log-probabilities (n, T) under the base and the KL to it: of all rows where the loss has a KL term, else of
+        rows spread over all groups."""
+        count = len(drawn.completions)
+        chosen = spread_rows(count, count if self.beta else KL_ROWS)
+        sampled = padded_log_probs(drawn.completions).to(self.accelerator.device)
+        completions = [drawn.completions[row].token_ids for row in chosen]
+        rows, prompts, lengths = unpadded_rows([drawn.prompts[row] for row in chosen], completions, sampled.device)
+        width = sampled.shape[1]
         with self.bank.disabled():
             base, _ = self._log_probs_of_rows(rows, prompts, lengths, width)
         mask = torch.arange(width, device=rows.device) < lengths.unsqueeze(1)
-        self.record.values["kl_base"] = kl_k3(base - self._sampled_log_probs(width)[chosen], mask)
-        self._base_log_probs = base
+        self.record.values["kl_base"] = kl_k3(base - sampled[chosen], mask)
+        return base
 
-    def _text(self, completion: Completion) -> str:
-        return self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+    def _old_log_probs(self, drawn: Drawn, masked: list[bool]) -> Tensor:
+        """(B, T) of the policy that drew, computed as in training: for batches that are trained more than once."""
+        trained = [[] if cut else c.token_ids for c, cut in zip(drawn.completions, masked, strict=True)]
+        rows, prompts, lengths = unpadded_rows(drawn.prompts, trained, self.accelerator.device)
+        width = max(len(completion.token_ids) for completion in drawn.completions)
+        return self._log_probs_of_rows(rows, prompts, lengths, width)[0]
 
-    def _reward_function(self, reward: Reward) -> Callable[..., list[float | None]]:
-        """The reward as a function that TRL can call."""
-        if reward.of_text is not None:
-            return reward.of_text  # type: ignore[return-value]
-        judge = reward.of_verdict
-        assert judge is not None
-
-        def of_verdicts(prompts: list[Any], completions: list[Any], **_: Any) -> list[float | None]:
-            return [judge(verdict, self.run_config) for verdict in self._verdicts]
-
-        of_verdicts.__name__ = reward.name
-        return of_verdicts
-
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
-        """(B, rewards) of the batch that was just generated; waits for its verdicts first."""
-        self._verdicts = self.grader.collect(self._kept_rows)
+    def _verdicts(self, drawn: Drawn) -> list[Verdict]:
+        verdicts = self.grader.collect(drawn.graded_rows)
         self.record.seconds["grade_wait"] += self.grader.times.wait
         self.record.values["grading_hidden"] = self.grader.times.hidden
-        if self.dynamic is None:  # else of all that were judged
-            self.record.values |= verdict_metrics(self._verdicts)
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        rewards[torch.tensor([verdict.status is Status.NO_VERDICT for verdict in self._verdicts])] = torch.nan
-        names = [reward.name for reward in self.task.rewards]
-        self._scores = [
-            {name: None if value != value else value for name, value in zip(names, row, strict=True)}
-            for row in rewards.tolist()
-        ]
-        return rewards
+        self.record.values |= drawn.metrics or verdict_metrics(verdicts)
+        return verdicts
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if self.dynamic is not None:  # the rows that the batch is made of take the place of TRL's
-            drawn = self.dynamic.draw(lambda prompts: self._tokenize_prompts(prompts)[0], self._sample)
-            inputs, self._completions, self._kept_rows = drawn.rows, drawn.completions, drawn.graded_rows
-            self.record.values |= drawn.metrics
-        self._rollout_rows = inputs
-        self._on_policy = self.num_iterations == 1
-        output = super()._generate_and_score_completions(inputs)
-        rows = torch.arange(len(inputs), device=output["advantages"].device)
-        output["group"] = rows // self.num_generations  # TRL shuffles the rows
-        output["advantages"] = without_equal_groups(output["advantages"], self._totals(), self.num_generations)
-        silent = (output["advantages"].view(-1, self.num_generations) == 0).all(dim=1)
+    def _advantages(self, problems: list[Problem], totals: list[float | None]) -> list[float]:
+        rewards = reward_tensor(totals).to(self.accelerator.device)
+        advantages = group_advantages(rewards, self.num_generations, self.run_config.scale_rewards or "group")
+        silent = (advantages.view(-1, self.num_generations) == 0).all(dim=1)
         self.record.values["zero_variance_groups"] = float(silent.float().mean())
         if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
-            factors = [advantage_scale(self.problems[row["problem"]], self.scales) for row in inputs]
-            output["advantages"] = output["advantages"] * output["advantages"].new_tensor(factors)
-        mask, sampled = output["completion_mask"], output["sampling_per_token_logps"]
-        if self._on_policy:  # the training pass itself yields these, on the rows that it trains
-            for name in [name for name in self._metrics["train"] if name.startswith("sampling/")]:
-                del self._metrics["train"][name]
-            del output["old_per_token_logps"], output["importance_sampling_ratio"]
-            self._on_policy = False
-        else:
-            self._mismatches = [(output["old_per_token_logps"] - sampled)[mask.bool()]]
-        if self.loss_beta:
-            output["ref_per_token_logps"] = self._base_log_probs
-        self._write_rollouts(output)
-        return output
+            factors = [advantage_scale(problem, self.scales) for problem in problems]
+            advantages = advantages * advantages.new_tensor(factors)
+        return advantages.tolist()
 
-    def _totals(self) -> list[float | None]:
-        """The weighted reward of every row of the batch at hand; None where it has none."""
-        return self.task.totals({name: [row[name] for row in self._scores] for name in self._scores[0]})
-
-    def _write_rollouts(self, output: dict[str, Any]) -> None:
-        self._rollouts = rollout_records(
-            self.state.global_step + 1,
-            [self.problems[row["problem"]].id for row in self._rollout_rows],
-            [text[0]["content"] for text in list(self._logs["completion"])[-len(self._verdicts) :]],
-            self._verdicts,
-            self._totals(),
-            self._scores,
-            output["advantages"].tolist(),
-            [len(completion.token_ids) for completion in self._completions],
-        )
-        self.folder.write_rollouts(f"step-{self.state.global_step + 1:05d}", self._rollouts)
-
-    # the training pass
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor, None]:
-        """(B, logits_to_keep) log-probabilities and entropies; with gradients, the rows are one batch of the budget."""
-        if self._on_policy:  # TRL asks for the old log-probabilities: they are those of the training pass to come
-            return self._sampled_log_probs(logits_to_keep), torch.empty(0), None
-        if self._computed is not None:
-            return (*self._computed, None)
-        split = input_ids.shape[1] - logits_to_keep
-        rows, prompts, completions = packed_rows(
-            input_ids[:, :split], attention_mask[:, :split], input_ids[:, split:], attention_mask[:, split:]
-        )
-        if torch.is_grad_enabled():
-            log_probs, entropies = completion_log_probs(
-                model,
-                rows,
-                prompts,
-                completions,
-                logits_to_keep,
-                self.temperature,
-                self.truncation,
-                self.run_config.entropy_bonus > 0,
-            )
-            self._entropies = entropies
-            if self.length is not None:
-                self.length.watch(log_probs)
-            return log_probs, entropies, None
-        return (*self._log_probs_of_rows(rows, prompts, completions, logits_to_keep), None)
+    def _write_down(self, rollouts: Rollouts) -> None:
+        step = self.state.global_step + 1
+        self.record.rollouts = rollouts.records(step, [self.problems[index].id for index in rollouts.problems])
+        self.folder.write_rollouts(f"step-{step:05d}", self.record.rollouts)
 
     def _log_probs_of_rows(
         self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int
@@ -268,66 +189,75 @@ class TinyLoRATrainer(GRPOTrainer):
         self.record.seconds["log_probs"] += time.perf_counter() - start
         return log_probs, entropies
 
-    def _sampled_log_probs(self, width: int) -> Tensor:
-        """The engine's log-probabilities of the completions at hand, (B, width), zero beyond a row's end."""
-        rows = torch.zeros(len(self._completions), width)
-        for row, completion in zip(rows, self._completions, strict=True):
-            row[: len(completion.log_probs)] = torch.tensor(completion.log_probs)
-        return rows.to(self.accelerator.device)
+    def _note_mismatch(self, differences: Tensor) -> None:
+        """Record the mismatch of trainer and engine, log p − log p of sampled tokens; the first must be small."""
+        self.record.values["mismatch"] = mismatch = kl_k3(differences, torch.ones_like(differences))
+        if not self._one_policy:
+            check_mismatch(mismatch, self.run_config.model or "")
+            self._one_policy = True
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's loss. On-policy, old and new log-probabilities are the same numbers: one forward pass serves both."""
-        if "old_per_token_logps" in inputs:
-            return super()._compute_loss(model, inputs)
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        width = inputs["completion_ids"].shape[1]
-        log_probs, entropies, _ = self._get_per_token_logps_and_entropies(model, ids, mask, width)
-        old = log_probs.detach()
-        difference = old - inputs["sampling_per_token_logps"]
-        self._mismatches.append(difference[inputs["completion_mask"].bool()])
-        self._computed = (log_probs, entropies)
-        if self.length is not None:
-            self.length.trained(inputs, old)
-        loss = super()._compute_loss(
-            model,
-            inputs | {"old_per_token_logps": old, "importance_sampling_ratio": difference.exp().clamp(max=RATIO_CAP)},
-        )
-        self._computed = None
-        return loss
+    # the training pass
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        model.train()
         start = time.perf_counter()
-        batch = self._prepare_inputs(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.record.seconds["step"] += time.perf_counter() - start
+        return loss
+
+    def train_on(self, batch: dict[str, Any]) -> Tensor:
+        """Add the gradient of a batch, part by part; returns its loss."""
         begin = time.perf_counter()
-        self.beta = self.loss_beta
+        if self.rollouts is not None and self.rollouts.old_log_probs is None:
+            self.rollouts.check_version(self.state.global_step)
         tokens, bonus = int(batch["completion_mask"].sum()), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
+        differences = []
         for part, weight in self._micro_batches(batch):
             with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
-                loss = self.compute_loss(model, part) * weight
+                loss, entropies, difference = self.loss_of(part)
+                loss = loss * weight
                 self.accelerator.backward(loss, retain_graph=bonus > 0)
                 total += loss.detach()
                 if bonus:
                     if self.length:
                         self.length.take_scores()
-                    loss = entropy_loss(self._entropies, part["completion_mask"], tokens, bonus)
+                    loss = entropy_loss(entropies, part["completion_mask"], tokens, bonus)
                     self.accelerator.backward(loss)
                     total += loss.detach()
-        self.beta = 0.0
-        if self._mismatches:
-            mismatch = torch.cat(self._mismatches)
-            self.record.values["mismatch"] = kl_k3(mismatch, torch.ones_like(mismatch))
-            self._mismatches = []
-            if not self._one_policy:
-                check_mismatch(self.record.values["mismatch"], self.run_config.model or "")
-                self._one_policy = True
-        self._step += 1
+            differences += [] if difference is None else [difference]
+        if differences:
+            self._note_mismatch(torch.cat(differences))
         wait_for_device()
         self.record.seconds["backward"] += time.perf_counter() - begin
-        self.record.seconds["step"] += time.perf_counter() - start
         return total
+
+    def loss_of(self, part: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The loss of a part of the batch, its entropies (n, T), and where the policy that is trained drew it, log p of
+        the trainer less that of the engine, of every trained token."""
+        columns = (part[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"))
+        log_probs, entropies = completion_log_probs(
+            self.model,
+            *packed_rows(*columns),
+            part["completion_ids"].shape[1],
+            self.temperature,
+            self.truncation,
+            self.run_config.entropy_bonus > 0,
+        )
+        if self.length is not None:
+            self.length.watch(log_probs)
+        difference = None
+        if "old_per_token_logps" not in part:
+            old = log_probs.detach()
+            difference = (old - part["sampling_per_token_logps"])[part["completion_mask"].bool()]
+            if self.length is not None:
+                self.length.trained(part, old)
+        return self.policy_loss(part, log_probs, entropies), entropies, difference
+
+    def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
+        every_row = self.beta != 0 or self.run_config.entropy_bonus != 0
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row)
+        self.record.values["rows_trained"] = share
+        return parts
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
         """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not.
@@ -339,7 +269,7 @@ class TinyLoRATrainer(GRPOTrainer):
             self.optimizer = optimizer = self.length.optimizer
         else:
             optimizer = super().create_optimizer(*arguments, **options)
-        optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(self.bank.v))
+        count_steps(optimizer, self.bank.v)
         return optimizer
 
     def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
@@ -349,40 +279,32 @@ class TinyLoRATrainer(GRPOTrainer):
             self.lr_scheduler = scheduler = with_warm_up(scheduler, self.run_config.warmup_steps)
         return scheduler
 
-    def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        every_row = self.loss_beta != 0 or self.run_config.entropy_bonus != 0
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row)
-        self.record.values["rows_trained"] = share
-        return parts
-
     # records and checkpoints
 
     @torch.no_grad()
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        self._metrics["train"].pop("entropy", None)  # of trained rows only; the record's is of all
-        averages = {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
+        averages = self.averages()
         if "grad_norm" in logs and self.length is not None:
             self.record.values |= self.length.measure(self._log_probs_of_rows, self.record.values.get("mismatch", 0.0))
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)
         if record is not None:
-            log_rollouts(
-                self.run_config.report_to, self.callback_handler.callbacks, self.state.global_step, self._rollouts
-            )
-            self._rollouts = []
+            tracker, callbacks = self.run_config.report_to, self.callback_handler.callbacks
+            log_rollouts(tracker, callbacks, self.state.global_step, self.record.rollouts)
             self.record = StepRecord()
             if self.on_step(record):
                 self.control.should_training_stop = True
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
-        seconds = {name: round(self.record.seconds[name], 4) for name in PHASES}
+        seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}
+        rewards = {reward.name: averages.get(f"rewards/{reward.name}/mean") for reward in self.scoring.task.rewards}
         seconds["train"] = round(seconds["log_probs"] + seconds["backward"], 4)
         return {
             "step": self.state.global_step,
             "reward": averages.get("reward"),
             "reward_std": averages.get("reward_std"),
-            "rewards": {reward.name: averages.get(f"rewards/{reward.name}/mean") for reward in self.task.rewards},
+            "rewards": rewards,
             **self.record.values,
             "clip_ratio": averages.get("cispo_clip_ratio" if self.loss_type == "cispo" else "clip_ratio/region_mean"),
             "mean_length": averages.get("completions/mean_length"),

@@ -4,7 +4,7 @@ Models write few different prologues, many times each, and reading the headers t
 small program. The store counts the prologues that it is shown. When one comes again, a background thread compiles
 it, in the sandbox in which programs are compiled; no verdict waits for that. From then on a program that begins with
 these lines is compiled as `-include HEADER` and its rest, which is the same program. The compiler finds the precompiled
-form alone, no text beside it, so that it says so when it cannot use it; the judge then compiles the program as it is.
+form alone, without the text, so that it says so when it cannot use it; the judge then compiles the program as it is.
 
 The files lie on tmpfs in one folder for a compiler and its flags, shared by all pools of this user. Their names hold a
 digest of their content, which is read through before the first use, and a change of size or date is seen before any
@@ -69,7 +69,7 @@ class HeaderStore:
         self.folder = self.lease.folder
         self.limit_bytes = limit_bytes
         self.built = 0
-        self.faults: dict[str, str] = {}  # what could not be made: why
+        self.faults: dict[str, str] = {}  # header: why it could not be made
         self._toolchain = toolchain
         self._sandbox = sandbox
         self._lean: LeanHeader | None = None

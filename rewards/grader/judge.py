@@ -160,7 +160,7 @@ class Judge:
         if _KILLED.search(messages) or (run.code and free_bytes(job) < config.compile_file):
             raise GraderFault(f"the machine ran out of memory or space while compiling: {messages[:200]}")
         if run.how == "exit" and run.code == 0 and not (job / toolchain.program_name).is_file():
-            return None, "the compiler made no program\n" + messages
+            return None, "the compiler produced no program\n" + messages
         return run, messages
 
     # ------------------------------------------------------------------ running

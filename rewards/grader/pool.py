@@ -80,7 +80,7 @@ class GraderPool:
         **limits: Any,
     ) -> None:
         if workers is not None and workers < 1:
-            raise GraderError(f"a pool of {workers} graders grades nothing; ask for at least 1")
+            raise GraderError(f"a pool needs at least 1 grader, not {workers}")
         toolchain = find_toolchain("cpp", compiler, standard)
         sandbox, self._tier_reason = choose_sandbox(unsafe=unsafe, tier=tier)
         self.headers = HeaderStore(toolchain, sandbox, header_bytes) if toolchain.header and header_bytes else None
@@ -292,7 +292,7 @@ class _Grader:
             waiting.register(replies, POLLIN | POLLHUP)
             if waiting.poll(1000 * self._patience(problem)):
                 return receive(replies)
-            reason = "the grader process hangs"
+            reason = "the grader process stopped responding"
         except (EOFError, BrokenPipeError):
             reason = "the grader process died"
         self._discard()

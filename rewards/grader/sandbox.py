@@ -191,6 +191,6 @@ def choose_sandbox(*, unsafe: bool = False, tier: str | None = None) -> tuple[Sa
     if tier in (None, "C") and unsafe:
         return Sandbox("C", runner), reason
     if tier == "C":
-        reason = "C was asked for"
+        reason = "tier C was requested"
     advice = "fix that, or accept the risk with --unsafe-grader"
     raise GraderError(f"no safe sandbox for untrusted programs ({reason}); {advice}")

@@ -34,7 +34,7 @@ class Toolchain:
     program_name: str = "program"  # of the compiled program; some interpreters look at its ending
     header: bool = False
     extra_memory: int = 16 * _MEGABYTE  # address space of the language's own libraries, on top of the limit
-    folders: tuple[str, ...] = ()  # host folders that the run needs beside the system's libraries
+    folders: tuple[str, ...] = ()  # host folders that the run needs in addition to the system's libraries
     environment: tuple[tuple[str, str], ...] = ()
 
 

@@ -60,7 +60,7 @@ def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
     source = SOURCES["countdown"]
     assert len(list(read_records(source, str(tmp_path)))) == 3
     assert len(list(read_records(source, str(tmp_path), "test"))) == 1
-    with pytest.raises(DatasetError, match="no file belongs to the split 'validation'"):
+    with pytest.raises(DatasetError, match="no file of the split 'validation'"):
         list(read_records(source, str(tmp_path), "validation"))
 
 

@@ -21,7 +21,7 @@ from data.starter.generator import (
     program,
 )
 from pipeline.starter.corpus import examples
-from pipeline.tasks.prompts import code_messages
+from pipeline.tasks import TASKS
 from rewards.grader.pool import GraderPool
 from rewards.problem import problem_from_record
 
@@ -88,7 +88,7 @@ def test_statements_have_sections_samples_and_hidden_tests() -> None:
         assert len(problem.samples) == 2
         assert len(problem.tests) >= 7
         assert problem_from_record(problem.to_record()) == problem
-        assert "## Sample 2" in code_messages(problem)[1]["content"]
+        assert "## Sample 2" in TASKS["code"].prompt.messages(problem)[1]["content"]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

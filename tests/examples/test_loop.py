@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from data.starter.generator import problems
 from examples import loop
-from pipeline.tasks.prompts import code_messages
+from pipeline.tasks.code import TASK as CODE
 from rewards.problem import Problem
 
 
@@ -119,7 +119,7 @@ def test_advantages_compare_within_the_group(groups: list[list[float]]) -> None:
 
 def test_problems_are_asked_as_the_trainer_asks_them() -> None:
     for problem in problems("train", 20, seed=3):
-        assert loop.messages(problem) == code_messages(problem)
+        assert loop.messages(problem) == CODE.prompt.messages(problem)
 
 
 def plain_reward(text: str, problem: Problem, folder: Path) -> float:

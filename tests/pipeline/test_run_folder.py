@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.run_folder import RunFolder, check_target, read_json, read_json_lines, verdict_fields
-from rewards.verdict import Status, Verdict
+from pipeline.run_folder import RunFolder, check_target, read_json, read_json_lines
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
@@ -22,7 +21,7 @@ def test_resume_without_a_run_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no run under"):
         RunFolder.resume(None)
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="contains no run"):
         RunFolder.resume("elsewhere")
 
 
@@ -104,31 +103,3 @@ def test_resuming_passes_over_damaged_checkpoints(
         (path / "optimizer.pt").unlink()
     with pytest.raises(ConfigError, match="every checkpoint .* is damaged; start a new run"):
         folder.whole_checkpoint()
-
-
-@pytest.mark.parametrize(
-    ("status", "diagnostics", "message"),
-    [
-        (
-            Status.COMPILE_ERROR,
-            "main.cpp: In function 'int main()':\nmain.cpp:3:5: error: 'x' was not declared\n    3 | x\n",
-            "main.cpp:3:5: error: 'x' was not declared",
-        ),
-        (
-            Status.COMPILE_ERROR,
-            "main.o:main.cpp: error: undefined reference to 'f()'\ncollect2",
-            "main.o:main.cpp: error: undefined reference to 'f()'",
-        ),
-        (
-            Status.COMPILE_ERROR,
-            "the compiler took more than 20 s of CPU time",
-            "the compiler took more than 20 s of CPU time",
-        ),
-        (Status.TIME_LIMIT, "more than 0.85 s of CPU time", "more than 0.85 s of CPU time"),
-        (Status.RUNTIME_ERROR, "ended by signal SIGSEGV", "ended by signal SIGSEGV"),
-        (Status.RUNTIME_ERROR, "x" * 900, "x" * 300),
-    ],
-)
-def test_rows_keep_the_first_message(status: Status, diagnostics: str, message: str) -> None:
-    assert verdict_fields(Verdict(status, total=1, diagnostics=diagnostics))["message"] == message
-    assert "message" not in verdict_fields(Verdict(Status.ACCEPTED, 1, 1, True, diagnostics="a warning"))

@@ -49,5 +49,5 @@ def test_others_are_named_in_one_line(installed: dict[str, str], capsys: pytest.
     installed["vllm"] = "0.27.1"
     versions.warn_of_untested()
     (line,) = capsys.readouterr().err.splitlines()
-    assert "trl 1.16.0" in line and "vllm 0.27.1 (tested: 0.26.0)" in line and "in its own way" in line
+    assert "trl 1.16.0" in line and "vllm 0.27.1 (tested: 0.26.0)" in line and "slower scheduler" in line
     assert versions.plain_vllm()

@@ -61,25 +61,25 @@ def check_architecture(header: Header) -> None:
     if found is None and scales:
         found = f"'{kind}' with {kind}.{scales[0]}, which {SERVED[kind]} in transformers does not have"
     if found is None and header.get("rope.scaling.type", "none") != "none":
-        found = f"its positions are scaled ({header.get('rope.scaling.type')}), which is not carried over"
+        found = f"its positions are scaled ({header.get('rope.scaling.type')}), which is not supported"
     if found is not None:
         raise header.error(found)
     try:
         places, head = parameter_places(header), _sizes(header)["head_dim"]
     except KeyError as error:
-        raise header.error(f"its header lacks {error.args[0]}; convert the model anew") from None
+        raise header.error(f"its header lacks {error.args[0]}; convert the model again") from None
     if header.get("rope.dimension_count", head) != head:
         raise header.error(f"rotates only a part of each head, which {SERVED[kind]} does not")
     for name in tensors:
         if name not in places and name not in (OUTPUT, ROPE_FACTORS):
             what = "a bias" if name.endswith(".bias") else "a tensor"
-            raise header.error(f"has {what} that {SERVED[kind]} has no place for ({name})")
+            raise header.error(f"contains {what} that {SERVED[kind]} does not have ({name})")
     for name, (_, shape) in places.items():
         if name not in tensors:
             raise header.error(f"the tensor {name} is missing; download it again")
         if tensors[name].shape != shape:
-            found = f"{name} has the shape {tensors[name].shape} and not {shape}"
-            raise header.error(f"{found}, as its header says; convert the model anew")
+            found = f"{name} has shape {tensors[name].shape} instead of {shape}"
+            raise header.error(f"{found}, which its header gives; convert the model again")
     _check_formats(header)
 
 

@@ -1,6 +1,6 @@
 """A GGUF file as a folder for transformers: bfloat16 safetensors, config and tokenizer, made once, kept in the cache.
 
-The key is what the file and the tokenizer beside it hold, not where they are or when they were written. A folder
+The key is what the file and the tokenizer next to it hold, not where they are or when they were written. A folder
 appears whole or not at all; of two processes that want the same one, the second waits for the first.
 """
 
@@ -52,7 +52,7 @@ def converted(path: Path) -> Path:
                 _make(header, folder)
     except OSError as error:
         why = f"cannot be converted in {folder.parent} ({error.strerror or error})"
-        raise header.error(f"{why}; set TINYLORA_CACHE to a folder that can be written") from None
+        raise header.error(f"{why}; set TINYLORA_CACHE to a writable folder") from None
     return folder
 
 
@@ -111,7 +111,7 @@ def _write(header: Header, names: dict[str, tuple[str, tuple[int, ...]]], folder
     size, free = sum(weight.nbytes for weight in weights.values()), shutil.disk_usage(folder).free
     if free < size:
         why = f"takes {size / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} are free"
-        raise header.error(f"{why}; set TINYLORA_CACHE to a larger disk")
+        raise header.error(f"{why}; set TINYLORA_CACHE to a folder on a larger disk")
     bar = ConversionBar(size, header.path.name)
 
     def tensor(ours: str) -> Any:

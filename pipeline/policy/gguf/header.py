@@ -97,14 +97,14 @@ def _read_header(path: Path, size: int, modified: int) -> Header:
         try:
             (version,) = struct.unpack_from("<I", start, 4)
             if version not in VERSIONS:
-                raise refused(path, f"GGUF version {version} is not read, only 2 and 3; convert it anew")
+                raise refused(path, f"GGUF version {version} is not supported, only 2 and 3; convert it again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _parse(path, data)
         except (struct.error, UnicodeDecodeError, OverflowError, MemoryError, RecursionError, ZeroDivisionError):
-            raise refused(path, "its header is damaged or cut short; download it again") from None
+            raise refused(path, "its header is damaged or truncated; download it again") from None
     end = max(place.start + place.size for place in header.tensors.values())
     if end > size:
-        raise refused(path, f"cut short, {size:,} of {end:,} bytes are there; download it again")
+        raise refused(path, f"truncated: {size:,} of {end:,} bytes are present; download it again")
     return header
 
 
@@ -122,7 +122,7 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
         shape = tuple(reversed([cursor.scalar("Q") for _ in range(dimensions)]))
         listed.append((name, shape, cursor.scalar("I"), cursor.scalar("Q")))
     if not listed or not isinstance(metadata.get("general.architecture"), str):
-        raise refused(path, "holds no model (no tensors, or no general.architecture); give the file of the weights")
+        raise refused(path, "contains no model (no tensors, or no general.architecture); give the file of the weights")
     alignment = metadata.get("general.alignment", 32)
     origin = -(-cursor.position // alignment) * alignment
     tensors = {}
@@ -150,7 +150,7 @@ class _Cursor:
         length = self.scalar("Q")
         start, self.position = self.position, self.position + length
         if self.position > len(self.data):
-            raise struct.error("a string ends beyond the file")
+            raise struct.error("a string ends beyond the end of the file")
         return self.data[start : self.position].decode()
 
     def value(self, kind: int) -> Any:
@@ -162,5 +162,5 @@ class _Cursor:
             raise struct.error(f"unknown type {kind}")
         inner, count = self.scalar("I"), self.scalar("Q")
         if count > len(self.data):
-            raise struct.error("an array ends beyond the file")
+            raise struct.error("an array ends beyond the end of the file")
         return [self.value(inner) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file: from the `tokenizer.json` beside it, or else from the file itself; and the tokens that
+"""The tokenizer of a GGUF file: from the `tokenizer.json` next to it, or else from the file itself; and the tokens that
 end a completion and pad a row, checked against the chat template.
 
 A file names its vocabulary, and its rule for cutting text into words only by llama.cpp's name for it. The rules below
@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.policy.gguf.header import Header
 
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-REMEDY = "put the model's tokenizer.json beside it"
+REMEDY = "put the model's tokenizer.json next to it"
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # of tokenizer.ggml.token_type
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -80,8 +80,8 @@ def _check_vocabulary(header: Header, tokenizer: Any) -> None:
     known = tokenizer.get_vocab()
     wrong = [text for index, text in enumerate(tokens) if kinds[index] == NORMAL and known.get(text) != index]
     if wrong or len(tokenizer) > header.tensors["token_embd.weight"].shape[0]:
-        why = f"the tokenizer.json beside it is another model's ({len(wrong):,} of {len(tokens):,} tokens differ)"
-        raise header.error(f"{why}; remove it, or put the right one there")
+        why = f"the tokenizer.json next to it is another model's ({len(wrong):,} of {len(tokens):,} tokens differ)"
+        raise header.error(f"{why}; remove it, or replace it with the right one")
 
 
 def _from_file(header: Header) -> Any:
@@ -107,7 +107,7 @@ def _byte_level(header: Header, vocabulary: dict[str, int]) -> Any:
 
     rule = header.metadata.get("tokenizer.ggml.pre", "default")
     if rule not in WORDS:
-        raise header.error(f"how '{rule}' cuts text into words is not known here; {REMEDY}")
+        raise header.error(f"its rule for splitting text into words, '{rule}', is not supported; {REMEDY}")
     merges = [tuple(merge.split(" ")) for merge in header.metadata.get("tokenizer.ggml.merges", [])]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rule == "llama-bpe"))
     if "qwen" in rule:

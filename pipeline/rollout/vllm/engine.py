@@ -19,7 +19,6 @@ from torch import Tensor
 
 from adapters import TinyLoRA
 from adapters.merge import Rounding
-from adapters.tinylora import value_key
 from pipeline.rollout.engine import Completion, EngineError, More, OnFinished, RefreshReport, Sampling, no_more
 
 
@@ -120,10 +119,10 @@ class VLLMEngine:
         """Make `v` (groups, u) the policy, in place, and forget cached prefixes."""
         start = time.perf_counter()
         vector = v.detach().float().cpu().tolist()
-        self.adapter.served = None
+        self.adapter.served.drop()
         self._rpc("tinylora_refresh", vector)
-        if self.merges:  # the trainer may compute with the same tensors as long as its vector stays this one
-            self.adapter.served = (value_key(v), self.worker.tinylora_weights)
+        if self.merges:
+            self.adapter.served.put(v, self.worker.tinylora_weights)
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
         seconds = time.perf_counter() - start
@@ -216,7 +215,7 @@ class VLLMEngine:
             )
 
     def close(self) -> None:
-        self.adapter.served = None
+        self.adapter.served.drop()
         self.llm.llm_engine.engine_core.shutdown()
         if torch.cuda.is_available():
             from vllm.platforms import current_platform

@@ -137,7 +137,7 @@ def test_a_budget_too_small_names_what_is_needed() -> None:
 
 
 def test_a_budget_beyond_what_is_free_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--gpu-memory 81: 80\.0 GB of the card are free"):
+    with pytest.raises(ConfigError, match=r"--gpu-memory 81: 80\.0 GB of GPU memory are free"):
         plan_memory(SHAPES["3b"], config_of(81), 80e9)
     assert plan_memory(SHAPES["3b"], config_of(80), 80e9).sequences == 256
 
@@ -164,7 +164,7 @@ def test_the_plan_starts_from_what_is_free(monkeypatch: pytest.MonkeyPatch, tiny
     plan = policy.reserve_memory(choice, config_of())
     assert plan is not None and plan.allocator_bytes == pytest.approx(DEFAULT_SHARE * 32e9 - CONTEXT, abs=1)
     assert shares == [pytest.approx(plan.allocator_bytes / 80e9)]
-    with pytest.raises(ConfigError, match=r"--gpu-memory 40: 32\.0 GB of the card are free"):
+    with pytest.raises(ConfigError, match=r"--gpu-memory 40: 32\.0 GB of GPU memory are free"):
         policy.reserve_memory(choice, config_of(40))
 
 

@@ -60,5 +60,5 @@ def test_the_roundings_are_those_of_bf16(kind: Any) -> None:
 
 
 def test_an_unknown_place_is_refused() -> None:
-    with pytest.raises(ValueError, match="no such place of rounding: soul"):
+    with pytest.raises(ValueError, match="unknown place of rounding: soul"):
         RoundedForward(None, ["soul"])

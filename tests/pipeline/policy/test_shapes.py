@@ -110,14 +110,14 @@ def test_the_same_shape_is_left_alone_and_anything_else_is_refused(tmp_path: Pat
     (out / "notes.txt").write_text("mine")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert not write_shape("small", out, seed=0).new
-    with pytest.raises(ConfigError, match="not a whole small of seed 1; delete it"):
+    with pytest.raises(ConfigError, match="not a complete small of seed 1; delete it"):
         write_shape("small", out, seed=1)
-    with pytest.raises(ConfigError, match="not a whole small-untied of seed 0"):
+    with pytest.raises(ConfigError, match="not a complete small-untied of seed 0"):
         write_shape("small-untied", out, seed=0)
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with (out / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(ConfigError, match="not a whole small of seed 0"):
+    with pytest.raises(ConfigError, match="not a complete small of seed 0"):
         write_shape("small", out, seed=0)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -125,7 +125,7 @@ def test_the_same_shape_is_left_alone_and_anything_else_is_refused(tmp_path: Pat
     for path in (foreign, foreign / "thesis.txt"):
         with pytest.raises(ConfigError, match="exists and is not"):
             write_shape("small", path, seed=0)
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         write_shape("small", foreign / "thesis.txt" / "out", seed=0)
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
 

@@ -90,7 +90,7 @@ def test_collects_what_there_is(tmp_path: Path) -> None:
 
 
 def test_a_bare_or_moved_run_is_shown_and_another_folder_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="contains no run"):
         run_data(tmp_path, 10)
     folder = write_run(tmp_path / "run", 2, 8)
     (folder / "train.jsonl").unlink()

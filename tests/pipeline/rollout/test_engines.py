@@ -233,7 +233,7 @@ def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> Non
     served = engine.worker.tinylora_weights
     assert [layer.merged_weight().data_ptr() for layer in layers] == [weight.data_ptr() for weight in served]
     assert not any(torch.equal(weight, layer.base_layer.weight) for layer, weight in zip(layers, served, strict=True))
-    bank.served = None
+    bank.served.drop()
     for layer, weight in zip(layers, served, strict=True):  # one at a time: they share a scratch
         own = layer.merged_weight()
         assert own.data_ptr() != weight.data_ptr() and torch.equal(own, weight)
@@ -249,6 +249,50 @@ def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> Non
     with torch.no_grad():
         bank.v.copy_(before)
     bank.merge_with(None)
+
+
+def trained_log_probs(model: Any, asked: list[list[int]], completions: list[Completion]) -> torch.Tensor:
+    """(rows, tokens) as the training pass computes them now."""
+    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
+
+    rows, lengths, counts = unpadded_rows(asked, [completion.token_ids for completion in completions], "cpu")
+    return log_probs_without_gradient(model, rows, lengths, counts, NEW_TOKENS, 1.0, 4096)[0]
+
+
+def test_engine_and_training_pass_hold_the_same_version(model, engine) -> None:
+    """Served, trained on the engine's weights; stepped, the training pass goes on and the engine stays; served again,
+    they are one again. A step of a fused optimizer is one that autograd does not count."""
+    from adapters.served import count_steps
+    from pipeline.policy.loading import Policy
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    bank, before = model.tinylora, model.tinylora.v.detach().clone()
+    optimizer = torch.optim.SGD([bank.v], lr=0.3, fused=True)
+    count_steps(optimizer, bank.v)
+    for rollouts in (engine, TransformersEngine(model, eos_token_ids=[], pad_token_id=0)):
+        if engine.merges and rollouts is engine:
+            bank.merge_with("stochastic")
+        policy = Policy(model, None, rollouts)
+        with torch.no_grad():
+            bank.v.copy_(vector(model, 0.3))
+        for version in (1, 2):
+            policy.serve(version)
+            assert policy.version == version
+            completions = rollouts.generate(prompts(), Sampling(NEW_TOKENS, seed=5), lambda row, completion: None)
+            sampled = torch.tensor([completion.log_probs for completion in completions])
+            trained = trained_log_probs(model, prompts(), completions)
+            torch.testing.assert_close(trained, sampled, rtol=0, atol=2e-4)
+            bank.v.grad = torch.ones_like(bank.v)
+            optimizer.step()
+            moved = trained_log_probs(model, prompts(), completions)
+            plain = merged_copy(model, bank.v.detach().clone())
+            expected = trained_log_probs(plain, prompts(), completions)
+            torch.testing.assert_close(moved, expected, rtol=0, atol=2e-4)
+            assert (moved - trained).abs().max() > 0.01
+        bank.merge_with(None)
+    bank.v.grad = None
+    with torch.no_grad():
+        bank.v.copy_(before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM has one build of its kernels for GPUs")

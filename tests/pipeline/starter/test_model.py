@@ -9,7 +9,7 @@ import pytest
 
 from data.starter.generator import problems
 from pipeline.starter.corpus import completion_text, examples, prompt_text
-from pipeline.tasks.prompts import code_messages
+from pipeline.tasks import TASKS
 
 MODEL = Path(__file__).resolve().parents[3] / "data/starter/model"
 pytestmark = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def test_chat_template_is_the_form_the_model_was_trained_on(tokenizer) -> None:
     assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.pad_token == "<|endoftext|>"
     for problem in problems("held_out", 16, seed=5):
-        messages = code_messages(problem)
+        messages = TASKS["code"].prompt.messages(problem)
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert prompt == prompt_text(problem)
         answer = {"role": "assistant", "content": "```cpp\nint main() {}\n```"}

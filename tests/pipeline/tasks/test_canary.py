@@ -8,8 +8,10 @@ import pytest
 
 from data.starter.generator import problems
 from pipeline.config import ConfigError
-from pipeline.tasks import CODE, COUNTDOWN, GSM8K
 from pipeline.tasks.canary import SAMPLE, Canary
+from pipeline.tasks.code import TASK as CODE
+from pipeline.tasks.countdown import TASK as COUNTDOWN
+from pipeline.tasks.gsm8k import TASK as GSM8K
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
 

@@ -15,16 +15,20 @@ from data.problems import write_problems
 from pipeline.config import ConfigError, RunConfig, Settings, parse_scales, resolved
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json_lines
-from pipeline.tasks import CODE, COUNTDOWN, GSM8K, TASKS, Q, means, task_of
+from pipeline.tasks import TASKS, means, task_of, with_dataset
+from pipeline.tasks.code import TASK as CODE
+from pipeline.tasks.countdown import TASK as COUNTDOWN
 from pipeline.tasks.graders import start_graders
+from pipeline.tasks.gsm8k import TASK as GSM8K
 from pipeline.tasks.problem_sets import advantage_scale, load_problem_sets, read_dataset, training_order
+from pipeline.tasks.q import TASK as Q
 from rewards.errors import GraderError
 from rewards.problem import Problem, Test
 from rewards.verdict import Status, Verdict
 
 
 def config(**settings) -> RunConfig:
-    return resolved(Settings(**settings), starter=True, gpu=False)
+    return resolved(with_dataset(Settings(**settings), starter=True), starter=True, gpu=False)
 
 
 def test_countdown_is_judged_at_once() -> None:
@@ -51,7 +55,7 @@ def test_the_target_of_a_problem_earns_the_full_reward(task) -> None:
     assert total == pytest.approx({"countdown": 2.0, "gsm8k": 2.0 + 0.5 + 0.5 + 0.5 + 0.2 * 0.5}[task.name])
 
 
-def test_a_target_that_is_no_number_is_of_no_use() -> None:
+def test_a_target_that_is_no_number_cannot_be_graded() -> None:
     numbers = Problem("a", "", numbers=(1, 2))
     found = [COUNTDOWN.gradable(replace(numbers, answer=answer)) for answer in ("3", "-3", "", "three", "3.5")]
     assert found == [True, True, False, False, False]
@@ -77,6 +81,20 @@ def test_only_programs_need_graders(monkeypatch: pytest.MonkeyPatch) -> None:
     for task, missing in (("code", "g++"), ("q", "q is missing")):
         with pytest.raises(GraderError, match=missing.replace("+", r"\+")):
             start_graders(config(task=task, dataset="x"))
+
+
+def test_a_task_has_the_name_of_its_file() -> None:
+    assert set(TASKS) >= {"code", "countdown", "gsm8k", "q"}
+    assert all(task.name == name and not task.chosen for name, task in TASKS.items())
+
+
+def test_a_run_without_a_data_set_has_that_of_its_task() -> None:
+    found = [with_dataset(Settings(task=task), starter=True).dataset for task in ("code", "countdown")]
+    assert found == ["starter", "generated"]
+    assert with_dataset(Settings(task="countdown"), starter=False).dataset == "generated"
+    assert with_dataset(Settings(dataset="x.jsonl"), starter=False).dataset == "x.jsonl"
+    with pytest.raises(ConfigError, match="--dataset is missing: give a JSON-lines file"):
+        with_dataset(Settings(), starter=False)
 
 
 # --- problems of a run

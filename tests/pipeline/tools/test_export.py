@@ -31,7 +31,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_loaded(tmp_path: 
         ((stored, "lora", tmp_path / "out"), AdapterError, "add --variant"),
         ((tmp_path / "none.pt", "lora", tmp_path / "out"), AdapterError, "no such file"),
         ((full, "lora", tmp_path / "out"), AdapterError, "no such file"),
-        ((tmp_path / "x.safetensors", "lora", tmp_path / "out"), AdapterError, "give the folder"),
+        ((tmp_path / "x.safetensors", "lora", tmp_path / "out"), AdapterError, "give its folder"),
     ):
         with pytest.raises(error, match=match):
             export(*arguments)

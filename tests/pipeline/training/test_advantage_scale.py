@@ -9,53 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from adapters import TinyLoRAConfig, inject
-from pipeline.config import Settings, resolved
-from rewards.problem import Problem
+from tests.pipeline.training.tiny_trainer import PROBLEMS, by_text, tiny_trainer
 
 pytestmark = pytest.mark.integration
-SETTINGS: dict[str, Any] = {
-    "task": "gsm8k",
-    "dataset": "x",
-    "prompts_per_step": 2,
-    "num_generations": 4,
-    "steps": 1,
-    "max_completion_length": 12,
-}
-PROBLEMS = [Problem("a", "One?", answer="1", source="easy"), Problem("b", "Two?", answer="2", source="hard")]
 
 
 @pytest.fixture(scope="module")
 def rolled_out(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Any, Any]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from pipeline.policy.loading import Policy
-    from pipeline.rollout.streaming import StreamingGrader
-    from pipeline.rollout.transformers_engine import TransformersEngine
-    from pipeline.run_folder import RunFolder
-    from pipeline.tasks import task_of
-    from pipeline.training.trainer import TinyLoRATrainer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-
     def roll_out(reward_factor: float, **settings: Any) -> tuple[Any, dict[str, Any]]:
         """A trainer and its scored batch: the same rollouts whatever the settings, rewarded by their text."""
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
-        torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8)).v, std=0.1)
-        config = resolved(Settings(**SETTINGS, **settings), starter=True, gpu=False)
-        engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
-        folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
-        grader = StreamingGrader(None, task_of(config))
-        policy = Policy(model, tokenizer, engine)
-        trainer = TinyLoRATrainer(policy, grader, PROBLEMS, config, folder, lambda record: None)
-        trainer.current_gradient_accumulation_steps = 1
-        trainer.model.train()
 
-        def by_text(prompts: Any, completions: Any, **_: Any) -> list[float]:
-            return [reward_factor * (sum(map(ord, c[0]["content"])) % 7) for c in completions]
+        def reward(completion: str) -> float:
+            return reward_factor * by_text(completion)
 
-        trainer.reward_funcs[0] = by_text
+        trainer = tiny_trainer(tiny_model_folder, tmp_path_factory.mktemp("run"), reward=reward, **settings)
         rows = [row for row in trainer.train_dataset for _ in range(4)]
         return trainer, trainer._generate_and_score_completions(rows)
 
@@ -64,14 +31,14 @@ def rolled_out(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 def gradient(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:
     for part, weight in trainer._micro_batches(batch):
-        (trainer.compute_loss(trainer.model, part) * weight).backward()
+        (trainer.loss_of(part)[0] * weight).backward()
     return trainer.bank.v.grad.clone()
 
 
 def test_only_scaled_advantages_change_the_gradient(rolled_out: Callable[..., tuple[Any, Any]]) -> None:
     def of_hard(reward_factor: float, scales: str | None) -> tuple[torch.Tensor, torch.Tensor]:
         trainer, batch = rolled_out(reward_factor, advantage_scale=scales)
-        hard = torch.tensor([PROBLEMS[row["problem"]].source == "hard" for row in trainer._rollout_rows])
+        hard = torch.tensor([PROBLEMS[index].source == "hard" for index in trainer.rollouts.problems])
         return batch["advantages"][hard], gradient(trainer, batch)
 
     advantages, one = of_hard(1.0, None)
@@ -94,7 +61,7 @@ def test_advantages_are_divided_by_what_is_told(
 ) -> None:
     """(r − mean of the group) / (standard deviation + 1e-4), and nothing below the line for Dr. GRPO."""
     trainer, batch = rolled_out(1.0, loss_type=loss_type, scale_rewards=told)
-    rewards = torch.tensor(trainer._totals(), dtype=torch.float64).view(-1, 4)
+    rewards = torch.tensor(trainer.rollouts.totals, dtype=torch.float64).view(-1, 4)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     deviation = {"group": rewards.std(dim=1, keepdim=True), "batch": rewards.std(), "none": None}[divisor]
     expected = centred if deviation is None else centred / (deviation + 1e-4)

@@ -174,10 +174,11 @@ def test_a_group_is_judged_as_the_trainer_rewards_it(tiny_model_folder: Path, tm
     judged = [Verdict(Status.WRONG_ANSWER, total=1)] * 4
     of = [MANY[0]] * 4
     assert judge(of, [cut, cut, whole, whole], judged)  # the penalty makes a difference
-    trainer.dynamic.config = replace(trainer.dynamic.config, mask_truncated=True)
+    scoring = trainer.scoring
+    trainer.dynamic.scoring = replace(scoring, config=replace(scoring.config, mask_truncated=True))
     assert judge(of, [cut, cut, whole, whole], judged)
     cut_shorter = Completion([9] * 11, [0.0] * 11)
     assert not judge(of, [cut, cut, cut_shorter, cut_shorter], judged)
     nobody = [Verdict(Status.NO_VERDICT)] * 2 + judged[:2]
-    trainer.dynamic.config = replace(trainer.dynamic.config, mask_truncated=False)
+    trainer.dynamic.scoring = scoring
     assert not judge(of, [cut, cut, whole, whole], nobody)

@@ -29,7 +29,7 @@ def rolled_out(trainer: Any) -> dict[str, Any]:
 
 def end_some(trainer: Any) -> None:
     """Let three completions of each group end after 5, 6 and 7 tokens: the random model's hardly ever do."""
-    generate = trainer.sampler.engine.generate
+    generate = trainer.sampler.policy.engine.generate
 
     def ending(prompts: Any, sampling: Any, finished: Any, more: Any) -> Any:
         from pipeline.rollout import Completion
@@ -43,7 +43,7 @@ def end_some(trainer: Any) -> None:
             finished(row, completions[row])
         return completions
 
-    trainer.sampler.engine.generate = ending
+    trainer.sampler.policy.engine.generate = ending
 
 
 def row_terms(trainer: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -78,18 +78,19 @@ def stepped(trainer: Any, batch: dict[str, Any]) -> Tensor:
 def test_the_penalty_for_overlong_completions_is_that_of_dapo(limit: int, share: float, length: int) -> None:
     """Equation 13: 0 up to L_max − L_cache, then ((L_max − L_cache) − |y|) / L_cache, and −1 beyond L_max."""
     from pipeline.config import resolved
+    from pipeline.tasks.code import TASK as CODE
     from pipeline.training.grpo import training_task
 
     def config(**given: Any) -> Any:
         return resolved(Settings(**given), starter=True, gpu=False)
 
     cache = 1 + int(share * (limit - 2))
-    task = training_task(config(overlong_cache=cache, max_completion_length=limit))
+    task = training_task(CODE, config(overlong_cache=cache, max_completion_length=limit))
     penalty = task.rewards[-1]
     assert penalty.weight == 1 and penalty.of_text is not None and len(task.rewards) == 2
     expected = 0.0 if length <= limit - cache else ((limit - cache) - length) / cache if length <= limit else -1.0
     assert penalty.of_text(prompts=[""], completions=[""], completion_ids=[[7] * length]) == [pytest.approx(expected)]
-    assert len(training_task(config(max_completion_length=limit)).rewards) == 1
+    assert len(training_task(CODE, config(max_completion_length=limit)).rewards) == 1
 
 
 @pytest.mark.integration
@@ -99,13 +100,14 @@ def test_overlong_completions_lose_reward_and_nobody_else_does(made: Made) -> No
     end_some(trainer)
     batch = rolled_out(trainer)
     lengths = batch["completion_mask"].sum(dim=1).double()
-    texts = [record["completion"] for record in trainer._rollouts]
-    weight = trainer.task.rewards[0].weight
+    texts = trainer.rollouts.texts
+    weight = trainer.grader.task.rewards[0].weight
     rewards = torch.tensor([weight * (sum(map(ord, text)) % 7) for text in texts]).double()
     rewards = (rewards - (lengths - 4).clamp(min=0) / 8).view(-1, 4)
     expected = (rewards - rewards.mean(dim=1, keepdim=True)) / (rewards.std(dim=1, keepdim=True) + 1e-4)
     torch.testing.assert_close(batch["advantages"].double(), expected.flatten(), rtol=1e-4, atol=1e-5)
-    assert lengths.max() == 12 and trainer._scores[int(lengths.argmax())]["soft_overlong_punishment_reward"] == -1
+    penalties = trainer.rollouts.scores["soft_overlong_punishment_reward"]
+    assert lengths.max() == 12 and penalties[int(lengths.argmax())] == -1
 
 
 @pytest.mark.integration
@@ -119,9 +121,9 @@ def test_truncated_completions_have_no_gradient(made: Made, loss_type: str) -> N
     batch = rolled_out(trainer)
     whole = torch.tensor([row % 4 != 3 for row in range(8)])
     assert batch["advantages"][~whole].abs().min() > 0  # they would be trained
-    assert [record["tokens"] for record in trainer._rollouts][3] == 12
+    assert [record["tokens"] for record in trainer.record.rollouts][3] == 12
     log_probs, _ = row_terms(trainer, batch)
-    lengths = torch.tensor([record["tokens"] for record in trainer._rollouts])
+    lengths = torch.tensor([record["tokens"] for record in trainer.record.rollouts])
     mask = (torch.arange(12) < lengths.unsqueeze(1))[:, : log_probs.shape[1]].double() * whole.unsqueeze(1)
     weight = (log_probs.detach() - batch["sampling_per_token_logps"]).exp().clamp(max=2)  # of the ends put there
     weight = weight * batch["advantages"].double().unsqueeze(1)

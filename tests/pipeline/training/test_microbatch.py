@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.config import LOSS_TYPES
-from pipeline.training.microbatch import distinct_rows, micro_batches, spread_rows, without_equal_groups
+from pipeline.training.microbatch import distinct_rows, micro_batches, spread_rows
 
 MAX_LENGTH = 9
 
@@ -122,10 +122,3 @@ def test_spread_rows_come_from_all_groups_alike(groups: int, size: int, wanted: 
     assert len(set(rows)) == len(rows) == min(wanted, groups * size) and rows == sorted(rows)
     counts = [sum(row // size == group for row in rows) for group in range(groups)]
     assert max(counts) - min(counts) <= 1 and (wanted < groups or min(counts) >= 1)
-
-
-def test_groups_of_equal_rewards_get_no_advantage() -> None:
-    reward = 0.7857142686843872  # a mean of sixteen of these differs from it in float32
-    rewards: list[float | None] = [reward] * 4 + [0.0, 1.0, 1.0, 1.0] + [None, 0.5, 0.5, 0.5] + [None] * 4
-    advantages = without_equal_groups(torch.full((16,), 6e-4), rewards, 4)
-    assert advantages.tolist() == [0.0] * 4 + torch.full((4,), 6e-4).tolist() + [0.0] * 8

@@ -18,6 +18,7 @@ from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout.engine import EngineError
 from pipeline.training.collapse import MISMATCH_LIMIT, check_mismatch
 from rewards.problem import Problem
+from tests.pipeline.training.tiny_trainer import by_text, rewarding
 
 PROBLEMS = [Problem("a", "One?", answer="1"), Problem("b", "Two?", answer="2")]
 
@@ -56,12 +57,8 @@ def trainer_of(tiny_model_folder: Path, tmp_path: Path) -> Callable[..., Any]:
         path = tmp_path / "run"
         folder = RunFolder(path) if path.is_dir() else RunFolder.create(str(path), "test")
         records: list[dict[str, Any]] = []
-        grader = StreamingGrader(None, task_of(config))
-        trainer = TinyLoRATrainer(policy, grader, PROBLEMS, config, folder, records.append)
-        trainer.reward_funcs[0] = lambda prompts, completions, **_: [
-            float(sum(map(ord, c[0]["content"])) % 7) for c in completions
-        ]
-        return trainer, folder, records
+        grader = StreamingGrader(None, rewarding(task_of(config), by_text))
+        return TinyLoRATrainer(policy, grader, PROBLEMS, config, folder, records.append), folder, records
 
     return make
 
@@ -156,9 +153,9 @@ def test_a_fault_that_both_sides_share_fails_the_benchmark(
 ) -> None:
     """An update a tenth too large, and one that leaves a layer out: what trainer and engine would agree on."""
     monkeypatch.setattr(owner, name, fault(getattr(owner, name)))
-    starter[0].tinylora._mixings = None
+    starter[0].tinylora._mixings.drop()
     rows = benchmark_rows(starter, rounding)
-    starter[0].tinylora._mixings = None
+    starter[0].tinylora._mixings.drop()
     failed = {row.what for row in rows if row.ok is False}
     assert {f"trainer against the exact update, rms(v) = {scale:g}" for scale in SCALES} <= failed, rows
     assert not any("rms(v) = 0," in what or what.endswith("rms(v) = 0") for what in failed)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from data.starter.worked import worked_problems
 from pipeline.config import ConfigError
 from pipeline.config.warm_up import WarmUp
 from pipeline.policy.models import STARTER_FOLDER
-from pipeline.tasks import CODE
-from pipeline.training.sft import starter_examples, training_rows
+from pipeline.tasks.code import TASK as CODE
+from pipeline.training.sft import training_rows
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
 
@@ -38,7 +39,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 
 def test_starter_examples_are_right() -> None:
-    problems = starter_examples(3, 1)
+    problems = worked_problems(3, 1)
     with GraderPool(1, quiet=True) as pool:
         verdicts = [grade(pool, problem.solution, problem).result() for problem in problems]
     assert all(verdict.accepted for verdict in verdicts)
@@ -49,7 +50,7 @@ def test_long_examples_are_dropped_and_counted(tiny_model_folder: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-    problems = starter_examples(6, 1)
+    problems = worked_problems(6, 1)
     rows, dropped = training_rows(problems, CODE, tokenizer, 100_000)
     assert len(rows) == 6 and dropped == 0 and [m["role"] for m in rows[0]["prompt"]] == ["system", "user"]
     lengths = sorted(

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from adapters import TinyLoRAConfig, inject
-from adapters.tinylora import value_key
 from pipeline.config import LOSS_TYPES, Settings, resolved
 from rewards.problem import Problem, Test
 
@@ -17,15 +16,12 @@ pytestmark = pytest.mark.integration
 ROWS, PROMPT, COMPLETION = 8, 12, 20
 
 
-class NoGrading:
-    """Stands in for the graders: these tests never generate."""
-
-
 @pytest.fixture(scope="module")
 def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipeline.policy.loading import Policy
+    from pipeline.rollout.streaming import StreamingGrader
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
     from pipeline.training.trainer import TinyLoRATrainer
@@ -37,8 +33,8 @@ def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = RunFolder.create(str(tmp_path_factory.mktemp("run") / "run"), "test")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
-    policy, grader = Policy(model, tokenizer, engine), NoGrading()
-    trainer = TinyLoRATrainer(policy, grader, problems, config, folder, lambda record: None)  # type: ignore[arg-type]
+    policy, grader = Policy(model, tokenizer, engine), StreamingGrader(None)  # these tests never generate
+    trainer = TinyLoRATrainer(policy, grader, problems, config, folder, lambda record: None)
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
@@ -68,14 +64,14 @@ def batch() -> dict[str, torch.Tensor]:
 def gradient(trainer, parts) -> torch.Tensor:
     trainer.bank.v.grad = None
     for part, weight in parts:
-        (trainer.compute_loss(trainer.model, part) * weight).backward()
+        (trainer.loss_of(part)[0] * weight).backward()
     return trainer.bank.v.grad.clone()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: float) -> None:
-    trainer.loss_type, trainer.loss_beta, trainer.beta = loss_type, beta, beta
+    trainer.loss_type, trainer.beta = loss_type, beta
     trainer.model.train()
     whole = gradient(trainer, [(batch(), 1.0)])
     trainer.micro_batch_tokens = 45
@@ -84,33 +80,30 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
     assert sum(len(part["advantages"]) for part, _ in parts) == (ROWS if beta else 4)
     torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)
     assert whole.abs().sum() > 0
-    trainer.beta = trainer.loss_beta = 0.0
+    trainer.beta = 0.0
 
 
 def test_one_pass_on_policy_gives_the_gradient_of_two(trainer) -> None:
     """Leaving out the pass for the old log-probabilities changes nothing: they are the new ones, detached."""
-    from pipeline.training.grpo import RATIO_CAP
-    from pipeline.training.logprobs import kl_k3
+    from pipeline.training.logprobs import kl_k3, log_probs_without_gradient, packed_rows
+    from pipeline.training.trl_hooks import RATIO_CAP
 
     trainer.loss_type, trainer.beta = "dapo", 0.0
     one = batch()
-    with torch.no_grad():
-        ids = torch.cat([one["prompt_ids"], one["completion_ids"]], dim=1)
-        mask = torch.cat([one["prompt_mask"], one["completion_mask"]], dim=1)
-        old, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, COMPLETION)
+    rows = packed_rows(one["prompt_ids"], one["prompt_mask"], one["completion_ids"], one["completion_mask"])
+    old, _ = log_probs_without_gradient(trainer.model, *rows, COMPLETION, 1.0, 4096)
     one["sampling_per_token_logps"] = old + 0.5 * torch.randn(old.shape, generator=torch.Generator().manual_seed(1))
     ratio = (old - one["sampling_per_token_logps"]).exp().clamp(max=RATIO_CAP)
     two_passes = gradient(trainer, [(one | {"old_per_token_logps": old, "importance_sampling_ratio": ratio}, 1.0)])
     del one["old_per_token_logps"], one["importance_sampling_ratio"]
-    trainer._mismatches = []
     torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), two_passes, rtol=1e-5, atol=1e-8)
-    (mismatch,) = trainer._mismatches
+    _, _, mismatch = trainer.loss_of(one)
     assert kl_k3(mismatch, torch.ones_like(mismatch)) > 0.01
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_completion_drawn_twice_is_computed_once(trainer, loss_type: str) -> None:
-    trainer.loss_type, trainer.loss_beta, trainer.beta = loss_type, 0.0, 0.0
+    trainer.loss_type, trainer.beta = loss_type, 0.0
     doubled = batch()
     for name in doubled:
         if doubled[name].dim():
@@ -131,10 +124,9 @@ def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
     trainer._metrics["train"].clear()
     far = batch() | {"advantages": torch.ones(ROWS)}
     far["old_per_token_logps"] = far["old_per_token_logps"] - 50  # ratios far above any bound
-    trainer.compute_loss(trainer.model, far)
-    averages = {name: sum(values) / len(values) for name, values in trainer._metrics["train"].items()}
+    trainer.loss_of(far)
     with torch.no_grad():
-        assert trainer._step_metrics({"grad_norm": 0.0}, averages)["clip_ratio"] == pytest.approx(1)
+        assert trainer._step_metrics({"grad_norm": 0.0}, trainer.averages())["clip_ratio"] == pytest.approx(1)
     trainer.loss_type, trainer.epsilon_high = "dapo", 0.2
 
 
@@ -156,16 +148,17 @@ def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str, monk
     if optim == "auto":
         trainer.length.optimizer.observe(torch.randn(8, bank.v.numel()))
     bank.merge_with("stochastic")
-    bank.served = (value_key(bank.v), [layer.base_layer.weight for layer in bank.layers])
+    served = bank.served.put(bank.v, [layer.base_layer.weight for layer in bank.layers])
+    assert bank.merged_weight(0) is served[0]
     mixings = bank.mixings()
     bank.v.grad = torch.ones_like(bank.v)
     optimizer.step()
     assert not torch.equal(bank.mixings(), mixings)
     merged = bank.merged_weight(0).clone()  # the merger writes into the same scratch
     assert torch.equal(merged, bank.merger.one(0, bank.mixings_of(bank.v)))
-    assert not torch.equal(bank.merged_weight(0), bank.served[1][0])
+    assert not torch.equal(bank.merged_weight(0), served[0])
     bank.merge_with(None)
-    bank.served = None
+    bank.served.drop()
     with torch.no_grad():
         bank.v.copy_(before)
 
@@ -173,16 +166,17 @@ def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str, monk
 def test_prompts_of_a_group_are_tokenised_as_trl_does_each(trainer) -> None:
     from trl import GRPOTrainer
 
-    prompts = [[{"role": "user", "content": f"Print {i}."}] for i in (7, 12) for _ in range(trainer.num_generations)]
+    task = trainer.grader.task
+    prompts = [task.prompt.messages(trainer.problems[i]) for i in (2, 0) for _ in range(trainer.num_generations)]
     expected, _, _ = GRPOTrainer._tokenize_prompts(trainer, prompts)
-    assert trainer._tokenize_prompts(prompts) == (expected, None, {})
+    assert trainer.sampler.prompts([2, 0]) == expected
     assert len(expected) == 8 and expected[0] == expected[3] != expected[4]
 
 
 def test_a_changed_trl_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from trl import GRPOTrainer
 
-    from pipeline.training.grpo import check_trl
+    from pipeline.training.trl_hooks import check_trl
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, batch: None)
     with pytest.raises(RuntimeError, match="_compute_loss changed"):

@@ -69,7 +69,7 @@ def test_a_killed_run_continues_to_the_same_vector(tmp_path: Path, engine: str) 
     options = ["--steps", "4", engine]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     printed = train(whole, *options)
-    assert printed.startswith("model: starter (asked for with --model)")
+    assert printed.startswith("model: starter (given with --model)")
     killed_after(cut, 2, *options)
     run("train.py", "--resume", "--output-dir", str(cut), cwd=tmp_path)
     expected, resumed = read_checkpoint(whole).v, read_checkpoint(cut).v

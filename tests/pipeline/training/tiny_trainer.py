@@ -11,6 +11,7 @@ import torch
 
 from adapters import TinyLoRAConfig, inject
 from pipeline.config import Settings, resolved
+from pipeline.tasks import Reward, Task
 from rewards.problem import Problem
 
 SETTINGS: dict[str, Any] = {
@@ -27,6 +28,15 @@ PROBLEMS = [Problem("a", "One?", answer="1", source="easy"), Problem("b", "Two?"
 def by_text(completion: str) -> float:
     """A reward that random completions differ in."""
     return sum(map(ord, completion)) % 7
+
+
+def rewarding(task: Task, reward: Callable[[str], float]) -> Task:
+    """The task with this reward of a completion's text in the place of its own."""
+
+    def of_text(prompts: Any, completions: Any, **_: Any) -> list[float]:
+        return [reward(completion) for completion in completions]
+
+    return replace(task, rewards=(Reward("by_text", 2.0, of_text=of_text),))
 
 
 def tiny_trainer(
@@ -46,8 +56,7 @@ def tiny_trainer(
     from pipeline.rollout.streaming import StreamingGrader
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.run_folder import RunFolder
-    from pipeline.tasks import TASKS
-    from pipeline.training.grpo import training_task
+    from pipeline.tasks import task_of
     from pipeline.training.trainer import TinyLoRATrainer
 
     torch.manual_seed(0)
@@ -56,25 +65,11 @@ def tiny_trainer(
     config = resolved(Settings(**SETTINGS | settings), starter=True, gpu=False)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     engine = TransformersEngine(model, eos_token_ids=[2], pad_token_id=0)
-    grader = StreamingGrader(None, training_task(config))
+    task = task_of(config) if reward is None else rewarding(task_of(config), reward)
+    grader = StreamingGrader(None, task)
     folder = RunFolder(run)
     (run / "rollouts").mkdir(parents=True, exist_ok=True)
     trainer = TinyLoRATrainer(Policy(model, tokenizer, engine), grader, problems, config, folder, on_step)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
-
-    def rewarded(prompts: Any, completions: Any, **_: Any) -> list[float]:
-        return [reward(c if isinstance(c, str) else c[0]["content"]) for c in completions]  # type: ignore[misc]
-
-    def nothing(prompts: Any, completions: Any, **_: Any) -> list[float]:
-        return [0.0] * len(completions)
-
-    if reward is not None:
-        own = len(TASKS[config.task].rewards)
-        functions = [rewarded] + [nothing] * (own - 1)
-        rewards = [replace(one, of_text=f) for one, f in zip(trainer.task.rewards, functions, strict=False)]
-        trainer.task = replace(trainer.task, rewards=(*rewards, *trainer.task.rewards[own:]))
-        trainer.reward_funcs[:] = [one.of_text for one in trainer.task.rewards]
-        if trainer.dynamic is not None:
-            trainer.dynamic.task = trainer.task
     return trainer
