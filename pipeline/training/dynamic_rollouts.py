@@ -15,7 +15,7 @@ from pipeline.tasks.problem_sets import training_order
 from pipeline.training.advantages import reward_tensor, without_equal_groups
 from pipeline.training.dynamic_sampling import DynamicSampling
 from pipeline.training.grpo import rollout_steps
-from pipeline.training.sampler import Drawn, PolicySampler, StepRecord, versions
+from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
 from rewards.problem import Problem
 from rewards.verdict import Verdict
@@ -79,9 +79,8 @@ class DynamicRollouts:
         judged = grader.collect(range(batch.judged * self.size))
         metrics = batch.metrics | verdict_metrics(judged)
         chosen = [completions[row] for row in kept]
-        return Drawn(
-            [rows[row] for row in kept], [prompts[row] for row in kept], chosen, versions(chosen, step), kept, metrics
-        )
+        of_rows, of_prompts = [rows[row] for row in kept], [prompts[row] for row in kept]
+        return Drawn(of_rows, of_prompts, chosen, self.sampler.versions(chosen), kept, metrics)
 
     def has_signal(self, problems: list[Problem], completions: list[Completion], verdicts: list[Verdict]) -> bool:
         """Whether a group would be trained: its rewards differ, and not every completion is masked."""

@@ -51,12 +51,17 @@ class PolicySampler:
         self.grader.begin([self.problems[index] for index in problems])
         prompts = self.prompts(problems[:: self.group_size])
         completions = self.sample(step, record, prompts)
-        return Drawn(problems, prompts, completions, versions(completions, step), range(len(problems)))
+        return Drawn(problems, prompts, completions, self.versions(completions), range(len(problems)))
 
     def prompts(self, problems: Sequence[int]) -> list[list[int]]:
         """Token ids of the prompts of a group for each of `problems`."""
         ids = prompt_ids(self.policy.tokenizer, [self.problems[index] for index in problems], self.grader.task)
         return [prompt for prompt in ids for _ in range(self.group_size)]
+
+    def versions(self, completions: Sequence[Completion]) -> list[list[int]]:
+        """The version of `v` that drew each token: that which the engine served throughout."""
+        assert self.policy.version is not None
+        return [[self.policy.version] * len(completion.token_ids) for completion in completions]
 
     def text(self, completion: Completion) -> str:
         return self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
@@ -88,8 +93,3 @@ class PolicySampler:
         record.values |= {"tokens": tokens, "tokens_per_second": tokens / seconds}
         record.values["entropy"] = sampled_entropy(completions)
         return completions
-
-
-def versions(completions: Sequence[Completion], version: int) -> list[list[int]]:
-    """The version of `v` of every token, where one drew them all."""
-    return [[version] * len(completion.token_ids) for completion in completions]

@@ -69,6 +69,7 @@ def loss_and_gradient(model, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("checkpointing", [None, True, False], ids=["kept", "reentrant", "not reentrant"])
 @pytest.mark.parametrize("rank", [1, 3])
 def test_merged_weights_give_the_loss_and_gradient_of_the_side_path(model, rank: int, checkpointing) -> None:
+    torch.manual_seed(0)  # what ran before must not choose v: for some the loss hardly changes
     bank = inject(model, TinyLoRAConfig(u=5, rank=rank, groups=3))
     nn.init.normal_(bank.v, std=0.2)
     ids = torch.arange(5, 45).view(2, 20)

@@ -269,8 +269,9 @@ def test_engine_and_training_pass_hold_the_same_version(model, engine) -> None:
     bank, before = model.tinylora, model.tinylora.v.detach().clone()
     optimizer = torch.optim.SGD([bank.v], lr=0.3, fused=True)
     count_steps(optimizer, bank.v)
-    for rollouts in (engine, TransformersEngine(model, eos_token_ids=[], pad_token_id=0)):
-        if engine.merges and rollouts is engine:
+    own = TransformersEngine(model, eos_token_ids=[], pad_token_id=0)
+    for rollouts, merges in ((engine, engine.merges), (own, False)):
+        if merges:
             bank.merge_with("stochastic")
         policy = Policy(model, None, rollouts)
         with torch.no_grad():

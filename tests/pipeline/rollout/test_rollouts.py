@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,13 @@ def test_a_record_holds_the_parts_and_their_sum() -> None:
         "total": 2,
     }
     assert second["reward"] is None and second["rewards"] == {"passed": None, "short": None}
+
+
+def test_a_batch_can_be_sent() -> None:
+    whole = replace(BATCH, old_log_probs=torch.zeros(2, 3))
+    received = pickle.loads(pickle.dumps(whole))
+    assert torch.equal(received.old_log_probs, torch.zeros(2, 3))
+    assert replace(received, old_log_probs=None) == BATCH
 
 
 def test_a_token_of_another_version_is_noticed() -> None:
