@@ -30,7 +30,7 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     are not graded: only the policy's own variation counts.
     """
     start = time.perf_counter()
-    model, bank = policy.model, policy.model.tinylora
+    bank = policy.model.tinylora
     wanted = max(COMPLETIONS, 4 * bank.v.numel())
     chosen = [problems[i] for i in spread_rows(len(problems), -(-wanted // PER_PROMPT))]
     repeats = -(-wanted // len(chosen))
@@ -38,7 +38,18 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     policy.serve(0)
     sampling = Sampling(config.max_completion_length, config.temperature, SEED + config.seed)
     completions = policy.engine.generate(prompts, sampling, lambda row, completion: None)
-    rows, starts, lengths = unpadded_rows(prompts, [c.token_ids for c in completions], bank.v.device)
+    scores = entry_scores(policy, prompts, [c.token_ids for c in completions], config)
+    projections, share = principal_projections(scores, bank)
+    bank.set_projections(projections)
+    return {"completions": len(prompts), "variance_share": share, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def entry_scores(
+    policy: Policy, prompts: list[list[int]], completions: list[list[int]], config: RunConfig
+) -> torch.Tensor:
+    """∇ log π of completions of the base by every entry of every R, (completions, modules, r²) float32."""
+    model, bank = policy.model, policy.model.tinylora
+    rows, starts, lengths = unpadded_rows(prompts, completions, bank.v.device)
     scores = torch.zeros(len(rows), len(bank.layers), bank.config.rank**2, device=bank.v.device)
     budget = policy.memory.micro_batch_tokens if policy.memory else config.micro_batch_tokens
     if policy.memory and policy.memory.gradient_checkpointing:  # as the budget of tokens supposes
@@ -52,6 +63,4 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
             )
             log_probs.sum().backward()
         scores[part] = entries.grad
-    projections, share = principal_projections(scores, bank)
-    bank.set_projections(projections)
-    return {"completions": len(rows), "variance_share": share, "seconds": round(time.perf_counter() - start, 1)}
+    return scores
