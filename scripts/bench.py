@@ -189,5 +189,56 @@ def causes(model: str, quant: str | None, gpu_memory: float | None, prompts: int
     finish(f"causes, {Path(choice.name).name}", out, lambda: measure(choice, config))
 
 
+@bench.command()
+@MODEL
+@QUANT
+@GPU_MEMORY
+@click.option("--dataset", default="starter", show_default=True, help="Problems that the step is fitted to.")
+@click.option("--eval-dataset", help="Problems that judge it. Default: those of --dataset that are held out.")
+@click.option("--completions", type=click.IntRange(min=64), help="To fit it. Default: 4096 on a GPU, 256 on a CPU.")
+@click.option("--nats", default="1,3", show_default=True, help="KL of the step, nats a completion; several by commas.")
+@click.option("--problems", type=click.IntRange(min=2), default=96, show_default=True, help="Held-out problems.")
+@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Completions of each.")
+@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: one per core.")
+@click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
+@out_option("gain")
+def gain(
+    model: str,
+    quant: str | None,
+    gpu_memory: float | None,
+    dataset: str,
+    eval_dataset: str | None,
+    completions: int | None,
+    nats: str,
+    problems: int,
+    samples: int,
+    grader_workers: int | None,
+    unsafe_grader: bool,
+    out: str,
+) -> None:
+    """What one step of the scalars, fitted on graded completions of the base, gains on other problems."""
+    try:
+        lengths = [float(part) for part in nats.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"must be numbers separated by commas, not {nats!r}", param_hint="--nats") from None
+    if not all(0 < length < 100 for length in lengths):
+        raise click.BadParameter(f"must be between 0 and 100, not {nats!r}", param_hint="--nats")
+    choice, config, gpu = settings(
+        model,
+        quant=quant,
+        vllm=True,
+        gpu_memory=gpu_memory,
+        dataset=dataset,
+        eval_dataset=eval_dataset,
+        eval_problems=problems,
+        grader_workers=grader_workers,
+        unsafe_grader=unsafe_grader,
+    )
+    from pipeline.bench.gain import measure
+
+    count = completions or (4096 if gpu else 256)
+    finish(f"gain, {Path(choice.name).name}", out, lambda: measure(choice, config, count, lengths, samples))
+
+
 if __name__ == "__main__":
     bench()
