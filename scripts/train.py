@@ -23,14 +23,14 @@ from pipeline.run_folder import RunFolder
 def main(config_file: str | None, resume: bool, dry_run: bool, **options: Any) -> None:
     with one_sentence_errors():
         told = (read_settings(config_file) if config_file else {}) | given(options)
-        from pipeline.launch import described
-        from pipeline.training.run import stored_config, train
+        from pipeline.training import run
 
-        settings = stored_config(RunFolder.resume(told.pop("output_dir", None)), told) if resume else Settings(**told)
+        folder = RunFolder.resume(told.pop("output_dir", None)) if resume else None
+        settings = run.stored_config(folder, told) if folder else Settings(**told)
         if dry_run:
-            click.echo(described(settings))
+            click.echo(run.described(settings))
         else:
-            train(settings, resume=resume)
+            run.train(settings, resume=resume)
 
 
 if __name__ == "__main__":

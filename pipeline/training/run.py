@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, Settings, load_config
-from pipeline.launch import prepare
+from pipeline.launch import described, prepare
 from pipeline.policy.loading import load_policy
 from pipeline.policy.models import made_ready
 from pipeline.report.trackers import prepare_tracker
@@ -17,6 +17,8 @@ from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
+
+__all__ = ["described", "stored_config", "train"]
 
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
 CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary")
