@@ -50,5 +50,5 @@ def test_libraries_of_a_record() -> None:
     assert problem_from_record(MD5.to_record()) == MD5
     with pytest.raises(ProblemError, match="'evil'"):
         problem_from_record(MD5.to_record() | {"libraries": ["evil"]})
-    with pytest.raises(ProblemError, match="names only"):
+    with pytest.raises(ProblemError, match="contain only names"):
         problem_from_record(MD5.to_record() | {"libraries": [1]})
