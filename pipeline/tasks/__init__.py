@@ -11,9 +11,9 @@ from importlib import import_module
 
 from pipeline.config import TASK_NAMES, ConfigError, RunConfig, Settings
 from pipeline.tasks.prompts import Prompt, choose_prompt
-from pipeline.tasks.task import Generator, Reward, Scores, Task, column_lists, means
+from pipeline.tasks.task import Generator, Reward, Scores, Task, means
 
-__all__ = ["PROMPTS", "TASKS", "Generator", "Reward", "Scores", "Task", "column_lists", "means", "task_of"]
+__all__ = ["PROMPTS", "TASKS", "Generator", "Reward", "Scores", "Task", "means", "task_of"]
 __all__ += ["with_dataset"]
 
 TASKS: dict[str, Task] = {name: import_module(f"pipeline.tasks.{name}").TASK for name in TASK_NAMES}

@@ -246,16 +246,25 @@ def test_mixing_by_weight(tmp_path: Path) -> None:
     assert Counter(limited.origin.values()) == {0: 15, 1: 5}
 
 
+def test_rewards_of_texts_get_the_columns_of_their_problem() -> None:
+    problems = [
+        Problem("a", "", answer="5", numbers=(2, 3)),
+        Problem("b", "", answer="6", numbers=(2, 3)),
+    ]
+    text = "<think>Add.</think>\n<answer>2 + 3</answer>"
+    verdicts = [COUNTDOWN.grade(None, text, problem).result() for problem in problems]
+    scores = COUNTDOWN.scores(problems, [text, text], verdicts, config(task="countdown"))
+    assert scores["equation_reward"] == [1.0, 0.0]
+
+
 @pytest.mark.integration
-def test_columns_of_the_rows_are_what_the_rewards_need() -> None:
+def test_rows_of_a_run_name_their_problems() -> None:
     from pipeline.training.grpo import training_rows
 
     settings = config(task="countdown", steps=2, prompts_per_step=3)
     problems = load_problem_sets(replace(settings, max_samples=4, eval_problems=1)).train
-    row = training_rows(problems, settings)[0]
-    chosen = problems[row["problem"]]
-    assert row["nums"] == list(chosen.numbers) and row["target"] == int(chosen.answer)
-    assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+    rows = training_rows(problems, settings)
+    assert len(rows) == 6 and sorted(rows["problem"][:4]) == [0, 1, 2, 3]
 
 
 # --- advantages
