@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.environment import prepare_environment
 from tests.tiny_model import save_tiny_model
 
 prepare_environment()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile("tests", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True, scope="session")
