@@ -47,7 +47,7 @@ def principal_projections(scores: Tensor, bank: TinyLoRA) -> tuple[Tensor, float
 
     Every group of modules has components of its own. Raises `AdapterError` where there are fewer than `u`.
     """
-    count, modules, entries = scores.shape
+    _, modules, entries = scores.shape
     u, rank = bank.config.u, bank.config.rank
     projections = torch.zeros(modules, u, entries, dtype=torch.float32, device=scores.device)
     spanned = total = 0.0

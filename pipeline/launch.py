@@ -6,7 +6,7 @@ import importlib.util
 import os
 from dataclasses import asdict, replace
 
-from adapters.config import Rule
+from adapters.config import PROJECTIONS, Rule
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.policy.loading import parameter_table
@@ -15,7 +15,6 @@ from pipeline.tasks import task_of, with_dataset
 from pipeline.versions import warn_of_untested
 
 REPORTER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-MODULES_PER_LAYER = 7  # that are adapted
 
 
 def prepare(settings: Settings) -> tuple[ModelChoice, RunConfig]:
@@ -41,7 +40,7 @@ def described(settings: Settings) -> str:
 def projections_of(settings: Settings, choice: ModelChoice) -> Rule:
     """The rule that gives P. Raises `ConfigError` for more principal ones than a group has mixing entries."""
     layers = architecture(choice).get("num_hidden_layers")
-    entries = layers * MODULES_PER_LAYER * settings.rank**2 // settings.groups if layers else None
+    entries = layers * len(PROJECTIONS) * settings.rank**2 // settings.groups if layers else None
     fits = entries is None or settings.u <= entries
     if settings.projections == "principal" and not fits:
         raise ConfigError(

@@ -94,10 +94,11 @@ def _graded(
     group, device = config.num_generations, policy.model.tinylora.v.device
     chosen = [i for i in spread_rows(len(problems), -(-wanted // group)) for _ in range(group)]
     sampling = Sampling(config.max_completion_length, config.temperature, config.seed)
-    drawn = PolicySampler(policy, grader, problems, group, sampling).draw(0, StepRecord(), chosen)
+    sampler = PolicySampler(policy, grader, problems, group, sampling)
+    drawn = sampler.draw(0, StepRecord(), chosen)
     verdicts = grader.collect()
     scores = entry_scores(policy, drawn.prompts, [c.token_ids for c in drawn.completions], config)
-    texts = [policy.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in drawn.completions]
+    texts = [sampler.text(completion) for completion in drawn.completions]
     rows = [problems[i] for i in chosen]
     _, totals = Scoring(grader.task, config, ()).scores(rows, drawn.completions, texts, verdicts)
     return scores, group_advantages(reward_tensor(totals), group, config.scale_rewards).to(device)

@@ -164,7 +164,7 @@ class TinyLoRATrainer(RolloutTrainer):
 
     def _advantages(self, problems: list[Problem], totals: list[float | None]) -> list[float]:
         rewards = reward_tensor(totals).to(self.accelerator.device)
-        advantages = group_advantages(rewards, self.num_generations, self.run_config.scale_rewards or "group")
+        advantages = group_advantages(rewards, self.num_generations, self.run_config.scale_rewards)
         silent = (advantages.view(-1, self.num_generations) == 0).all(dim=1)
         self.record.values["zero_variance_groups"] = float(silent.float().mean())
         if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
