@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 1024,
         "prompts_per_step": 32,
         "num_generations": 8,
-        "steps": 200,
+        "steps": 60,
         "eval_problems": 256,
     },
 }

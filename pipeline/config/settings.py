@@ -128,7 +128,7 @@ class Settings(Declared):
     # GRPO
     steps: int | None = setting(None, "Optimizer steps.", gt=0)
     lr: str = setting("auto", "auto (every step moves the policy by --step-kl), or a learning rate of Adam.")
-    step_kl: float = setting(0.02, "KL of a step of --lr auto, nats a completion.", gt=0)
+    step_kl: float = setting(0.04, "KL of a step of --lr auto that is all signal, nats a completion.", gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = setting(
         "constant", "Constant, or falling to zero over the run."
     )

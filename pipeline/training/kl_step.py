@@ -6,8 +6,12 @@ the gradients of single completions, of which it is made, come with the training
 has a KL instead of a learning rate, which means something else for every model, adapter and batch.
 
 The direction stays Adam's. F is an average over steps with a multiple of the identity added: of fewer completions than
-scalars it would know nothing of most directions. What the KL of a step really was corrects the
-next ones.
+scalars it would know nothing of most directions. What the KL of a step really was corrects the next ones.
+
+A direction that is mostly noise is not worth its KL. How much the gradients of groups differ tells the noise of Adam's
+average m, so the share of signal in mᵀ F⁻¹ m is known, and the step is made shorter by it: the shrinkage of James and
+Stein ("Estimation with Quadratic Loss", 1961). Steps are short while the average is young, longest while all groups
+pull one way, and short again where little is left to gain, without a schedule.
 """
 
 from __future__ import annotations
@@ -69,17 +73,41 @@ def corrected(correction: float, predicted: float, measured: float, noise: float
     return min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, correction * ratio**CORRECTION_RATE))
 
 
+def signal_share(average: Tensor, noise: float, fisher: Tensor) -> float:
+    """The share of averageᵀ F⁻¹ average that is not noise, 0 to 1; average (p,), fisher (p, p).
+
+    noise: what the average would have without any signal, E[εᵀ F⁻¹ ε].
+    """
+    whole = float(average @ torch.linalg.solve(fisher, average))
+    return max(0.0, 1 - noise / whole) if whole > 0 else 0.0
+
+
+def group_noise(gradients: Tensor, groups: Tensor, fisher: Tensor) -> float:
+    """E[εᵀ F⁻¹ ε] of the sum of row gradients (n, p): what independent groups (n,) of rows, by their differences, let
+    it vary by. Of a single group nothing is known: 0. fisher (p, p)."""
+    names, group = torch.unique(groups, return_inverse=True)
+    count = len(names)
+    if count < 2:
+        return 0.0
+    sums = gradients.new_zeros(count, gradients.shape[1]).index_add(0, group, gradients)
+    sums = sums - sums.mean(dim=0)
+    return count / (count - 1) * float((sums * torch.linalg.solve(fisher, sums.mT).mT).sum())
+
+
 class KLAdam(torch.optim.Optimizer):
-    """Adam whose steps have a predicted KL of `step_kl` nats a completion, times lr² (the schedule's factor).
+    """Adam whose steps have a predicted KL of `step_kl` nats a completion, times the square of lr (the schedule's
+    factor) and of the share of signal.
 
     One parameter, of p numbers in all. Before each step `observe` takes the completions' scores; without any the step
-    is left out. `last_length` is the factor that stood in the learning rate's place, `last_predicted` the step's KL.
+    is left out. `last_length` is the factor that stood in the learning rate's place, `last_predicted` the step's KL,
+    `last_signal` the share of signal.
     """
 
     def __init__(self, parameters: Iterable[Tensor], step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         super().__init__(parameters, {"lr": 1.0, "betas": betas, "eps": 1e-12, "step_kl": step_kl})
-        self.last_length = self.last_predicted = 0.0
+        self.last_length = self.last_predicted = self.last_signal = 0.0
         self._scores: list[Tensor] = []
+        self._gradients: list[tuple[Tensor, Tensor]] = []
 
     @property
     def parameter(self) -> Tensor:
@@ -94,6 +122,7 @@ class KLAdam(torch.optim.Optimizer):
             state |= {"exp_avg": torch.zeros_like(v), "exp_avg_sq": torch.zeros_like(v)}
             state |= {"fisher": torch.zeros(size, size, dtype=torch.float32, device=v.device)}
             state |= {"step": torch.tensor(0.0), "count": torch.tensor(0.0), "correction": torch.tensor(1.0)}
+        state.setdefault("noise", torch.tensor(0.0))  # checkpoints of earlier versions have none
         return state
 
     @property
@@ -104,6 +133,10 @@ class KLAdam(torch.optim.Optimizer):
         """Take ∇ log π of completions (n, p) of the step to come, in one call or several."""
         self._scores.append(scores.detach().float())
 
+    def observe_gradients(self, gradients: Tensor, groups: Tensor) -> None:
+        """Take ∂loss/∂v of rows (n, p) and the numbers of their groups (n,), in one call or several."""
+        self._gradients.append((gradients.detach().float(), groups))
+
     def measured(self, kl: float, noise: float) -> None:
         """Take what the KL of the last step was, in nats a completion, and the noise of that number."""
         state = self._kept()
@@ -113,7 +146,8 @@ class KLAdam(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         group, state, v = self.param_groups[0], self._kept(), self.parameter
         parts, self._scores = self._scores, []
-        self.last_length = self.last_predicted = 0.0
+        gradients, self._gradients = self._gradients, []
+        self.last_length = self.last_predicted = self.last_signal = 0.0
         if v.grad is None or not sum(len(part) for part in parts):
             return
         scores = torch.cat(parts)
@@ -125,13 +159,24 @@ class KLAdam(torch.optim.Optimizer):
         state["exp_avg_sq"].mul_(beta2).addcmul_(v.grad, v.grad, value=1 - beta2)
         scale = (state["exp_avg_sq"] / (1 - beta2**steps)).sqrt().add_(group["eps"])
         direction = (state["exp_avg"] / (1 - beta1**steps) / scale).flatten()
-        average = state["fisher"] / (1 - MEMORY**steps)
-        cost = predicted_kl(direction, ridged_fisher(average, float(state["count"]))) * float(state["correction"])
+        fisher = ridged_fisher(state["fisher"] / (1 - MEMORY**steps), float(state["count"]))
+        cost = predicted_kl(direction, fisher) * float(state["correction"])
         if not (math.isfinite(cost) and cost > 0):
             return
-        self.last_length = group["lr"] * math.sqrt(group["step_kl"] / cost)
+        state["noise"].mul_(beta1**2).add_((1 - beta1) ** 2 * self._noise(gradients, fisher))
+        self.last_signal = signal_share(state["exp_avg"].flatten(), float(state["noise"]), fisher)
+        self.last_length = self.last_signal * group["lr"] * math.sqrt(group["step_kl"] / cost)
         self.last_predicted = self.last_length**2 * cost
         v.sub_(self.last_length * direction.view_as(v))
+
+    def _noise(self, parts: list[tuple[Tensor, Tensor]], fisher: Tensor) -> float:
+        """`group_noise` of the parameter's gradient, which is the rows' sum but for clipping and what else was added."""
+        if not parts:
+            return 0.0
+        gradients, groups = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        total, final = gradients.sum(dim=0), self.parameter.grad.flatten()  # type: ignore[union-attr]
+        scale = float(final @ total / (total @ total).clamp(min=torch.finfo(total.dtype).tiny))
+        return scale**2 * group_noise(gradients, groups, fisher)
 
 
 class StepLength:
@@ -140,7 +185,7 @@ class StepLength:
     def __init__(self, bank: TinyLoRA, step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.optimizer = KLAdam([bank.v], step_kl, betas)
         self._bank = bank
-        self._rows: tuple[Tensor, Tensor] | None = None  # of the part at hand: copies of `v`, mask of its tokens
+        self._rows: tuple[Tensor, dict[str, Tensor]] | None = None  # copies of `v` for the rows of the part at hand
         self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
         self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
 
@@ -160,7 +205,7 @@ class StepLength:
     def rows(self, part: dict[str, Tensor]) -> Iterator[None]:
         """Within this context every row of a part of the batch has its own gradient, from which its score is made."""
         with self._bank.per_row(len(part["completion_ids"])) as rows:
-            self._rows = rows, part["completion_mask"]
+            self._rows = rows, part
             yield
             self.take_scores()
 
@@ -169,9 +214,11 @@ class StepLength:
         gradient of the entropy, is no multiple of ∇ log π."""
         if self._rows is None:
             return
-        (rows, mask), self._rows = self._rows, None
+        (rows, part), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            self.optimizer.observe(completion_scores(rows.grad.flatten(1), self._token_weights, mask))
+            gradients = rows.grad.flatten(1)
+            self.optimizer.observe(completion_scores(gradients, self._token_weights, part["completion_mask"]))
+            self.optimizer.observe_gradients(gradients.clone(), part["group"])
         self._token_weights = None
 
     def measure(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], mismatch: float) -> dict[str, float]:
@@ -182,8 +229,10 @@ class StepLength:
         `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
         """
         trained, self._trained = self._trained, []
-        if not self.optimizer.last_predicted or not trained:
+        if not trained:
             return {}
+        if not self.optimizer.last_predicted:
+            return {"step_signal": self.optimizer.last_signal}
         stride = -(-sum(len(old) for _, old in trained) // MEASURED_ROWS)
         total, rows, tokens = 0.0, 0, 0
         for part, old in trained:
@@ -194,5 +243,5 @@ class StepLength:
             rows, tokens = rows + len(mask), tokens + int(mask.sum())
         predicted = self.optimizer.last_predicted
         self.optimizer.measured(total / rows, mismatch * tokens / rows)
-        found = {"step_kl": total / rows, "step_kl_predicted": predicted}
+        found = {"step_kl": total / rows, "step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
         return found | {"step_kl_correction": self.optimizer.correction}

@@ -4,6 +4,7 @@ samples from the trained model."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,10 @@ def policy(request) -> Iterator[Policy]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
+def scheduler_of(policy: Policy) -> Any:
+    return policy.engine.llm.llm_engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
+
+
 def serve(policy: Policy, seed: int) -> None:
     """Make a random vector the policy of trainer and engine, and forget cached prefixes."""
     v = policy.model.tinylora.v
@@ -54,7 +59,7 @@ def test_a_seed_fixes_the_completions_and_samples_of_a_group_differ(policy: Poli
 
 
 def test_the_short_way_changes_no_token(policy: Policy) -> None:
-    scheduler = policy.engine._scheduler  # type: ignore[attr-defined]
+    scheduler = scheduler_of(policy)
     assert scheduler._possible
     serve(policy, 2)
     short = sampled(policy, 3)
@@ -67,7 +72,7 @@ def test_the_short_way_changes_no_token(policy: Policy) -> None:
 @pytest.mark.parametrize("seats", [None, 5])
 def test_log_probs_are_those_of_the_trained_model(policy: Policy, seats: int | None, monkeypatch) -> None:
     """After every refresh, for prompts that are read at once and for those that wait for a seat."""
-    scheduler = policy.engine._scheduler  # type: ignore[attr-defined]
+    scheduler = scheduler_of(policy)
     if seats:
         monkeypatch.setattr(scheduler, "max_num_running_reqs", seats)
         monkeypatch.setattr(scheduler, "_crowd", 2)
