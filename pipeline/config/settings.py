@@ -132,9 +132,7 @@ class Settings(Declared):
     lr_schedule: Literal["constant", "linear", "cosine"] = setting(
         "constant", "Constant, or falling to zero over the run."
     )
-    warmup_steps: int = setting(
-        0, "The first steps, made shorter: shares 1/(N+1), 2/(N+1), ... of their length.", ge=0
-    )
+    warmup_steps: int = setting(0, "The first steps, made shorter: shares 1/(N+1), 2/(N+1), ... of their length.", ge=0)
     adam_beta1: float = setting(0.9, "Adam's memory of the gradient, per step.", ge=0, lt=1)
     adam_beta2: float = setting(0.999, "Adam's memory of the squared gradient, per step.", ge=0, lt=1)
     max_grad_norm: float = setting(
@@ -166,12 +164,8 @@ class Settings(Declared):
     )
     eval_temperature: float = setting(1.0, "Temperature of held-out evaluations; 0 is greedy.", ge=0)
     stop_kl: float = setting(1.0, "Stop when the KL to the base exceeds this many nats per token (0: never).", ge=0)
-    stop_entropy: float = setting(
-        0.002, "Stop when the entropy falls below this many nats per token (0: never).", ge=0
-    )
-    stop_idle: int = setting(
-        20, "Stop when no row could be trained for this many steps in a row (0: never).", ge=0
-    )
+    stop_entropy: float = setting(0.002, "Stop when the entropy falls below this many nats per token (0: never).", ge=0)
+    stop_idle: int = setting(20, "Stop when no row could be trained for this many steps in a row (0: never).", ge=0)
     output_dir: str | None = setting(None, "Folder of the run. Default: a new one under runs/.")
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "A tracker that gets the metrics as well."

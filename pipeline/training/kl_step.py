@@ -170,7 +170,7 @@ class KLAdam(torch.optim.Optimizer):
         v.sub_(self.last_length * direction.view_as(v))
 
     def _noise(self, parts: list[tuple[Tensor, Tensor]], fisher: Tensor) -> float:
-        """`group_noise` of the parameter's gradient, which is the rows' sum but for clipping and what else was added."""
+        """`group_noise` of the parameter's gradient, the rows' sum but for clipping and what else was added."""
         if not parts:
             return 0.0
         gradients, groups = (torch.cat(tensors) for tensors in zip(*parts, strict=True))

@@ -93,4 +93,3 @@ def trained(policy: Policy, prompt: list[int], sampled: list[int]) -> list[float
     with torch.no_grad():
         logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
-
