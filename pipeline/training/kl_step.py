@@ -65,11 +65,11 @@ def predicted_kl(step: Tensor, fisher: Tensor) -> float:
 def corrected(correction: float, predicted: float, measured: float, noise: float) -> float:
     """The factor that predictions are multiplied with, after a step whose KL was predicted with it and measured.
 
-    A measurement that is not well above its noise says only that the KL is small.
+    The noise is part of what was measured; beyond it, one that is not well above it says only that the KL is small.
     """
-    if predicted <= 0 or measured < ABOVE_NOISE * noise:
+    if predicted <= 0 or measured - noise < ABOVE_NOISE * noise:
         return correction
-    ratio = min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, measured / predicted))
+    ratio = min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, (measured - noise) / predicted))
     return min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, correction * ratio**CORRECTION_RATE))
 
 

@@ -101,6 +101,7 @@ def test_measurements_correct_the_prediction_unless_they_are_noise() -> None:
     assert corrected(1.0, 0.02, 0.08, noise=0.0) == pytest.approx(4**0.3)
     assert corrected(1.0, 0.02, 0.005, noise=0.0) == pytest.approx(4**-0.3)
     assert corrected(1.0, 0.02, 0.005, noise=0.004) == 1.0
+    assert corrected(1.0, 0.02, 0.045, noise=0.005) == pytest.approx(2**0.3)  # the noise is not the step's
     assert corrected(10.0, 0.02, 1e9, noise=0.0) == 16.0
     assert corrected(2.0, 0.0, 1.0, noise=0.0) == 2.0
 
