@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from adapters import TinyLoRA
-from pipeline.training.logprobs import kl_k3, packed_rows
+from pipeline.training.logprobs import kl_k3
+from pipeline.training.microbatch import prompts_and_completions
+from pipeline.training.packing import Pack
 
 MEASURED_ROWS = 32
 MEMORY = 0.9  # of the average of F, per step
@@ -140,7 +142,7 @@ class StepLength:
     def __init__(self, bank: TinyLoRA, step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.optimizer = KLAdam([bank.v], step_kl, betas)
         self._bank = bank
-        self._rows: tuple[Tensor, Tensor] | None = None  # of the part at hand: copies of `v`, mask of its tokens
+        self._rows: tuple[Tensor, Pack] | None = None  # of the part at hand: copies of `v`, and its pack
         self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
         self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
 
@@ -157,10 +159,10 @@ class StepLength:
         self._trained.append((part, log_probs))
 
     @contextmanager
-    def rows(self, part: dict[str, Tensor]) -> Iterator[None]:
+    def rows(self, pack: Pack) -> Iterator[None]:
         """Within this context every row of a part of the batch has its own gradient, from which its score is made."""
-        with self._bank.per_row(len(part["completion_ids"])) as rows:
-            self._rows = rows, part["completion_mask"]
+        with self._bank.per_row(pack.owners, pack.count) as rows:
+            self._rows = rows, pack
             yield
             self.take_scores()
 
@@ -169,15 +171,17 @@ class StepLength:
         gradient of the entropy, is no multiple of ∇ log π."""
         if self._rows is None:
             return
-        (rows, mask), self._rows = self._rows, None
+        (rows, pack), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            self.optimizer.observe(completion_scores(rows.grad.flatten(1), self._token_weights, mask))
+            rows_of_completions = rows.grad.flatten(1)[: len(pack.lengths)]
+            mask = torch.arange(self._token_weights.shape[1], device=rows.device) < pack.lengths.unsqueeze(1)
+            self.optimizer.observe(completion_scores(rows_of_completions, self._token_weights, mask))
         self._token_weights = None
 
     def measure(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], mismatch: float) -> dict[str, float]:
         """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
 
-        log_probs_of: as `TinyLoRATrainer._log_probs_of_rows`. mismatch: k3 a token between engine and trainer, the
+        log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
         `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
         """
@@ -187,9 +191,8 @@ class StepLength:
         stride = -(-sum(len(old) for _, old in trained) // MEASURED_ROWS)
         total, rows, tokens = 0.0, 0, 0
         for part, old in trained:
-            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            prompt_ids, prompt_mask, ids, mask = (part[name][::stride] for name in names)
-            new, _ = log_probs_of(*packed_rows(prompt_ids, prompt_mask, ids, mask), old.shape[1])
+            mask = part["completion_mask"][::stride]
+            new, _ = log_probs_of(*prompts_and_completions(part, slice(None, None, stride)), old.shape[1])
             total += kl_k3(new - old[::stride], mask) * int(mask.sum())
             rows, tokens = rows + len(mask), tokens + int(mask.sum())
         predicted = self.optimizer.last_predicted
