@@ -175,10 +175,14 @@ def hidden_states(model: Any, ids: Tensor, positions: Tensor, layout: Layout) ->
 
     model: of transformers with its SDPA attention, or of Unsloth. Raises `RuntimeError` for another attention.
     """
-    forward = inspect.unwrap(type(model.model.layers[0].self_attn).forward)
+    attention = model.model.layers[0].self_attn
+    forward = type(attention).forward
+    namespace = inspect.unwrap(forward).__globals__
     options: dict[str, Any] = {KEYWORD: layout}
-    if "run_attention" in forward.__globals__:
-        _teach_unsloth(forward.__globals__)
+    # Unsloth replaces the forward of a class, and has models that it did not load keep their own
+    gated = getattr(forward, "_unsloth_gated", False) and not getattr(attention, "_unsloth_fast_path", False)
+    if "run_attention" in namespace and not gated:
+        _teach_unsloth(namespace)
     else:
         _teach_transformers()
         options["attention_mask"] = ids.new_empty(1, 1, 1, 1)  # is given through, where otherwise (N, N) were made

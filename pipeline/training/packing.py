@@ -25,8 +25,7 @@ class Pack:
 
     ids, positions (N,). lengths (B,) of the completions. places (n,): the position whose hidden state predicts each
     token, tokens (n,), both in the order of rows. owners (N,): the completion, 0 to B - 1, to whose log-probability
-    alone a position contributes; positions of a shared prompt have B plus the number of the prompt. sharers: how
-    many completions each shared prompt has.
+    alone a position contributes; positions of shared prompt i have B + i. groups: the completions of each such prompt.
     """
 
     ids: Tensor
@@ -35,13 +34,13 @@ class Pack:
     places: Tensor
     tokens: Tensor
     owners: Tensor
-    sharers: list[int]
+    groups: list[list[int]]
     layout: Layout
 
     @property
     def count(self) -> int:
-        """Owners there are."""
-        return len(self.lengths) + len(self.sharers)
+        """How many owners there are."""
+        return len(self.lengths) + len(self.groups)
 
 
 def packed(prompts: Tokens, completions: Tokens, device: Any, *, shared: bool = True) -> Pack:
@@ -98,7 +97,7 @@ def packed(prompts: Tokens, completions: Tokens, device: Any, *, shared: bool = 
         tensor([place for row in places for place in row]),
         tensor([token for completion in completions for token in completion]),
         tensor(owners),
-        [len(rows) for rows in several],
+        several,
         layout,
     )
 
