@@ -32,7 +32,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
-from pipeline.training.logprobs import kl_k3, log_probs_without_gradient, unpadded_rows
+from pipeline.training.logprobs import kl_k3, log_probs_without_gradient
 
 FLOOR_BATCHES = 3
 MOST_VECTORS = 7  # of the training run, evenly spaced, that every way is measured at
@@ -173,10 +173,9 @@ class _Bench:
         with torch.no_grad():
             self.bank.v.copy_(v)
         self.bank.merge_with(self.rounding)
-        rows, prompts, lengths = unpadded_rows(self.prompts, completions, self.bank.v.device)
-        width, budget = int(lengths.max()), self.config.micro_batch_tokens
-        values, _ = log_probs_without_gradient(self.model, rows, prompts, lengths, width, 1.0, budget)
-        return values[torch.arange(width, device=values.device) < lengths.unsqueeze(1)]
+        width, budget = max(map(len, completions)), self.config.micro_batch_tokens
+        values, _ = log_probs_without_gradient(self.model, self.prompts, completions, width, 1.0, budget)
+        return torch.cat([row[: len(tokens)] for row, tokens in zip(values, completions, strict=True)])
 
     def engine_log_probs(self, v: Any, completions: list[list[int]]) -> Any:
         """The same from the engine, which reads the completions as part of the prompt."""

@@ -2,8 +2,13 @@
 
 With g = ∇_v log π(completion) and F = E[g gᵀ], the policy after a step s·d has KL(π ‖ π') = s²/2 dᵀ F d + O(s³)
 (Kakade, "A Natural Policy Gradient", 2001; Schulman et al., arXiv 1502.05477). For a few dozen scalars F is tiny, and
-the gradients of single completions, of which it is made, come with the training pass (`TinyLoRA.per_row`). So a step
-has a KL instead of a learning rate, which means something else for every model, adapter and batch.
+the gradients of which it is made come with the training pass (`TinyLoRA.per_row`). So a step has a KL instead of a
+learning rate, which means something else for every model, adapter and batch.
+
+The pass tells apart what a completion's own tokens give, a, but of what flows back through a prompt that a group
+shares, b, it only has the group's sum, weighted by the loss: B = Σ w b. Both are scores, of mean zero, and completions
+are independent, so E[b bᵀ] = E[B Bᵀ] / Σ w². F is taken as E[a aᵀ] + E[b bᵀ]; the rest, E[a bᵀ] and its transpose, was
+measured to be small (docs/decisions.md), and is left to the correction.
 
 The direction stays Adam's. F is an average over steps with a multiple of the identity added: of fewer completions than
 scalars it would know nothing of most directions. What the KL of a step really was corrects the next ones.
@@ -25,7 +30,9 @@ import torch
 from torch import Tensor
 
 from adapters import TinyLoRA
-from pipeline.training.logprobs import kl_k3, packed_rows
+from pipeline.training.logprobs import kl_k3
+from pipeline.training.microbatch import prompts_and_completions
+from pipeline.training.packing import Pack
 
 MEASURED_ROWS = 32
 MEMORY = 0.9  # of the average of F, per step
@@ -34,16 +41,28 @@ CORRECTION_LIMIT = 16.0
 ABOVE_NOISE = 3.0  # a measured KL counts from so many times its noise on
 
 
-def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> Tensor:
-    """∇ log π of single completions (n, p) from what the loss gave for them.
+def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """∇ log π of single completions (n, p) from what the loss gave for them, and the weight (n,) it gave them.
 
     row_gradients (n, p): ∂loss/∂v of each row. token_weights (n, t): ∂loss/∂ log p of each token, about the same for
     all of a row, whose mean is divided out. mask (n, t): 1 for tokens of the completion. Rows without a weight are
-    left out.
+    zero.
     """
     mean = (token_weights * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-    known = mean != 0
-    return row_gradients[known] / mean[known].unsqueeze(1)
+    return torch.where(mean == 0, 0.0, 1 / mean).unsqueeze(1) * row_gradients, mean
+
+
+def group_scores(prompt_gradients: Tensor, weights: Tensor, groups: list[list[int]]) -> Tensor:
+    """What F has of shared prompts: rows (m, p) whose sum of squares estimates Σ b bᵀ over the groups' completions.
+
+    prompt_gradients (m, p): ∂loss/∂v through each group's prompt, Σ w b. weights (n,) of completions. groups: the
+    completions of each.
+    """
+    if not groups:
+        return prompt_gradients
+    sizes = torch.stack([(weights[rows] != 0).sum() for rows in groups])
+    squares = torch.stack([weights[rows].square().sum() for rows in groups])
+    return torch.where(squares > 0, (sizes / squares).sqrt(), 0.0).unsqueeze(1) * prompt_gradients
 
 
 def ridged_fisher(fisher: Tensor, count: float) -> Tensor:
@@ -107,6 +126,7 @@ class KLAdam(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": 1.0, "betas": betas, "eps": 1e-12, "step_kl": step_kl})
         self.last_length = self.last_predicted = self.last_signal = 0.0
         self._scores: list[Tensor] = []
+        self._count = 0
         self._gradients: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -129,9 +149,11 @@ class KLAdam(torch.optim.Optimizer):
     def correction(self) -> float:
         return float(self._kept()["correction"])
 
-    def observe(self, scores: Tensor) -> None:
-        """Take ∇ log π of completions (n, p) of the step to come, in one call or several."""
+    def observe(self, scores: Tensor, count: int) -> None:
+        """Take scores (n, p) of the step to come, in one call or several: F is the sum of their squares over the number
+        of completions `count`."""
         self._scores.append(scores.detach().float())
+        self._count += count
 
     def observe_gradients(self, gradients: Tensor, groups: Tensor) -> None:
         """Take ∂loss/∂v of rows (n, p) and the numbers of their groups (n,), in one call or several."""
@@ -146,13 +168,14 @@ class KLAdam(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         group, state, v = self.param_groups[0], self._kept(), self.parameter
         parts, self._scores = self._scores, []
+        count, self._count = self._count, 0
         gradients, self._gradients = self._gradients, []
         self.last_length = self.last_predicted = self.last_signal = 0.0
-        if v.grad is None or not sum(len(part) for part in parts):
+        if v.grad is None or not count:
             return
         scores = torch.cat(parts)
-        state["fisher"].mul_(MEMORY).add_(scores.mT @ scores / len(scores), alpha=1 - MEMORY)
-        state["count"].mul_(MEMORY).add_(len(scores))
+        state["fisher"].mul_(MEMORY).add_(scores.mT @ scores / count, alpha=1 - MEMORY)
+        state["count"].mul_(MEMORY).add_(count)
         state["step"] += 1
         steps, (beta1, beta2) = float(state["step"]), group["betas"]
         state["exp_avg"].lerp_(v.grad, 1 - beta1)
@@ -185,7 +208,7 @@ class StepLength:
     def __init__(self, bank: TinyLoRA, step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.optimizer = KLAdam([bank.v], step_kl, betas)
         self._bank = bank
-        self._rows: tuple[Tensor, dict[str, Tensor]] | None = None  # copies of `v` for the rows of the part at hand
+        self._rows: tuple[Tensor, Pack, Tensor] | None = None  # of the part at hand: copies of `v`, pack, groups
         self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
         self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
 
@@ -202,10 +225,11 @@ class StepLength:
         self._trained.append((part, log_probs))
 
     @contextmanager
-    def rows(self, part: dict[str, Tensor]) -> Iterator[None]:
-        """Within this context every row of a part of the batch has its own gradient, from which its score is made."""
-        with self._bank.per_row(len(part["completion_ids"])) as rows:
-            self._rows = rows, part
+    def rows(self, pack: Pack, groups: Tensor) -> Iterator[None]:
+        """Within this context every completion and every shared prompt of a part of the batch has a gradient of its
+        own, of which scores are made. groups (B,): the numbers of the completions' groups."""
+        with self._bank.per_row(pack.owners, pack.count) as rows:
+            self._rows = rows, pack, groups
             yield
             self.take_scores()
 
@@ -214,17 +238,21 @@ class StepLength:
         gradient of the entropy, is no multiple of ∇ log π."""
         if self._rows is None:
             return
-        (rows, part), self._rows = self._rows, None
+        (rows, pack, groups), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            gradients = rows.grad.flatten(1)
-            self.optimizer.observe(completion_scores(gradients, self._token_weights, part["completion_mask"]))
-            self.optimizer.observe_gradients(gradients.clone(), part["group"])
+            gradients, count = rows.grad.flatten(1), len(pack.lengths)
+            mask = torch.arange(self._token_weights.shape[1], device=rows.device) < pack.lengths.unsqueeze(1)
+            own, weights = completion_scores(gradients[:count], self._token_weights, mask)
+            shared = group_scores(gradients[count:], weights, pack.groups)
+            self.optimizer.observe(torch.cat([own, shared]), int((weights != 0).sum()))
+            of_prompts = [groups[members[0]] for members in pack.groups]
+            self.optimizer.observe_gradients(gradients.clone(), torch.stack([*groups, *of_prompts]))
         self._token_weights = None
 
     def measure(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], mismatch: float) -> dict[str, float]:
         """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
 
-        log_probs_of: as `TinyLoRATrainer._log_probs_of_rows`. mismatch: k3 a token between engine and trainer, the
+        log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
         `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
         """
@@ -236,9 +264,8 @@ class StepLength:
         stride = -(-sum(len(old) for _, old in trained) // MEASURED_ROWS)
         total, rows, tokens = 0.0, 0, 0
         for part, old in trained:
-            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            prompt_ids, prompt_mask, ids, mask = (part[name][::stride] for name in names)
-            new, _ = log_probs_of(*packed_rows(prompt_ids, prompt_mask, ids, mask), old.shape[1])
+            mask = part["completion_mask"][::stride]
+            new, _ = log_probs_of(*prompts_and_completions(part, slice(None, None, stride)), old.shape[1])
             total += kl_k3(new - old[::stride], mask) * int(mask.sum())
             rows, tokens = rows + len(mask), tokens + int(mask.sum())
         predicted = self.optimizer.last_predicted

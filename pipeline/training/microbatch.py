@@ -1,8 +1,8 @@
 """How a scored batch is cut for the training pass, without changing the gradient.
 
 A row's loss without a KL term is proportional to its advantage. So rows without one are left out, and a completion that
-was drawn several times in a group is computed once with the sum of its advantages. What remains is sorted by length
-and cut by a token budget.
+was drawn several times in a group is computed once with the sum of its advantages. What remains is cut by a token
+budget, in which a prompt counts once for all its completions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.training.logprobs import token_budget_batches
+from pipeline.training.packing import Pack, packed, token_lists, within_budget
 
 # Loss types whose value is a sum over rows divided by a constant of the whole batch need no weight when the batch is
 # cut; those that average over rows are weighted by the share of rows, and bnpo by the share of tokens.
@@ -48,22 +48,21 @@ def micro_batches(
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
 
-    batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens of
-    prompt and completion per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
+    batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
+    are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
     bonus; those that are masked whole are never kept. A tensor whose first size is the number of rows is cut; anything
     else is handed to every part.
     """
-    lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
+    count, tokens = len(batch["completion_ids"]), int(batch["completion_mask"].sum())
     if every_row:
-        chosen = torch.arange(len(lengths), device=lengths.device)
+        chosen = torch.arange(count, device=batch["completion_ids"].device)
     else:
         chosen, summed = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
         batch = batch | {"advantages": summed}
         chosen = chosen[summed[chosen] != 0]
     chosen = chosen[batch["completion_mask"][chosen].any(dim=1)]
-    count, tokens = len(lengths), int(batch["completion_mask"].sum())
     parts = []
-    for index in token_budget_batches(lengths[chosen], budget):
+    for index in within_budget(*prompts_and_completions(batch, chosen), budget):
         rows = chosen[index]
         part = {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
         if loss_type in SUMMED_LOSSES:
@@ -74,3 +73,16 @@ def micro_batches(
             weight = len(rows) / count
         parts.append((part, weight))
     return parts, len(chosen) / count
+
+
+def prompts_and_completions(batch: dict[str, Any], rows: Any = slice(None)) -> tuple[list[list[int]], list[list[int]]]:
+    """The token ids of prompts and completions of rows of TRL's batch, all unless told, without padding."""
+    prompts, completions = (
+        token_lists(batch[f"{name}_ids"][rows], batch[f"{name}_mask"][rows]) for name in ("prompt", "completion")
+    )
+    return prompts, completions
+
+
+def packed_part(part: dict[str, Any]) -> Pack:
+    """The pack of all rows of a part of TRL's batch."""
+    return packed(*prompts_and_completions(part), part["completion_ids"].device)

@@ -41,14 +41,9 @@ from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.entropy_bonus import entropy_loss
 from pipeline.training.grpo import grpo_arguments, training_rows, training_task
 from pipeline.training.kl_step import StepLength
-from pipeline.training.logprobs import (
-    completion_log_probs,
-    kl_k3,
-    log_probs_without_gradient,
-    packed_rows,
-    unpadded_rows,
-)
-from pipeline.training.microbatch import micro_batches, spread_rows
+from pipeline.training.logprobs import completion_log_probs, kl_k3, log_probs_without_gradient
+from pipeline.training.microbatch import micro_batches, packed_part, spread_rows
+from pipeline.training.packing import Pack, Tokens
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
 from pipeline.training.trl_hooks import RolloutTrainer
@@ -140,20 +135,18 @@ class TinyLoRATrainer(RolloutTrainer):
         chosen = spread_rows(count, count if self.beta else KL_ROWS)
         sampled = padded_log_probs(drawn.completions).to(self.accelerator.device)
         completions = [drawn.completions[row].token_ids for row in chosen]
-        rows, prompts, lengths = unpadded_rows([drawn.prompts[row] for row in chosen], completions, sampled.device)
-        width = sampled.shape[1]
         with self.bank.disabled():
-            base, _ = self._log_probs_of_rows(rows, prompts, lengths, width)
-        mask = torch.arange(width, device=rows.device) < lengths.unsqueeze(1)
+            base, _ = self._log_probs_of([drawn.prompts[row] for row in chosen], completions, sampled.shape[1])
+        lengths = torch.tensor([len(tokens) for tokens in completions], device=base.device)
+        mask = torch.arange(base.shape[1], device=base.device) < lengths.unsqueeze(1)
         self.record.values["kl_base"] = kl_k3(base - sampled[chosen], mask)
         return base
 
     def _old_log_probs(self, drawn: Drawn, masked: list[bool]) -> Tensor:
         """(B, T) of the policy that drew, computed as in training: for batches that are trained more than once."""
         trained = [[] if cut else c.token_ids for c, cut in zip(drawn.completions, masked, strict=True)]
-        rows, prompts, lengths = unpadded_rows(drawn.prompts, trained, self.accelerator.device)
         width = max(len(completion.token_ids) for completion in drawn.completions)
-        return self._log_probs_of_rows(rows, prompts, lengths, width)[0]
+        return self._log_probs_of(drawn.prompts, trained, width)[0]
 
     def _verdicts(self, drawn: Drawn) -> list[Verdict]:
         verdicts = self.grader.collect(drawn.graded_rows)
@@ -177,13 +170,11 @@ class TinyLoRATrainer(RolloutTrainer):
         self.record.rollouts = rollouts.records(step, [self.problems[index].id for index in rollouts.problems])
         self.folder.write_rollouts(f"step-{step:05d}", self.record.rollouts)
 
-    def _log_probs_of_rows(
-        self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int
-    ) -> tuple[Tensor, Tensor]:
+    def _log_probs_of(self, prompts: Tokens, completions: Tokens, width: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
         start = time.perf_counter()
         log_probs, entropies = log_probs_without_gradient(
-            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
+            self.model, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
         )
         wait_for_device()
         self.record.seconds["log_probs"] += time.perf_counter() - start
@@ -213,8 +204,12 @@ class TinyLoRATrainer(RolloutTrainer):
         total = torch.zeros((), device=self.accelerator.device)
         differences = []
         for part, weight in self._micro_batches(batch):
-            with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
-                loss, entropies, difference = self.loss_of(part)
+            pack = packed_part(part)
+            with (
+                self.length.rows(pack, part["group"]) if self.length else nullcontext(),
+                self.compute_loss_context_manager(),
+            ):
+                loss, entropies, difference = self.loss_of(part, pack)
                 loss = loss * weight
                 self.accelerator.backward(loss, retain_graph=bonus > 0)
                 total += loss.detach()
@@ -231,13 +226,12 @@ class TinyLoRATrainer(RolloutTrainer):
         self.record.seconds["backward"] += time.perf_counter() - begin
         return total
 
-    def loss_of(self, part: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The loss of a part of the batch, its entropies (n, T), and where the policy that is trained drew it, log p of
-        the trainer less that of the engine, of every trained token."""
-        columns = (part[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"))
+    def loss_of(self, part: dict[str, Any], pack: Pack) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The loss of a part of the batch, whose pack is given, its entropies (n, T), and where the policy that is
+        trained drew it, log p of the trainer less that of the engine, of every trained token."""
         log_probs, entropies = completion_log_probs(
             self.model,
-            *packed_rows(*columns),
+            pack,
             part["completion_ids"].shape[1],
             self.temperature,
             self.truncation,
@@ -285,7 +279,7 @@ class TinyLoRATrainer(RolloutTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         averages = self.averages()
         if "grad_norm" in logs and self.length is not None:
-            self.record.values |= self.length.measure(self._log_probs_of_rows, self.record.values.get("mismatch", 0.0))
+            self.record.values |= self.length.measure(self._log_probs_of, self.record.values.get("mismatch", 0.0))
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)

@@ -253,10 +253,10 @@ def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> Non
 
 def trained_log_probs(model: Any, asked: list[list[int]], completions: list[Completion]) -> torch.Tensor:
     """(rows, tokens) as the training pass computes them now."""
-    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
+    from pipeline.training.logprobs import log_probs_without_gradient
 
-    rows, lengths, counts = unpadded_rows(asked, [completion.token_ids for completion in completions], "cpu")
-    return log_probs_without_gradient(model, rows, lengths, counts, NEW_TOKENS, 1.0, 4096)[0]
+    ids = [completion.token_ids for completion in completions]
+    return log_probs_without_gradient(model, asked, ids, NEW_TOKENS, 1.0, 4096)[0]
 
 
 def test_engine_and_training_pass_hold_the_same_version(model, engine) -> None:

@@ -15,6 +15,7 @@ from pipeline.training.kl_step import (
     completion_scores,
     corrected,
     group_noise,
+    group_scores,
     predicted_kl,
     ridged_fisher,
     signal_share,
@@ -51,7 +52,7 @@ def test_the_step_has_the_kl_that_was_asked_for(size: int, seed: int, delta: flo
     optimizer = KLAdam([v], step_kl=delta)
     before = v.detach().clone().flatten()
     v.grad = scale * torch.randn(1, size, generator=torch.Generator().manual_seed(seed))
-    optimizer.observe(policy.scores(before, 4000, seed))
+    optimizer.observe(policy.scores(before, 4000, seed), 4000)
     optimizer.step()
     assert optimizer.last_predicted == pytest.approx(delta, rel=1e-3)
     assert policy.kl(before, v.detach().flatten()) == pytest.approx(delta, rel=0.5)
@@ -72,7 +73,7 @@ def test_few_completions_do_not_make_a_large_step(size: int, count: int) -> None
             scores = policy.scores(before, count, 10 * seed + step)
             advantages = torch.randn(count, 1, generator=torch.Generator().manual_seed(seed))
             v.grad = (advantages * scores).mean(dim=0, keepdim=True)
-            optimizer.observe(scores)
+            optimizer.observe(scores, count)
             optimizer.step()
             worst = max(worst, policy.kl(before, v.detach().flatten()))
     assert worst < 0.02 * 6
@@ -86,7 +87,28 @@ def test_scores_are_the_gradients_of_log_probabilities() -> None:
     mask = (torch.arange(4) < lengths.unsqueeze(1)).float()
     weights = -advantages.unsqueeze(1) / 7 * mask
     rows = -advantages.unsqueeze(1) / 7 * gradients
-    assert torch.allclose(completion_scores(rows, weights, mask), gradients[:2])
+    scores, found = completion_scores(rows, weights, mask)
+    assert torch.allclose(scores[:2], gradients[:2]) and torch.equal(scores[2], torch.zeros(5))
+    assert torch.allclose(found, -advantages / 7)
+
+
+def test_sums_of_groups_have_the_second_moment_of_single_completions() -> None:
+    """Of what flows back through shared prompts, which is independent among completions and has the mean zero."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(3, 3, generator=generator)
+    groups = [
+        list(range(start, start + size)) for start, size in zip(range(0, 40_000, 8), [2, 8, 5, 3] * 1250, strict=True)
+    ]
+    single = torch.randn(40_000, 3, generator=generator) @ mix
+    weights = torch.randn(40_000, generator=generator)
+    weights[::7] = 0  # completions that the loss leaves out, and those in no group
+    sums = torch.stack([weights[rows] @ single[rows] for rows in groups])
+    weighted = sum(int((weights[rows] != 0).sum()) for rows in groups)
+    found = group_scores(sums, weights, groups)
+    moment = found.mT @ found / weighted
+    torch.testing.assert_close(moment, mix.mT @ mix, rtol=0.1, atol=0.1)
+    assert torch.equal(group_scores(sums[:1], torch.zeros(2), [[0, 1]]), torch.zeros(1, 3))
+    assert group_scores(torch.zeros(0, 3), weights, []).shape == (0, 3)
 
 
 def test_the_ridge_goes_as_completions_come() -> None:
@@ -113,7 +135,7 @@ def test_a_correction_makes_the_next_step_shorter() -> None:
         optimizer = KLAdam([v], step_kl=0.02)
         for step in range(2):
             v.grad = torch.ones(1, 4)
-            optimizer.observe(policy.scores(torch.zeros(4), 100, step))
+            optimizer.observe(policy.scores(torch.zeros(4), 100, step), 100)
             optimizer.step()
             optimizer.measured(measured, 0.0)
         lengths.append(optimizer.last_length)
@@ -125,9 +147,9 @@ def test_a_step_without_scores_or_gradient_is_left_out() -> None:
     optimizer = KLAdam([v], step_kl=0.02)
     optimizer.step()
     v.grad = torch.ones(1, 3)
-    optimizer.observe(torch.zeros(0, 3))
+    optimizer.observe(torch.zeros(0, 3), 0)
     optimizer.step()
-    optimizer.observe(torch.zeros(5, 3))  # completions that do not depend on v: no KL to be had
+    optimizer.observe(torch.zeros(5, 3), 5)  # completions that do not depend on v: no KL to be had
     optimizer.step()
     assert torch.equal(v.detach(), torch.ones(1, 3)) and optimizer.last_length == 0.0
 
@@ -136,7 +158,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     def steps(optimizer: KLAdam, first: int, last: int) -> None:
         for step in range(first, last):
             optimizer.parameter.grad = torch.randn(1, 6, generator=torch.Generator().manual_seed(step))
-            optimizer.observe(torch.randn(20, 6, generator=torch.Generator().manual_seed(100 + step)))
+            optimizer.observe(torch.randn(20, 6, generator=torch.Generator().manual_seed(100 + step)), 20)
             optimizer.step()
             optimizer.measured(0.01 * step, 0.0)
 
@@ -191,7 +213,7 @@ def learned(step_kl: float, *, shrink: bool, seed: int, steps: int = 60) -> floa
         signal[0, 0] += a
         single = signal + noise * math.sqrt(groups / 32) * torch.randn(groups, 32, generator=generator)
         v.grad = -single.mean(dim=0, keepdim=True)
-        optimizer.observe(torch.eye(32) * math.sqrt(32))
+        optimizer.observe(torch.eye(32) * math.sqrt(32), 32)
         if shrink:
             optimizer.observe_gradients(-single / groups, torch.arange(groups))
         optimizer.step()

@@ -10,6 +10,7 @@ import torch
 
 from adapters import TinyLoRAConfig, inject
 from pipeline.config import LOSS_TYPES, Settings, resolved
+from pipeline.training.microbatch import packed_part, prompts_and_completions
 from rewards.problem import Problem, Test
 
 pytestmark = pytest.mark.integration
@@ -64,7 +65,7 @@ def batch() -> dict[str, torch.Tensor]:
 def gradient(trainer, parts) -> torch.Tensor:
     trainer.bank.v.grad = None
     for part, weight in parts:
-        (trainer.loss_of(part)[0] * weight).backward()
+        (trainer.loss_of(part, packed_part(part))[0] * weight).backward()
     return trainer.bank.v.grad.clone()
 
 
@@ -85,19 +86,18 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
 
 def test_one_pass_on_policy_gives_the_gradient_of_two(trainer) -> None:
     """Leaving out the pass for the old log-probabilities changes nothing: they are the new ones, detached."""
-    from pipeline.training.logprobs import kl_k3, log_probs_without_gradient, packed_rows
+    from pipeline.training.logprobs import kl_k3, log_probs_without_gradient
     from pipeline.training.trl_hooks import RATIO_CAP
 
     trainer.loss_type, trainer.beta = "dapo", 0.0
     one = batch()
-    rows = packed_rows(one["prompt_ids"], one["prompt_mask"], one["completion_ids"], one["completion_mask"])
-    old, _ = log_probs_without_gradient(trainer.model, *rows, COMPLETION, 1.0, 4096)
+    old, _ = log_probs_without_gradient(trainer.model, *prompts_and_completions(one), COMPLETION, 1.0, 4096)
     one["sampling_per_token_logps"] = old + 0.5 * torch.randn(old.shape, generator=torch.Generator().manual_seed(1))
     ratio = (old - one["sampling_per_token_logps"]).exp().clamp(max=RATIO_CAP)
     two_passes = gradient(trainer, [(one | {"old_per_token_logps": old, "importance_sampling_ratio": ratio}, 1.0)])
     del one["old_per_token_logps"], one["importance_sampling_ratio"]
     torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), two_passes, rtol=1e-5, atol=1e-8)
-    _, _, mismatch = trainer.loss_of(one)
+    _, _, mismatch = trainer.loss_of(one, packed_part(one))
     assert kl_k3(mismatch, torch.ones_like(mismatch)) > 0.01
 
 
@@ -124,7 +124,7 @@ def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
     trainer._metrics["train"].clear()
     far = batch() | {"advantages": torch.ones(ROWS)}
     far["old_per_token_logps"] = far["old_per_token_logps"] - 50  # ratios far above any bound
-    trainer.loss_of(far)
+    trainer.loss_of(far, packed_part(far))
     with torch.no_grad():
         assert trainer._step_metrics({"grad_norm": 0.0}, trainer.averages())["clip_ratio"] == pytest.approx(1)
     trainer.loss_type, trainer.epsilon_high = "dapo", 0.2
