@@ -87,7 +87,7 @@ def load_engine(
     with quiet_libraries():
         return VLLMEngine(
             choice.location,
-            model.tinylora,
+            model,
             dtype=compute_dtype(),
             max_model_len=config.max_length,
             eos_token_ids=ends,

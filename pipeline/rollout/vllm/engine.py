@@ -34,24 +34,27 @@ class EngineLimits:
 class VLLMEngine:
     """A `RolloutEngine` on vLLM.
 
-    model: folder or hub id of the unquantised checkpoint. adapter: the trainer's; its frozen weights, dequantised if
-    they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps ΔW beside them
-    (`lowrank.py`). limits: of a GPU. plain: use vLLM's own scheduler and `LLM.generate`, which hands completions
+    location: folder or hub id of the checkpoint, of which only settings are read. model: the trainer's, adapted; its
+    frozen weights, dequantised if they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps
+    ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
+    own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler and `LLM.generate`, which hands completions
     on when all are done; for versions whose private parts nobody has looked at. Raises `EngineError` where the
-    trainer's weights were not made from this checkpoint.
+    trainer's weights do not fill vLLM's model.
     """
 
     name = "vllm"
 
     def __init__(
         self,
-        model: str,
-        adapter: TinyLoRA,
+        location: str,
+        model: Any,
         *,
         dtype: str,
         max_model_len: int,
         eos_token_ids: list[int],
         rounding: Rounding | None,
+        packed: bool = False,
+        kv_dtype: str = "auto",
         limits: EngineLimits | None = None,
         seed: int = 0,
         plain: bool = False,
@@ -60,7 +63,7 @@ class VLLMEngine:
             raise EngineError("the engine must live in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
         from vllm import LLM
 
-        from pipeline.rollout.vllm.lowrank import lowrank_options, register
+        from pipeline.rollout.vllm.layers import METHOD, PackedWeights, Source, building_from
 
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
@@ -81,31 +84,29 @@ class VLLMEngine:
                 from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
                 options["scheduler_cls"] = RolloutScheduler
-        if rounding is None:
-            register()
-            options |= lowrank_options(adapter.config.rank)
-        self.llm = LLM(
-            model=model,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=limits.sequences,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            worker_extension_cls="pipeline.rollout.vllm.worker.TinyLoRAWorker",
-            seed=seed,
-            disable_log_stats=True,
-            **options,
-        )
-        self.adapter, self.merges = adapter, rounding is not None
+        self.adapter: TinyLoRA = model.tinylora
+        weights = PackedWeights(self.adapter, rounding, getattr(torch, dtype)) if packed else None
+        with building_from(Source(model, weights, beside=rounding is None)):
+            self.llm = LLM(
+                model=location,
+                quantization=METHOD,
+                load_format=METHOD,
+                dtype=dtype,
+                kv_cache_dtype=kv_dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=limits.sequences,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",
+                worker_extension_cls="pipeline.rollout.vllm.worker.TinyLoRAWorker",
+                seed=seed,
+                disable_log_stats=True,
+                **options,
+            )
+        self.holds_merged = rounding is not None and not packed
         self._eos_token_ids = eos_token_ids
         self._count = 0  # of requests so far
         self._plain = plain
-        stranger = self._rpc("tinylora_attach", adapter, rounding)
-        if stranger:
-            raise EngineError(
-                f"the trainer's weights were not made from the engine's checkpoint: {stranger} differs; was {model} "
-                "changed on disk?"
-            )
+        self._rpc("tinylora_attach", self.adapter, rounding, weights)
 
     @property
     def worker(self) -> Any:
@@ -121,7 +122,7 @@ class VLLMEngine:
         vector = v.detach().float().cpu().tolist()
         self.adapter.served.drop()
         self._rpc("tinylora_refresh", vector)
-        if self.merges:
+        if self.holds_merged:
             self.adapter.served.put(v, self.worker.tinylora_weights)
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
