@@ -178,6 +178,8 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
         row("share of grading hidden behind generation", median("grading_hidden"), "share"),
         row("generation in the step", median("tokens_per_second"), "tokens/s"),
         row("tokens of a step", median("tokens"), "tokens"),
+        row("sequences generated at a time, at most", policy.engine.seats, "sequences"),  # type: ignore[attr-defined]
+        row("completions preempted, of all steps", policy.engine.preemptions, "times"),  # type: ignore[attr-defined]
     ]  # fmt: skip
     if gpu:
         peak = max(r["gpu_memory"] for r in records)

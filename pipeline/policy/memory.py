@@ -2,9 +2,9 @@
 
 Both live in one process and one allocator: what the training pass frees, the next generation uses, so only weights, the
 key-value cache and the larger of the two phases count. The engine has bf16 weights of its own, or computes from the
-trainer's packed ones and has more room for sequences: what is expected to generate faster. Sequences have the room that
-they are expected to need, not that of the longest possible ones; where they need more, vLLM preempts some. The budget is
-a promise: torch's allocator is told not to go beyond it.
+trainer's packed ones and has more room for sequences: what is expected to generate faster. Sequences have the room
+that they are expected to need, not that of the longest possible ones; where they need more, vLLM preempts some. The
+budget is a promise: torch's allocator is told not to go beyond it.
 """
 
 from __future__ import annotations
@@ -139,8 +139,9 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
             f"or stop other programs on the GPU"
         )
     sizes = Sizes.of(architecture)
-    asked = {"auto": [False, True] if config.quant == "nf4" and config.vllm else [False], "bf16": [False], "nf4": [True]}
-    found = [_plan(sizes, config, budget, packed) for packed in asked[config.engine_weights]]
+    either = [False, True] if config.quant == "nf4" and config.vllm else [False]
+    ways = {"auto": either, "bf16": [False], "nf4": [True]}[config.engine_weights]
+    found = [_plan(sizes, config, budget, packed) for packed in ways]
     plans = [plan for plan in found if isinstance(plan, MemoryPlan)]
     if not plans:
         needed = math.ceil(min(need for need in found if not isinstance(need, MemoryPlan)) / 1e8) / 10
@@ -204,4 +205,5 @@ def _reason(best: MemoryPlan, found: list[MemoryPlan | float], config: RunConfig
     other = "bf16 weights of its own" if best.packed else "the trainer's NF4 weights"
     if not isinstance(others[0], MemoryPlan):
         return f"{line}; {other} would need {others[0] / 1e9:.1f} GB"
-    return f"{line}, which should give {best.rate / others[0].rate:.1f} times the tokens/s of {others[0].sequences} on {other}"
+    ratio = best.rate / others[0].rate
+    return f"{line}, which should give {ratio:.1f} times the tokens/s of {others[0].sequences} on {other}"

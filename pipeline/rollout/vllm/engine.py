@@ -37,9 +37,9 @@ class VLLMEngine:
     location: folder or hub id of the checkpoint, of which only settings are read. model: the trainer's, adapted; its
     frozen weights, dequantised if they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps
     ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
-    own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler and `LLM.generate`, which hands completions
-    on when all are done; for versions whose private parts nobody has looked at. Raises `EngineError` where the
-    trainer's weights do not fill vLLM's model.
+    own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler
+    and `LLM.generate`, which hands completions on when all are done; for versions whose private parts nobody has looked
+    at. Raises `EngineError` where the trainer's weights do not fill vLLM's model.
     """
 
     name = "vllm"
@@ -113,6 +113,20 @@ class VLLMEngine:
         """vLLM's worker with the methods of `TinyLoRAWorker`; it lives in this process."""
         return self.llm.llm_engine.model_executor.driver_worker.worker
 
+    @property
+    def _scheduler(self) -> Any:
+        return self.llm.llm_engine.engine_core.engine_core.scheduler
+
+    @property
+    def seats(self) -> int:
+        """Sequences that are generated at a time at most."""
+        return self._scheduler.max_num_running_reqs
+
+    @property
+    def preemptions(self) -> int:
+        """How often a sequence gave up its place in the cache, to go on later; 0 where vLLM's scheduler runs."""
+        return getattr(self._scheduler, "preemptions", 0)
+
     def _rpc(self, method: str, *arguments: Any) -> Any:
         return self.llm.collective_rpc(method, args=arguments)[0]
 
@@ -140,8 +154,7 @@ class VLLMEngine:
             torch.manual_seed(sampling.seed)  # see `_params`
         if self._plain:
             return self._generate_plainly(prompts, sampling, on_finished, more)
-        core = self.llm.llm_engine.engine_core
-        scheduler = core.engine_core.scheduler
+        core, scheduler = self.llm.llm_engine.engine_core, self._scheduler
         completions: list[Completion] = []
         unfinished: dict[str, int] = {}
 

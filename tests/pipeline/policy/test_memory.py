@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -124,7 +125,7 @@ def test_more_memory_never_gives_less(
     shape: str, budgets: list[int], prompts: int, completion_length: int, engine_weights: str | None
 ) -> None:
     """Not fewer tokens/s, and with the same weights not fewer sequences, nor more recomputation."""
-    options = {"prompts_per_step": prompts, "max_completion_length": completion_length}
+    options: dict[str, Any] = {"prompts_per_step": prompts, "max_completion_length": completion_length}
     options |= {"engine_weights": engine_weights} if engine_weights else {"vllm": False}
     small, large = (plan_or_none(shape, config_of(budget / 1000, **options), H200) for budget in budgets)
     assume(small is not None)
@@ -158,7 +159,9 @@ def test_3b_fits_into_16_gb_by_recomputing_and_needs_no_recomputation_on_a_large
     assert large.allocator_bytes == pytest.approx(DEFAULT_SHARE * H200 - CONTEXT, abs=1)
 
 
-@pytest.mark.parametrize("shape, gigabytes, least", [("3b", 12, 256), ("7b", 24, 256), ("14b", 48, 256), ("7b", 16, 64)])
+@pytest.mark.parametrize(
+    "shape, gigabytes, least", [("3b", 12, 256), ("7b", 24, 256), ("14b", 48, 256), ("7b", 16, 64)]
+)
 def test_large_models_on_small_cards_compute_from_the_packed_weights(shape: str, gigabytes: int, least: int) -> None:
     plan = plan_memory(SHAPES[shape], config_of(gigabytes), H200)
     assert plan.packed and plan.gradient_checkpointing and plan.sequences >= least
