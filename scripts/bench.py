@@ -111,6 +111,7 @@ def refresh(model: str, quant: str | None, out: str) -> None:
 @click.option("--prompts", type=click.IntRange(min=1), help="Prompts of a step. Default: 32 on a GPU, 4 on a CPU.")
 @click.option("--generations", type=click.IntRange(min=2), default=8, show_default=True, help="Completions of each.")
 @click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps after the first.")
+@click.option("--only-steps", is_flag=True, help="Leave out the training pass against the frozen model's.")
 @click.option("--engine-weights", type=click.Choice(["auto", "nf4", "bf16"]), default="auto", show_default=True)
 @click.option("--kv-dtype", type=click.Choice(["auto", "fp8"]), default="auto", show_default=True)
 @click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
@@ -122,6 +123,7 @@ def train_step(
     prompts: int | None,
     generations: int,
     steps: int,
+    only_steps: bool,
     engine_weights: str,
     kv_dtype: str,
     unsafe_grader: bool,
@@ -144,7 +146,7 @@ def train_step(
     )
     from pipeline.bench.train_step import measure
 
-    tokens = 8192 if gpu else 1024
+    tokens = 0 if only_steps else 8192 if gpu else 1024
     finish(f"train-step, {Path(choice.name).name}", out, lambda: measure(choice, config, tokens, steps, gpu))
 
 

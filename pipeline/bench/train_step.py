@@ -36,11 +36,12 @@ WORDS = "read numbers then print their sum as one line of output after sorting e
 
 def measure(choice: ModelChoice, config: RunConfig, tokens: int, steps: int, gpu: bool) -> list[Row]:
     """Rows of `steps` training steps with the settings of `config`, and of the pass over about `tokens`, in full
-    rows."""
+    rows; none of the pass for 0."""
     with start_graders(config) as pool:
         policy = load_policy(choice, config)
-        count = max(1, tokens // config.max_length)
-        result = _step_rows(policy, config, pool, steps, gpu) + _pass_rows(policy, count, config.max_length, gpu)
+        result = _step_rows(policy, config, pool, steps, gpu)
+        if tokens:
+            result += _pass_rows(policy, max(1, tokens // config.max_length), config.max_length, gpu)
         policy.close()
     return result
 

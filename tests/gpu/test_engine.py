@@ -117,8 +117,10 @@ def test_completions_that_are_preempted_go_on_as_they_were(policy: Policy, monke
     monkeypatch.setattr(scheduler, "_room", lambda: len(rows))
     kept = pool.get_new_blocks(pool.get_num_free_blocks() - 60)
     before = policy.engine.preemptions  # type: ignore[attr-defined]
-    completions = policy.engine.generate(rows, Sampling(128, seed=5), lambda row, completion: None)
-    pool.free_blocks(kept)
+    try:
+        completions = policy.engine.generate(rows, Sampling(128, seed=5), lambda row, completion: None)
+    finally:
+        pool.free_blocks(kept)
     assert policy.engine.preemptions > before  # type: ignore[attr-defined]
     for prompt, completion in zip(rows, completions, strict=True):
         assert len(completion.token_ids) == len(completion.log_probs) == 128

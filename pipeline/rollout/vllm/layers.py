@@ -51,10 +51,10 @@ class Source:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The weights that the engine holds, by the names of the checkpoint; dense ones of the adapted layers are made
         one at a time."""
-        yield from self.others.items()
         if self.packed is None:
             for name, base in zip(self.bank.names, self.bank.bases(), strict=True):
                 yield f"{name}.weight", dense(base)
+        yield from self.others.items()
 
 
 _sources: list[Source] = []  # of the engine that is being built: vLLM makes layers and loader itself

@@ -49,6 +49,7 @@ class PackedWeights:
         self.merger = bank.merger_into(targets, rounding or "nearest")
         # Zeros, which give W bit for bit, where ΔW is beside.
         self.mixings = torch.zeros(len(targets), bank.config.rank, bank.config.rank, device=device)
+        self.one(0)  # compiles the kernel, which cannot be done while a graph is captured
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Raise `EngineError` where vLLM's fused layer has another shape than its parts."""
