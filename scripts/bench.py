@@ -98,7 +98,7 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
 @out_option("refresh")
 def refresh(model: str, quant: str | None, out: str) -> None:
     """Milliseconds until another v is in the engine's weights, beside a copy, addmm and TRL's sync_weights."""
-    choice, config, gpu = settings(model, quant=quant, vllm=True)
+    choice, config, gpu = settings(model, quant=quant, vllm=True, engine_weights="bf16")
     from pipeline.bench.refresh import measure
 
     finish(f"refresh, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
@@ -172,7 +172,12 @@ def init(model: str, quant: str | None, out: str) -> None:
 def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, unsafe_grader: bool, out: str) -> None:
     """How far engine and trainer are from one policy, for every way to serve the update."""
     choice, config, gpu = settings(
-        model, quant=quant, vllm=True, prompts_per_step=prompts, unsafe_grader=unsafe_grader
+        model,
+        quant=quant,
+        vllm=True,
+        engine_weights="bf16",
+        prompts_per_step=prompts,
+        unsafe_grader=unsafe_grader,
     )
     from pipeline.bench.mismatch import measure
 
