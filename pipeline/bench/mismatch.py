@@ -23,6 +23,7 @@ from pipeline.bench.contenders import load_plain
 from pipeline.bench.exact import ExactPolicy
 from pipeline.bench.form import Row, row
 from pipeline.config import RunConfig
+from pipeline.environment import has_gpu
 from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
 from pipeline.policy.loading import Policy, load_engine, load_policy
 from pipeline.policy.models import ModelChoice
@@ -137,14 +138,19 @@ class _Bench:
         return (direction / direction.square().mean().sqrt()).to(self.bank.v.device)
 
     def ways(self, choice: ModelChoice) -> dict[str, Callable[[], None]]:
-        """What to call to serve in each way. The last one replaces the engine."""
+        """What to call to serve in each way. From lowrank on each replaces the engine."""
         ways: dict[str, Callable[[], None]] = {
             DEFAULT: lambda: self._merge("stochastic"),
             "merged, nearest": lambda: self._merge("nearest"),
         }
         if self.config.quant == "nf4":
             ways[FOREIGN] = lambda: self._merge_foreign(choice)
-        ways["lowrank"] = lambda: self._beside(choice)
+        ways["lowrank"] = lambda: self._engine(choice, refresh="lowrank")
+        if self.config.quant == "nf4":
+            ways["merged layer by layer from packed weights"] = lambda: self._engine(choice, engine_weights="nf4")
+            ways["lowrank on packed weights"] = lambda: self._engine(choice, engine_weights="nf4", refresh="lowrank")
+        if has_gpu():
+            ways["merged, stochastic, keys and values in fp8"] = lambda: self._engine(choice, kv_dtype="fp8")
         return ways
 
     def _merge(self, rounding: Any, bases: Any = None) -> None:
@@ -156,11 +162,11 @@ class _Bench:
         plain = load_plain(choice.location)
         self._merge("stochastic", [plain.get_submodule(name).weight.detach() for name in self.bank.names])
 
-    def _beside(self, choice: ModelChoice) -> None:
+    def _engine(self, choice: ModelChoice, **settings: Any) -> None:
         self.policy.engine.close()
-        config = replace(self.config, refresh="lowrank")
+        config = replace(self.config, rounding=None if "refresh" in settings else "stochastic", **settings)
         self.policy = replace(self.policy, engine=load_engine(choice, config, self.policy.model, self.policy.tokenizer))
-        self.rounding = None
+        self.rounding = config.rounding
 
     def generate(self, v: Any, seed: int) -> list[Any]:
         self.policy.engine.refresh(v)

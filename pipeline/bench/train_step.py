@@ -45,14 +45,14 @@ WORDS = "read numbers then print their sum as one line of output after sorting e
 
 def measure(choice: ModelChoice, config: RunConfig, tokens: int, steps: int, gpu: bool) -> list[Row]:
     """Rows of `steps` training steps with the settings of `config`, and of the pass over about `tokens`, in full
-    rows."""
+    rows; none of the pass for 0."""
     with start_graders(config) as pool:
         policy = load_policy(choice, config)
-        count = max(1, tokens // config.max_length)
         result = _step_rows(policy, config, pool, steps, gpu)
-        for shape in SHARED if gpu else SHARED_CPU:
-            result += _shared_rows(policy, config, *shape, gpu)
-        result += _pass_rows(policy, count, config.max_length, gpu)
+        if tokens:
+            for shape in SHARED if gpu else SHARED_CPU:
+                result += _shared_rows(policy, config, *shape, gpu)
+            result += _pass_rows(policy, max(1, tokens // config.max_length), config.max_length, gpu)
         policy.close()
     return result
 
@@ -243,6 +243,8 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
         row("share of grading hidden behind generation", median("grading_hidden"), "share"),
         row("generation in the step", median("tokens_per_second"), "tokens/s"),
         row("tokens of a step", median("tokens"), "tokens"),
+        row("sequences generated at a time, at most", policy.engine.seats, "sequences"),  # type: ignore[attr-defined]
+        row("completions preempted, of all steps", policy.engine.preemptions, "times"),  # type: ignore[attr-defined]
     ]  # fmt: skip
     if gpu:
         peak = max(r["gpu_memory"] for r in records)

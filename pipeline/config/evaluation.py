@@ -30,6 +30,7 @@ FROM_A_RUN = (  # what may be told of `Settings`; else it is as the run was trai
     "header_store",
     "canary",
     "gpu_memory",
+    "engine_weights",
 )
 
 

@@ -104,6 +104,14 @@ class Settings(Declared):
     rounding: Literal["stochastic", "nearest"] | None = setting(
         None, "How merged weights are rounded to bf16. Default: stochastic."
     )
+    engine_weights: Literal["auto", "nf4", "bf16"] = setting(
+        "auto",
+        "Weights that vLLM computes with: bf16 ones of its own (float32 on a CPU), or nf4: the trainer's packed ones, "
+        "slower with more room. Default: what gives more tokens/s in the memory at hand.",
+    )
+    kv_dtype: Literal["auto", "fp8"] = setting(
+        "auto", "Keys and values of vLLM: as activations, or fp8: half as large, not the trainer's."
+    )
     gpu_memory: float | None = setting(None, "GB of GPU memory for trainer and engine together.", gt=0)
     # rewards
     reward: Literal["tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"] = setting(

@@ -21,7 +21,7 @@ from pipeline.tasks.problem_sets import load_problem_sets
 __all__ = ["described", "stored_config", "train"]
 
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
-CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary")
+CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary", "engine_weights")
 
 
 def train(settings: Settings, *, resume: bool = False) -> Path:
