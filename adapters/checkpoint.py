@@ -50,9 +50,9 @@ def factor_probe(model: nn.Module) -> Tensor:
     return torch.stack(values)
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, base_model: str) -> Path:
+def save_checkpoint(path: str | Path, model: nn.Module, base_model: str, v: Tensor | None = None) -> Path:
     """Write the model's adapter to `path` (a file, or a folder that gets `tinylora.safetensors`), whole or not at
-    all."""
+    all. v (groups, u): in the place of the model's own."""
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     bank: TinyLoRA = model.tinylora
@@ -62,7 +62,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, base_model: str) -> Path
         "base_model": base_model,
         "base_fingerprint": bank.base_fingerprint,
     }
-    tensors = {"v": bank.v.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
+    vector = bank.v if v is None else v
+    tensors = {"v": vector.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
     if bank.config.projections == PRINCIPAL:
         tensors["projections"] = bank.projections.cpu().contiguous()  # type: ignore[operator]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -53,13 +53,14 @@ class Rollouts:
         ones = [[int(not cut)] * len(c.token_ids) for c, cut in zip(self.completions, self.masked, strict=True)]
         return padded(ones, 0)
 
-    def check_version(self, version: int) -> None:
-        """Raise `EngineError` where a token was drawn by another version of `v` than the one that is trained now."""
-        others = {drawn for row in self.versions for drawn in row} - {version}
+    def check_version(self, version: int, staleness: int = 0) -> None:
+        """Raise `EngineError` where a token was drawn by another version of `v` than the one that is trained now, or
+        than the `staleness` versions before it."""
+        others = {drawn for row in self.versions for drawn in row} - set(range(version - staleness, version + 1))
         if others:
             raise EngineError(
-                f"completions drawn by version {min(others)} of v were to be trained as if version {version} had drawn "
-                "them; this is a fault of this program"
+                f"completions drawn by version {min(others)} of v were to be trained by version {version} with "
+                f"--staleness {staleness}; this is a fault of this program"
             )
 
     def records(self, step: int, ids: Sequence[str]) -> list[dict[str, Any]]:
