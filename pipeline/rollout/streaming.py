@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,18 @@ class Grading:
             self.last_verdict = time.perf_counter()
             self.waited += self.last_verdict - start
         return future.result()
+
+    def is_done(self, row: int) -> bool:
+        """Whether the verdict of a row is there."""
+        future = self._futures[row]
+        return future is not None and future.done()
+
+    def wait_for_any(self, rows: Sequence[int]) -> None:
+        """Wait until one more of these rows, which were submitted, has its verdict."""
+        start = time.perf_counter()
+        pending = [future for row in rows if (future := self._futures[row]) is not None and not future.done()]
+        wait(pending, return_when=FIRST_COMPLETED)
+        self.waited += time.perf_counter() - start
 
     def collect(self, rows: Sequence[int] | None = None) -> list[Verdict]:
         """Verdicts of these rows, or of all in their order. Every one must have been submitted."""

@@ -43,15 +43,21 @@ def spread_rows(count: int, wanted: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
+def rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """These rows of a batch: a tensor whose first size is the number of rows is cut, anything else is handed on."""
+    count = len(batch["completion_mask"])
+    return {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+
+
 def micro_batches(
-    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
+    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool, count: int | None = None
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens of
     prompt and completion per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
-    bonus; those that are masked whole are never kept. A tensor whose first size is the number of rows is cut; anything
-    else is handed to every part.
+    bonus; those that are masked whole are never kept. count: rows of the whole batch where this is a part of it, whose
+    `num_items_in_batch` are the tokens of the whole.
     """
     lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
     if every_row:
@@ -61,11 +67,11 @@ def micro_batches(
         batch = batch | {"advantages": summed}
         chosen = chosen[summed[chosen] != 0]
     chosen = chosen[batch["completion_mask"][chosen].any(dim=1)]
-    count, tokens = len(lengths), int(batch["completion_mask"].sum())
+    count, tokens = count or len(lengths), int(batch["num_items_in_batch"])
     parts = []
     for index in token_budget_batches(lengths[chosen], budget):
         rows = chosen[index]
-        part = {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+        part = rows_of(batch, rows)
         if loss_type in SUMMED_LOSSES:
             weight = 1.0
         elif loss_type == "bnpo":

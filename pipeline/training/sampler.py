@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.evaluation.evaluate import prompt_ids
 from pipeline.policy.loading import Policy
 from pipeline.rollout import Completion, More, OnFinished, Sampling, no_more, sampled_entropy
@@ -18,13 +20,14 @@ from rewards.problem import Problem
 
 @dataclass
 class StepRecord:
-    """What one step measured, filled while it runs; `seconds` per phase, `rollouts` as they are written down.
-    timeline: of the run."""
+    """What one step measured, filled while it runs; `seconds` per phase, `rollouts` as they are written down,
+    `distances` log p of the trained tokens less log p of those who drew them. timeline: of the run."""
 
     timeline: Timeline = field(default_factory=Timeline)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     values: dict[str, Any] = field(default_factory=dict)
     rollouts: list[dict[str, Any]] = field(default_factory=list)
+    distances: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ GAP = 0.05  # seconds; what is closer in one lane is drawn as one
 
 
 class Timeline:
-    """Spans since the last step that was closed. pool: the graders, None for a task that runs no programs."""
+    """Spans since the last step that was closed. pool: the graders, if there are any."""
 
     def __init__(self, pool: GraderPool | None = None) -> None:
         self._pool = pool
@@ -44,7 +44,7 @@ class Timeline:
         now = time.perf_counter()
         length, lanes = now - self._began, dict(self._lanes)
         idle = {"device": 1 - _seconds(merged(span for spans in lanes.values() for span in spans)) / length}
-        if self._pool is not None:
+        if self._pool is not None and self._pool.workers:
             lanes["grade"] = self._pool.take_spans()
             idle["graders"] = 1 - _seconds(lanes["grade"]) / (self._pool.workers * length)
         record = {"step": step, "start": self._stamp(self._began), "end": self._stamp(now)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,17 @@ from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
 from pipeline.rollout import Sampling
-from pipeline.rollout.rollouts import Rollouts, padded_log_probs
+from pipeline.rollout.rollouts import UNJUDGED, Rollouts, padded_log_probs
 from pipeline.rollout.sampling_support import Truncation
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
 from pipeline.run_folder import PHASES, RunFolder
-from pipeline.tasks.problem_sets import advantage_scale
-from pipeline.training.advantages import group_advantages, reward_tensor
 from pipeline.training.ahead import DrawnAhead
 from pipeline.training.collapse import check_mismatch
 from pipeline.training.device import peak_memory, wait_for_device
 from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.entropy_bonus import entropy_loss
 from pipeline.training.grpo import grpo_arguments, training_rows, training_task
+from pipeline.training.judging import Judging
 from pipeline.training.kl_step import StepLength
 from pipeline.training.logprobs import (
     completion_log_probs,
@@ -51,14 +50,13 @@ from pipeline.training.logprobs import (
     packed_rows,
     unpadded_rows,
 )
-from pipeline.training.microbatch import micro_batches, spread_rows
+from pipeline.training.microbatch import micro_batches, rows_of, spread_rows
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
 from pipeline.training.timeline import Timeline
 from pipeline.training.trl_hooks import RATIO_CAP, RolloutTrainer
 from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
-from rewards.verdict import Verdict
 
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
@@ -87,6 +85,7 @@ class TinyLoRATrainer(RolloutTrainer):
         self.timeline = timeline or Timeline(grader.pool)
         self.record = StepRecord(self.timeline)
         self.rollouts: Rollouts | None = None  # of the step
+        self.judging: Judging | None = None  # of the step's rollouts
         self.scales = parse_scales(config.advantage_scale)
         self.length: StepLength | None = None  # with `--lr auto`
         self._one_policy = False  # whether engine and trainer were seen to be one
@@ -109,34 +108,36 @@ class TinyLoRATrainer(RolloutTrainer):
     # rollouts
 
     def roll_out(self, problems: list[int]) -> Rollouts:
-        """Draw, judge and weigh the batch of a step, and write it down. What the model computes of it comes before the
-        verdicts are waited for, since the last programs are still being graded then."""
+        """Draw the batch of a step, judge it and write it down; one that was drawn ahead is judged while it is trained
+        (`judged`). What the model computes of it comes before the verdicts are waited for, since the last programs are
+        still being graded then."""
         drawn = self._draw(problems)
         masked = self.scoring.masked(drawn.completions)
         base = self._compare_with_base(drawn)
         if self.ahead is not None and self.ahead.next is not None:  # drawn by the policy that is trained now
             self._note_mismatch(self._compare(self.ahead.next, KL_ROWS)[1])
         old = None if self.num_iterations == 1 else self._old_log_probs(drawn, masked)
-        verdicts = self._verdicts(drawn)
-        texts = [self.sampler.text(completion) for completion in drawn.completions]
-        judged = [self.problems[index] for index in drawn.problems]
-        scores, totals = self.scoring.scores(judged, drawn.completions, texts, verdicts)
+        count = len(drawn.completions)
         self.rollouts = Rollouts(
             group_size=self.num_generations,
             problems=drawn.problems,
             prompts=drawn.prompts,
             completions=drawn.completions,
             versions=drawn.versions,
-            texts=texts,
+            texts=[self.sampler.text(completion) for completion in drawn.completions],
             masked=masked,
-            verdicts=verdicts,
-            scores=scores,
-            totals=totals,
-            advantages=self._advantages(judged, totals),
+            verdicts=[UNJUDGED] * count,
+            scores={},
+            totals=[None] * count,
+            advantages=[math.nan] * count,
             base_log_probs=base if self.beta else None,
             old_log_probs=old,
         )
-        self._write_down(self.rollouts)
+        of_rows = [self.problems[index] for index in drawn.problems]
+        scale, device = self.run_config.scale_rewards, self.accelerator.device
+        self.judging = Judging(self.rollouts, drawn, self.scoring, of_rows, scale, self.scales, device)
+        if self.ahead is None:
+            self._judge(self.judging, self.judging.left)
         if old is not None:
             differences = (old.cpu() - self.rollouts.sampled_log_probs())[self.rollouts.mask().bool()]
             self._note_mismatch(kl_k3(differences, torch.ones_like(differences)))
@@ -178,22 +179,30 @@ class TinyLoRATrainer(RolloutTrainer):
         width = max(len(completion.token_ids) for completion in drawn.completions)
         return self._log_probs_of_rows(rows, prompts, lengths, width)[0]
 
-    def _verdicts(self, drawn: Drawn) -> list[Verdict]:
-        verdicts = drawn.grading.collect(drawn.graded_rows)
-        self.record.seconds["grade_wait"] += drawn.grading.times.wait
-        self.record.values["grading_hidden"] = drawn.grading.times.hidden
-        self.record.values |= verdict_metrics(verdicts) | drawn.metrics
-        return verdicts
+    def _judge(self, judging: Judging, groups: list[int]) -> list[int]:
+        """Wait for the verdicts of these groups; returns their rows. With the last ones the batch is written down."""
+        rows = judging.judge(groups)
+        if not judging.left:
+            drawn, times = judging.drawn, judging.drawn.grading.times
+            self.record.seconds["grade_wait"] += times.wait
+            self.record.values["grading_hidden"] = times.hidden
+            self.record.values["zero_variance_groups"] = judging.silent
+            self.record.values |= verdict_metrics(judging.rollouts.verdicts) | drawn.metrics
+            self._write_down(judging.rollouts)
+            self.chart(judging.rollouts)
+        return rows
 
-    def _advantages(self, problems: list[Problem], totals: list[float | None]) -> list[float]:
-        rewards = reward_tensor(totals).to(self.accelerator.device)
-        advantages = group_advantages(rewards, self.num_generations, self.run_config.scale_rewards)
-        silent = (advantages.view(-1, self.num_generations) == 0).all(dim=1)
-        self.record.values["zero_variance_groups"] = float(silent.float().mean())
-        if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
-            factors = [advantage_scale(problem, self.scales) for problem in problems]
-            advantages = advantages * advantages.new_tensor(factors)
-        return advantages.tolist()
+    def judged(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The batch; one that was drawn ahead as its groups are complete, so that late graders do not hold the rest."""
+        judging = self.judging
+        if judging is None or not judging.left:
+            yield batch
+            return
+        place = batch["row"].argsort()
+        while judging.left:
+            rows = self._judge(judging, judging.complete())
+            advantages = batch["advantages"].new_tensor([judging.rollouts.advantages[row] for row in rows])
+            yield rows_of(batch, place[rows]) | {"advantages": advantages}
 
     def _write_down(self, rollouts: Rollouts) -> None:
         step = self.state.global_step + 1
@@ -239,13 +248,12 @@ class TinyLoRATrainer(RolloutTrainer):
         return loss
 
     def train_on(self, batch: dict[str, Any]) -> Tensor:
-        """Add the gradient of a batch, part by part; returns its loss."""
+        """Add the gradient of a batch, or of some groups of it, part by part; returns its loss."""
         begin = time.perf_counter()
         if self.rollouts is not None and self.rollouts.old_log_probs is None:
             self.rollouts.check_version(self.state.global_step, self.run_config.staleness)
-        tokens, bonus = int(batch["completion_mask"].sum()), self.run_config.entropy_bonus
+        tokens, bonus = int(batch["num_items_in_batch"]), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
-        differences = []
         for part, weight in self._micro_batches(batch):
             with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
                 loss, entropies, difference = self.loss_of(part)
@@ -258,9 +266,9 @@ class TinyLoRATrainer(RolloutTrainer):
                     loss = entropy_loss(entropies, part["completion_mask"], tokens, bonus)
                     self.accelerator.backward(loss)
                     total += loss.detach()
-            differences += [] if difference is None else [difference]
-        if differences:
-            self._note_distance(torch.cat(differences))
+            self.record.distances += [] if difference is None else [difference]
+        if self.record.distances:
+            self._note_distance(torch.cat(self.record.distances))
         wait_for_device()
         self.timeline.add("train", begin)
         self.record.seconds["backward"] += time.perf_counter() - begin
@@ -290,8 +298,11 @@ class TinyLoRATrainer(RolloutTrainer):
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
         every_row = self.beta != 0 or self.run_config.entropy_bonus != 0
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row)
-        self.record.values["rows_trained"] = share
+        count = self.run_config.batch_size
+        parts, share = micro_batches(
+            batch, self.micro_batch_tokens, self.loss_type, every_row=every_row, count=count
+        )
+        self.record.values["rows_trained"] = self.record.values.get("rows_trained", 0.0) + share
         return parts
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:

@@ -113,9 +113,41 @@ def test_verdicts_are_waited_for_only_after_the_next_batch_was_drawn(made: Made)
 
 
 @pytest.mark.integration
+def test_late_verdicts_hold_their_own_group_only(made: Made) -> None:
+    """Those of the first group come when all others are trained; nothing is lost of either."""
+    trainer = made(steps=1, staleness=1, reward=None, prompts_per_step=3)
+    late: list[Future[Verdict]] = []
+    parts: list[list[int]] = []
+    train_on = trainer.train_on
+
+    def grade(pool: None, completion: str, problem: Problem) -> Future[Verdict]:
+        future: Future[Verdict] = Future()
+        if problem is first:
+            late.append(future)
+        else:
+            future.set_result(Verdict(Status.WRONG_ANSWER, total=1))
+        return future
+
+    def training(batch: dict[str, Any]) -> Any:
+        parts.append(sorted(set(batch["group"].tolist())))
+        for future in late:
+            future.set_result(Verdict(Status.ACCEPTED, 1, 1, True)) if not future.done() else None
+        return train_on(batch)
+
+    first = MANY[trainer.train_dataset["problem"][0]]
+    object.__setattr__(trainer.grader.task, "grade", grade)
+    trainer.train_on = training
+    trainer.train()
+    assert parts == [[1, 2], [0]]
+    assert [verdict.accepted for verdict in trainer.rollouts.verdicts] == [True] * 4 + [False] * 8
+    assert trainer.state.log_history[0]["reward"] == pytest.approx(sum(trainer.rollouts.totals) / 12)
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_the_gradient_is_that_of_truncated_importance_sampling(made: Made, loss_type: str) -> None:
-    """Σ min(π / μ, 2) A ∇ log π of every token, over the loss's normaliser: π is trained, μ drew, a step before."""
+    """Σ min(π / μ, 2) A ∇ log π of every token, over the normaliser of the whole batch, whose groups are trained one
+    after the other: π is trained, μ drew, a step before."""
     trainer = made(steps=3, staleness=1, loss_type=loss_type)
     trainer.roll_out([])
     with torch.no_grad():  # a far step, so that some ratios are cut
@@ -124,7 +156,12 @@ def test_the_gradient_is_that_of_truncated_importance_sampling(made: Made, loss_
     batch = trainer._generate_and_score_completions([{"problem": 0}])
     assert {version for row in trainer.rollouts.versions for version in row} == {0}
     log_probs, _ = row_terms(trainer, batch)
-    mask, advantages = batch["completion_mask"].double(), batch["advantages"].double().unsqueeze(1)
+    assert batch["advantages"].isnan().all()  # of a batch that is still being graded
+    trainer.judging.judge(trainer.judging.left)
+    trainer.judging.left = [1, 0]  # judged again as it is trained, one group after the other
+    trainer.judging.complete = lambda: trainer.judging.left[:1]
+    advantages = torch.tensor(trainer.rollouts.advantages).double()[batch["row"]].unsqueeze(1)
+    mask = batch["completion_mask"].double()
     ratio = (log_probs.detach() - batch["sampling_per_token_logps"].double()).exp()
     terms = -ratio.clamp(max=2) * advantages * log_probs * mask
     of_row = {"grpo": mask.sum(1) * len(mask), "dr_grpo": torch.full((len(mask),), 12.0 * len(mask)).double()}
