@@ -39,7 +39,12 @@ class Checkpoint:
 
 
 def factor_probe(model: nn.Module) -> Tensor:
-    """One float32 number per adapted module, (modules,): aᵀ ΔW b at v = 1."""
+    """One float32 number per adapted module, (modules,): aᵀ ΔW b at v = 1. Made once for the projections as they are,
+    since every step writes it down."""
+    bank: TinyLoRA = model.tinylora
+    kept = bank.probe.at(bank.projections)
+    if kept is not None:
+        return kept
     values = []
     for layer in adapted_layers(model).values():
         generator = torch.Generator().manual_seed(layer.out_features * 1_000_003 + layer.in_features)
@@ -47,7 +52,7 @@ def factor_probe(model: nn.Module) -> Tensor:
         b = torch.randn(layer.in_features, generator=generator)
         r = layer.projections.sum(dim=0).cpu()
         values.append((a @ layer.left.float().cpu()) @ r @ (layer.right.float().cpu() @ b))
-    return torch.stack(values)
+    return bank.probe.put(bank.projections, torch.stack(values))
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, base_model: str, v: Tensor | None = None) -> Path:
