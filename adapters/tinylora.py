@@ -55,6 +55,7 @@ class TinyLoRA(nn.Module):
         self.merger: Merger | None = None
         self.served: MadeFrom[list[Tensor]] = MadeFrom()  # the engine's merged weights, by layer
         self._mixings: MadeFrom[Tensor] = MadeFrom()
+        self.probe: MadeFrom[Tensor] = MadeFrom()  # of the projections: `adapters/checkpoint.py`
         self._bases: list[Base] | None = None
 
     @contextmanager

@@ -104,6 +104,17 @@ def refresh(model: str, quant: str | None, out: str) -> None:
     finish(f"refresh, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
 
 
+@bench.command("steps")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--at-most", type=float, help="The bar of seconds a step.")
+@out_option("steps")
+def steps(runs: tuple[Path, ...], at_most: float | None, out: str) -> None:
+    """What the steps of runs that were made consisted of, against what they cannot be shorter than."""
+    from pipeline.bench.steps import measure
+
+    finish("steps", out, lambda: measure(runs, at_most))
+
+
 @bench.command("train-step")
 @MODEL
 @QUANT

@@ -24,7 +24,7 @@ from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
-from pipeline.rollout.streaming import StreamingGrader
+from pipeline.rollout.streaming import Grading, StreamingGrader
 from pipeline.run_folder import RunFolder
 from pipeline.tasks.graders import start_graders
 from pipeline.training.logprobs import completion_log_probs
@@ -172,6 +172,17 @@ def problems_of_length(tokenizer: Any, count: int, tokens: int) -> list[Problem]
     return problems
 
 
+class ProgramGrading(Grading):
+    """A batch in which the program of its row stands in the place of every completion."""
+
+    def __init__(self, sources: Sequence[str], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._sources = sources
+
+    def submit(self, row: int, completion: str) -> None:
+        super().submit(row, f"```cpp\n{self._sources[row]}\n```")
+
+
 class ProgramGrader(StreamingGrader):
     """Grades a program in the place of every completion: a right one for even rows, a wrong one for odd rows."""
 
@@ -182,16 +193,13 @@ class ProgramGrader(StreamingGrader):
         self.wrong = {problem.id: other for problem, other in zip(problems, sources[1:] + sources[:1], strict=True)}
         self.batches: list[list[tuple[str, Problem]]] = []
 
-    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
-        super().begin(problems, on_graded)
+    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
         batch = []
         for index, problem in enumerate(problems):
             source = (self.wrong if index % 2 else self.right)[problem.id]
             batch.append((f"{source}// {index}\n", problem))  # no two alike, or the graders would share their work
         self.batches.append(batch)
-
-    def submit(self, row: int, completion: str) -> None:
-        super().submit(row, f"```cpp\n{self.batches[-1][row][0]}\n```")
+        return ProgramGrading([source for source, _ in batch], self.grade, problems, on_graded)
 
     def seconds_alone(self) -> float:
         """Median seconds of grading one batch after another, with nothing else to do."""

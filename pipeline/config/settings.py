@@ -147,6 +147,10 @@ class Settings(Declared):
         1.0, "Scale longer gradients to this norm (0: never); with --lr auto it changes only Adam's moments.", ge=0
     )
     num_iterations: int = setting(1, "Optimizer steps per batch of rollouts.", gt=0)
+    staleness: int = setting(
+        0, "1: draw each batch one step before it is trained and grade it meanwhile; 0: train what was just drawn.",
+        ge=0, le=1,
+    )  # fmt: skip
     epsilon: float = setting(0.2, "Clip range of the importance ratio below 1.", ge=0)
     epsilon_high: float | None = setting(
         None, "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.", ge=0
@@ -196,6 +200,16 @@ class Settings(Declared):
             )
         if self.dynamic_limit is not None and not self.dynamic_sampling:
             raise ConfigError("--dynamic-limit bounds --dynamic-sampling: add it, or leave the limit out")
+        if self.staleness and self.dynamic_sampling:
+            raise ConfigError(
+                "--dynamic-sampling waits for the verdicts of what it draws, so nothing is gained by drawing ahead: "
+                "leave out --staleness 1"
+            )
+        if self.staleness and self.num_iterations > 1:
+            raise ConfigError(
+                f"--num-iterations {self.num_iterations} with --staleness 1 would train batches up to "
+                f"{2 * self.num_iterations - 1} steps after they were drawn: leave one out"
+            )
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ConfigError(f"--lr must be auto or a number greater than 0, not {self.lr}")
         scales, weights = parse_scales(self.advantage_scale), self.weights

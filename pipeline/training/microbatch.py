@@ -43,19 +43,26 @@ def spread_rows(count: int, wanted: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
+def rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """These rows of a batch: a tensor whose first size is the number of rows is cut, anything else is handed on."""
+    count = len(batch["completion_mask"])
+    return {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+
+
 def micro_batches(
-    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
+    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool, count: int | None = None
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
     are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
-    bonus; those that are masked whole are never kept. A tensor whose first size is the number of rows is cut; anything
-    else is handed to every part.
+    bonus; those that are masked whole are never kept. count: rows of the whole batch where this is a part of it, whose
+    `num_items_in_batch` are the tokens of the whole.
     """
-    count, tokens = len(batch["completion_ids"]), int(batch["completion_mask"].sum())
+    own, tokens = len(batch["completion_ids"]), int(batch["num_items_in_batch"])
+    count = count or own
     if every_row:
-        chosen = torch.arange(count, device=batch["completion_ids"].device)
+        chosen = torch.arange(own, device=batch["completion_ids"].device)
     else:
         chosen, summed = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
         batch = batch | {"advantages": summed}
@@ -64,7 +71,7 @@ def micro_batches(
     parts = []
     for index in within_budget(*prompts_and_completions(batch, chosen), budget):
         rows = chosen[index]
-        part = {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+        part = rows_of(batch, rows)
         if loss_type in SUMMED_LOSSES:
             weight = 1.0
         elif loss_type == "bnpo":

@@ -131,6 +131,7 @@ def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
 
 
 def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
+    trainer.record.values.clear()
     assert trainer._micro_batches(batch() | {"advantages": torch.zeros(ROWS)}) == []
     assert trainer.record.values["rows_trained"] == 0
 
