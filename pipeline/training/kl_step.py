@@ -254,7 +254,7 @@ class StepLength:
 
         log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
-        `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
+        `MEASURED_ROWS` rows, spread over the parts.
         """
         trained, self._trained = self._trained, []
         if not trained:

@@ -3,7 +3,7 @@
 A step is `roll_out`, which draws and judges a batch, and `train_on`, which adds its gradient. What stays TRL's: every
 loss and the optimizer loop (`trl_hooks.py`). What is ours, and why:
 - generation, so that only `v` travels and completions are graded as they finish;
-- log-probabilities, computed in token-budget batches without padding or kept logits (`logprobs.py`);
+- log-probabilities, computed without padding or kept logits, each prompt once for its group (`logprobs.py`);
 - the training step, which cuts the batch into such batches and leaves out rows without an advantage;
 - checkpoints, which hold `v` and appear whole;
 - with `--staleness 1`, batches that are drawn a step before they are trained (`ahead.py`).

@@ -41,14 +41,15 @@ def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """A scored batch as TRL hands it over, with ragged rows and two groups, one of them without any advantage."""
+    """A scored batch as TRL hands it over, with ragged rows and two groups of a prompt each, one of them without any
+    advantage."""
     g = torch.Generator().manual_seed(0)
-    prompts = torch.randint(2, PROMPT + 1, (ROWS,), generator=g)
+    prompts = torch.randint(2, PROMPT + 1, (2,), generator=g).repeat_interleave(4)
     completions = torch.randint(1, COMPLETION + 1, (ROWS,), generator=g)
     completion_mask = (torch.arange(COMPLETION) < completions.unsqueeze(1)).long()
     old = -torch.rand(ROWS, COMPLETION, generator=g) * 8
     return {
-        "prompt_ids": torch.randint(5, 250, (ROWS, PROMPT), generator=g),
+        "prompt_ids": torch.randint(5, 250, (2, PROMPT), generator=g).repeat_interleave(4, dim=0),
         "prompt_mask": (torch.arange(PROMPT) >= PROMPT - prompts.unsqueeze(1)).long(),
         "completion_ids": torch.randint(5, 250, (ROWS, COMPLETION), generator=g),
         "completion_mask": completion_mask,
@@ -75,12 +76,34 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
     trainer.loss_type, trainer.beta = loss_type, beta
     trainer.model.train()
     whole = gradient(trainer, [(batch(), 1.0)])
-    trainer.micro_batch_tokens = 45
+    trainer.micro_batch_tokens = 30
     parts = trainer._micro_batches(batch())
     assert len(parts) >= 2
     assert sum(len(part["advantages"]) for part, _ in parts) == (ROWS if beta else 4)
     torch.testing.assert_close(gradient(trainer, parts), whole, rtol=1e-4, atol=1e-7)
     assert whole.abs().sum() > 0
+    trainer.beta = 0.0
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_prompts_that_are_shared_change_no_loss(trainer, loss_type: str) -> None:
+    """Value and gradient of v against rows that plain transformers computes one by one."""
+    trainer.loss_type, trainer.beta = loss_type, 0.1
+    trainer.model.train()
+    one = batch()
+    rows = []
+    for prompt, completion in zip(*prompts_and_completions(one), strict=True):
+        logits = trainer.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        values = logits.log_softmax(-1).gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
+        rows.append(torch.nn.functional.pad(values, (0, COMPLETION - len(completion))))
+    trainer.bank.v.grad = None
+    expected = trainer.policy_loss(one, torch.stack(rows), torch.zeros(ROWS, COMPLETION))
+    expected.backward()
+    separate = trainer.bank.v.grad.clone()
+    pack = packed_part(one)
+    assert len(pack.groups) == 2
+    torch.testing.assert_close(trainer.loss_of(one, pack)[0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), separate, rtol=1e-4, atol=1e-6)
     trainer.beta = 0.0
 
 
@@ -147,7 +170,7 @@ def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str, monk
         monkeypatch.setattr(trainer, "run_config", replace(trainer.run_config, lr="0.01"))
     optimizer = trainer.create_optimizer()
     if optim == "auto":
-        trainer.length.optimizer.observe(torch.randn(8, bank.v.numel()))
+        trainer.length.optimizer.observe(torch.randn(8, bank.v.numel()), 8)
     bank.merge_with("stochastic")
     served = bank.served.put(bank.v, [layer.base_layer.weight for layer in bank.layers])
     assert bank.merged_weight(0) is served[0]
