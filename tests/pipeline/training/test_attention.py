@@ -177,3 +177,29 @@ def test_other_passes_of_the_model_are_as_before() -> None:
     padded = torch.nn.functional.pad(ids, (2, 0))
     found = tested(padded, attention_mask=mask, position_ids=positions).logits[:, 2:]
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_unsloth_hands_the_layout_to_its_attention(family: str) -> None:
+    """Its forward passes need a GPU (`tests/gpu/test_shared_prompts.py`); the way from keyword to attention does not."""
+    import importlib
+
+    from pipeline.policy.models import import_libraries
+    from pipeline.training.attention import KEYWORD, _teach_unsloth
+
+    import_libraries()
+    namespace = vars(importlib.import_module(f"unsloth.models.{family}"))
+    plain = namespace["run_attention"]
+    _teach_unsloth(namespace)
+    _teach_unsloth(namespace)
+    layout = Layout(Spans.of([3, 2, 2], "cpu"), Spans.of([3], "cpu"), Spans.of([4], "cpu"))
+    handed_down = namespace["resolve_prefix_seg_info"]({KEYWORD: layout}, None, None)
+    sizes = {"bsz": 1, "q_len": 7, "kv_seq_len": 7, "n_heads": 4, "head_dim": 8, "requires_grad": False}
+    context = namespace["AttentionContext"](
+        **sizes, seq_info=None, attention_mask=None, causal_mask=None, prefix_seg_info=handed_down
+    )
+    q, k, v = (torch.randn(1, heads, 7, 8) for heads in (4, 2, 2))
+    found = namespace["run_attention"](config=None, context=context, Q=q, K=k, V=v)
+    torch.testing.assert_close(found, dense(q, k, v, layout))
+    namespace["run_attention"] = plain
