@@ -6,6 +6,7 @@ The reference is plain transformers, one row of prompt and completion after anot
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import TinyLoRAConfig, inject
-from pipeline.training.attention import Layout, Spans, hidden_states, shared_attention
+from pipeline.training.attention import Layout, Spans, _teach_unsloth, hidden_states, shared_attention
 from pipeline.training.logprobs import completion_log_probs
 from pipeline.training.packing import packed
 
@@ -179,27 +180,19 @@ def test_other_passes_of_the_model_are_as_before() -> None:
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_unsloth_hands_the_layout_to_its_attention(family: str) -> None:
-    """Its forward passes need a GPU (`tests/gpu/test_shared_prompts.py`); the way from keyword to attention does not."""
-    import importlib
+def test_the_attention_of_unsloths_forward_passes_is_taught_once() -> None:
+    """Those need a GPU (`tests/gpu/test_shared_prompts.py`); here a function with their arguments stands for theirs."""
 
-    from pipeline.policy.models import import_libraries
-    from pipeline.training.attention import KEYWORD, _teach_unsloth
+    def run_attention(*, config: Any, context: Any, Q: Any, K: Any, V: Any) -> str:
+        return "its own"
 
-    import_libraries()
-    namespace = vars(importlib.import_module(f"unsloth.models.{family}"))
-    plain = namespace["run_attention"]
+    namespace: dict[str, Any] = {"run_attention": run_attention}
     _teach_unsloth(namespace)
+    taught = namespace["run_attention"]
     _teach_unsloth(namespace)
+    assert namespace["run_attention"] is taught
     layout = Layout(Spans.of([3, 2, 2], "cpu"), Spans.of([3], "cpu"), Spans.of([4], "cpu"))
-    handed_down = namespace["resolve_prefix_seg_info"]({KEYWORD: layout}, None, None)
-    sizes = {"bsz": 1, "q_len": 7, "kv_seq_len": 7, "n_heads": 4, "head_dim": 8, "requires_grad": False}
-    context = namespace["AttentionContext"](
-        **sizes, seq_info=None, attention_mask=None, causal_mask=None, prefix_seg_info=handed_down
-    )
     q, k, v = (torch.randn(1, heads, 7, 8) for heads in (4, 2, 2))
-    found = namespace["run_attention"](config=None, context=context, Q=q, K=k, V=v)
+    found = taught(config=None, context=SimpleNamespace(prefix_seg_info=layout), Q=q, K=k, V=v)
     torch.testing.assert_close(found, dense(q, k, v, layout))
-    namespace["run_attention"] = plain
+    assert taught(config=None, context=SimpleNamespace(prefix_seg_info=None), Q=q, K=k, V=v) == "its own"
