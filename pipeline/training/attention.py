@@ -54,7 +54,7 @@ class Layout:
 
 
 class _SharedPrompts(torch.autograd.Function):
-    """Attention of queries (N, heads, d) to keys and values (N, fewer heads, d) as `layout` says → (N, heads, d)."""
+    """Attention of queries (N, heads, d) to keys and values (N, heads or fewer, d) as `layout` says → (N, heads, d)."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
@@ -99,12 +99,13 @@ def _forward(
             q, k, v, of_q.offsets, of_k.offsets, *longest, 0.0, causal, False, scale=scale
         )
         return out, lse
+    sequences = zip(_batches(q, of_q), _batches(k, of_k), _batches(v, of_k), strict=True)
     found = [
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*_as_batch(*part), 0.0, causal, scale=scale)
-        for part in _sequences(of_q, of_k, (q,), (k, v))
-        if len(part[0])
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*part, 0.0, causal, scale=scale)
+        for part in sequences
+        if part[0].numel()
     ]
-    return torch.cat([_as_rows(out) for out, _ in found]), torch.cat([lse[0] for _, lse in found], dim=1)
+    return _rows([out for out, _ in found]), torch.cat([lse[0] for _, lse in found], dim=1)
 
 
 def _backward(
@@ -126,36 +127,29 @@ def _backward(
         return torch.ops.aten._flash_attention_backward(
             grad, q, k, v, out, lse, of_q.offsets, of_k.offsets, *longest, 0.0, causal, unused, unused, scale=scale
         )
-    found = []
-    for one_grad, one_q, one_out, one_lse, one_k, one_v in _sequences(of_q, of_k, (grad, q, out, lse.mT), (k, v)):
-        if not len(one_q):
-            found.append((one_q, torch.zeros_like(one_k), torch.zeros_like(one_v)))
-            continue
-        tensors = _as_batch(one_grad, one_q, one_k, one_v, one_out, heads=q.shape[1])
-        to_q, *to_keys = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *tensors, one_lse.mT.unsqueeze(0), 0.0, causal, scale=scale
+    of_queries = (*(_batches(x, of_q) for x in (grad, q, out)), lse.unsqueeze(0).split(of_q.lengths, dim=2))
+    found = [
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            one_grad, one_q, one_k, one_v, one_out, one_lse, 0.0, causal, scale=scale
         )
-        shape = len(one_k), k.shape[1], -1, k.shape[2]
-        found.append((_as_rows(to_q), *(_as_rows(part).reshape(shape).sum(dim=2) for part in to_keys)))
-    to_q, to_k, to_v = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if one_q.numel()
+        else (one_q, torch.zeros_like(one_k), torch.zeros_like(one_v))
+        for one_grad, one_q, one_out, one_lse, one_k, one_v in zip(
+            *of_queries, _batches(k, of_k), _batches(v, of_k), strict=True
+        )
+    ]
+    to_q, to_k, to_v = (_rows(list(parts)) for parts in zip(*found, strict=True))
     return to_q, to_k, to_v
 
 
-def _sequences(of_q: Spans, of_k: Spans, by_q: tuple[Tensor, ...], by_k: tuple[Tensor, ...]) -> Any:
-    """The parts of the tensors that belong to each pair of sequences."""
-    parts = [x.split(of_q.lengths) for x in by_q] + [x.split(of_k.lengths) for x in by_k]
-    return zip(*parts, strict=True)
+def _batches(x: Tensor, spans: Spans) -> tuple[Tensor, ...]:
+    """(N, heads, d) → (1, heads, n, d) for each sequence."""
+    return x.transpose(0, 1).unsqueeze(0).split(spans.lengths, dim=2)
 
 
-def _as_batch(*rows: Tensor, heads: int | None = None) -> list[Tensor]:
-    """(n, heads or fewer, d) → (1, heads, n, d)."""
-    heads = heads or rows[0].shape[1]
-    return [x.repeat_interleave(heads // x.shape[1], dim=1).transpose(0, 1).unsqueeze(0) for x in rows]
-
-
-def _as_rows(batch: Tensor) -> Tensor:
-    """(1, heads, n, d) → (n, heads, d)."""
-    return batch.squeeze(0).transpose(0, 1)
+def _rows(batches: list[Tensor]) -> Tensor:
+    """The way back."""
+    return torch.cat([batch[0].transpose(0, 1) for batch in batches])
 
 
 def shared_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float | None = None) -> Tensor:
@@ -166,6 +160,8 @@ def shared_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: flo
     if q.is_cuda and q.dtype not in (torch.bfloat16, torch.float16):
         raise TypeError(f"attention behind shared prompts on a GPU takes 16-bit queries, not {q.dtype}")
     layout.used = True
+    if not q.is_cuda:  # there the kernel wants as many heads
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     rows = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))
     return _SharedPrompts.apply(*rows, layout, scale or q.shape[-1] ** -0.5).unsqueeze(0)  # type: ignore[no-any-return]
 

@@ -6,6 +6,7 @@ The reference is plain transformers, one row of prompt and completion after anot
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import TinyLoRAConfig, inject
-from pipeline.training.attention import Layout, Spans, hidden_states, shared_attention
+from pipeline.training.attention import Layout, Spans, _teach_unsloth, hidden_states, shared_attention
 from pipeline.training.logprobs import completion_log_probs
 from pipeline.training.packing import packed
 
@@ -177,3 +178,21 @@ def test_other_passes_of_the_model_are_as_before() -> None:
     padded = torch.nn.functional.pad(ids, (2, 0))
     found = tested(padded, attention_mask=mask, position_ids=positions).logits[:, 2:]
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_of_unsloths_forward_passes_is_taught_once() -> None:
+    """Those need a GPU (`tests/gpu/test_shared_prompts.py`); here a function with their arguments stands for theirs."""
+
+    def run_attention(*, config: Any, context: Any, Q: Any, K: Any, V: Any) -> str:
+        return "its own"
+
+    namespace: dict[str, Any] = {"run_attention": run_attention}
+    _teach_unsloth(namespace)
+    taught = namespace["run_attention"]
+    _teach_unsloth(namespace)
+    assert namespace["run_attention"] is taught
+    layout = Layout(Spans.of([3, 2, 2], "cpu"), Spans.of([3], "cpu"), Spans.of([4], "cpu"))
+    q, k, v = (torch.randn(1, heads, 7, 8) for heads in (4, 2, 2))
+    found = taught(config=None, context=SimpleNamespace(prefix_seg_info=layout), Q=q, K=k, V=v)
+    torch.testing.assert_close(found, dense(q, k, v, layout))
+    assert taught(config=None, context=SimpleNamespace(prefix_seg_info=None), Q=q, K=k, V=v) == "its own"
