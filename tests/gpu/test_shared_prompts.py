@@ -75,11 +75,12 @@ def passes(model: Any) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
 
 
 def check(model: Any) -> None:
-    """Sharing moves no more than computing the rows in another batch does, within a factor for chance."""
+    """Sharing moves log-probabilities and gradient by a few roundings to bf16, of 0.4 % each. Rows with a prompt each
+    do not move at all with the batch that they are computed in: the kernels take sequence by sequence."""
     shared, separate, alone = passes(model)
     for one, other, third in zip(shared, separate, alone, strict=True):
-        noise = float((other - third).norm() / third.norm())
-        assert float((one - third).norm() / third.norm()) <= 3 * noise + 0.01
+        assert float((other - third).norm() / third.norm()) <= 1e-3
+        assert float((one - third).norm() / third.norm()) <= 0.05
 
 
 @pytest.mark.parametrize("rounding", [None, "stochastic"])
