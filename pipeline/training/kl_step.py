@@ -35,10 +35,9 @@ from pipeline.training.microbatch import prompts_and_completions
 from pipeline.training.packing import Pack
 
 MEASURED_ROWS = 32
-MEMORY = 0.9  # of the average of F, per step
-CORRECTION_RATE = 0.3  # of the logarithm of measured / predicted, per step
+MEMORY = 0.9  # of the averages of F and of KLs, per step
 CORRECTION_LIMIT = 16.0
-ABOVE_NOISE = 3.0  # a measured KL counts from so many times its noise on
+TRUST = 2.0  # steps' worth of KL as it was asked for, with which the sums of measured and predicted KL begin
 
 
 def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,17 +78,6 @@ def ridged_fisher(fisher: Tensor, count: float) -> Tensor:
 def predicted_kl(step: Tensor, fisher: Tensor) -> float:
     """½ stepᵀ F step in nats a completion; step (p,), fisher (p, p)."""
     return float(step @ fisher @ step) / 2
-
-
-def corrected(correction: float, predicted: float, measured: float, noise: float) -> float:
-    """The factor that predictions are multiplied with, after a step whose KL was predicted with it and measured.
-
-    The noise is part of what was measured; beyond it, one that is not well above it says only that the KL is small.
-    """
-    if predicted <= 0 or measured - noise < ABOVE_NOISE * noise:
-        return correction
-    ratio = min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, (measured - noise) / predicted))
-    return min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, correction * ratio**CORRECTION_RATE))
 
 
 def signal_share(average: Tensor, noise: float, fisher: Tensor) -> float:
@@ -141,13 +129,19 @@ class KLAdam(torch.optim.Optimizer):
             size = v.numel()
             state |= {"exp_avg": torch.zeros_like(v), "exp_avg_sq": torch.zeros_like(v)}
             state |= {"fisher": torch.zeros(size, size, dtype=torch.float32, device=v.device)}
-            state |= {"step": torch.tensor(0.0), "count": torch.tensor(0.0), "correction": torch.tensor(1.0)}
-        state.setdefault("noise", torch.tensor(0.0))  # checkpoints of earlier versions have none
+            state |= {"step": torch.tensor(0.0), "count": torch.tensor(0.0)}
+        start = TRUST * self.param_groups[0]["step_kl"]
+        for name, value in (("noise", 0.0), ("measured", start), ("predicted", start)):
+            state.setdefault(name, torch.tensor(value))  # checkpoints of earlier versions have none
         return state
 
     @property
     def correction(self) -> float:
-        return float(self._kept()["correction"])
+        """What ½ dᵀFd is multiplied with: the mean KL of past steps as measured over the mean as predicted without it.
+        Single measurements are off by a factor of ten, since few tokens make most of a KL, but their mean is right."""
+        state = self._kept()
+        ratio = float(state["measured"] / state["predicted"])
+        return min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, ratio))
 
     def observe(self, scores: Tensor, count: int) -> None:
         """Take scores (n, p) of the step to come, in one call or several: F is the sum of their squares over the number
@@ -160,9 +154,10 @@ class KLAdam(torch.optim.Optimizer):
         self._gradients.append((gradients.detach().float(), groups))
 
     def measured(self, kl: float, noise: float) -> None:
-        """Take what the KL of the last step was, in nats a completion, and the noise of that number."""
-        state = self._kept()
-        state["correction"].fill_(corrected(float(state["correction"]), self.last_predicted, kl, noise))
+        """Take what the KL of the last step was, in nats a completion, and the noise that is part of that number."""
+        state, predicted = self._kept(), self.last_predicted / self.correction
+        state["measured"].mul_(MEMORY).add_(max(0.0, kl - noise))
+        state["predicted"].mul_(MEMORY).add_(predicted)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -183,7 +178,7 @@ class KLAdam(torch.optim.Optimizer):
         scale = (state["exp_avg_sq"] / (1 - beta2**steps)).sqrt().add_(group["eps"])
         direction = (state["exp_avg"] / (1 - beta1**steps) / scale).flatten()
         fisher = ridged_fisher(state["fisher"] / (1 - MEMORY**steps), float(state["count"]))
-        cost = predicted_kl(direction, fisher) * float(state["correction"])
+        cost = predicted_kl(direction, fisher) * self.correction
         if not (math.isfinite(cost) and cost > 0):
             return
         state["noise"].mul_(beta1**2).add_((1 - beta1) ** 2 * self._noise(gradients, fisher))

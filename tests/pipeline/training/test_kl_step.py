@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pipeline.training.kl_step import (
     KLAdam,
     completion_scores,
-    corrected,
     group_noise,
     group_scores,
     predicted_kl,
@@ -119,27 +118,36 @@ def test_the_ridge_goes_as_completions_come() -> None:
     assert predicted_kl(torch.tensor([1.0, 1.0, 1.0, 0.0]), fisher) == 3.0
 
 
-def test_measurements_correct_the_prediction_unless_they_are_noise() -> None:
-    assert corrected(1.0, 0.02, 0.08, noise=0.0) == pytest.approx(4**0.3)
-    assert corrected(1.0, 0.02, 0.005, noise=0.0) == pytest.approx(4**-0.3)
-    assert corrected(1.0, 0.02, 0.005, noise=0.004) == 1.0
-    assert corrected(1.0, 0.02, 0.045, noise=0.005) == pytest.approx(2**0.3)  # the noise is not the step's
-    assert corrected(10.0, 0.02, 1e9, noise=0.0) == 16.0
-    assert corrected(2.0, 0.0, 1.0, noise=0.0) == 2.0
+def corrections(measured: list[float], noise: float = 0.0) -> list[float]:
+    """The optimizer's correction after steps whose KL was measured as so many times ½ dᵀFd."""
+    policy, found = Softmax(4, 30, 0), []
+    v = torch.nn.Parameter(torch.zeros(1, 4))
+    optimizer = KLAdam([v], step_kl=0.02)
+    for step, kl in enumerate(measured):
+        v.grad = torch.ones(1, 4)
+        optimizer.observe(policy.scores(torch.zeros(4), 100, step), 100)
+        optimizer.step()
+        assert optimizer.last_predicted == pytest.approx(0.02, rel=1e-4)
+        optimizer.measured(kl * 0.02 / optimizer.correction, noise * 0.02)
+        found.append(optimizer.correction)
+    return found
 
 
-def test_a_correction_makes_the_next_step_shorter() -> None:
-    policy, lengths = Softmax(4, 30, 0), []
-    for measured in (0.02, 0.32):
-        v = torch.nn.Parameter(torch.zeros(1, 4))
-        optimizer = KLAdam([v], step_kl=0.02)
-        for step in range(2):
-            v.grad = torch.ones(1, 4)
-            optimizer.observe(policy.scores(torch.zeros(4), 100, step), 100)
-            optimizer.step()
-            optimizer.measured(measured, 0.0)
-        lengths.append(optimizer.last_length)
-    assert lengths[1] == pytest.approx(lengths[0] / math.sqrt(16**0.3), rel=1e-4)
+def test_the_correction_is_the_ratio_of_mean_kls() -> None:
+    assert corrections([1.0, 1.0, 1.0]) == pytest.approx([1.0, 1.0, 1.0])
+    assert corrections([4.0])[0] == pytest.approx((2 * 0.9 + 4) / (2 * 0.9 + 1))
+    assert corrections([4.0], noise=3.0)[0] == pytest.approx(1.0)
+    assert corrections([2.0], noise=3.0)[0] == pytest.approx(1.8 / 2.8)
+    assert corrections([1e9])[0] == 16.0
+
+
+def test_measurements_that_are_right_on_average_leave_no_bias() -> None:
+    """Each is a tenth or ten times what the step was, as those of 32 completions are."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(400, generator=generator)
+    found = corrections([10.0 if x < 0.9 / 9.9 else 0.1 for x in drawn.tolist()])
+    mean = sum(math.log(x) for x in found) / len(found)
+    assert abs(mean) < 0.4, mean
 
 
 def test_a_step_without_scores_or_gradient_is_left_out() -> None:
