@@ -19,7 +19,7 @@ from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json, read_json_lines
 
 ROOT = Path(__file__).resolve().parents[3]
-KILLS = os.environ.get("TINYLORA_KILLS", "3")
+KILLS = os.environ.get("TINYLORA_KILLS", "2")
 
 pytestmark = [
     pytest.mark.integration,
