@@ -181,22 +181,24 @@ def test_the_entropy_bonus_is_the_mean_over_all_tokens(made: Made, lr: str, loss
     log_probs, entropies = row_terms(trainer, batch)
     bonus = 0.3 * (entropies * mask).sum() / mask.sum()
     trainer.micro_batch_tokens = 60
-    with_bonus = stepped(trainer, batch)
-    scores = torch.cat(trainer.length.optimizer._scores) if lr == "auto" else None
+    with_bonus, scores = stepped(trainer, batch), scores_of(trainer)
+    object.__setattr__(trainer.run_config, "entropy_bonus", 1e-30)  # cuts the batch in the same way
+    stepped(trainer, batch)
+    torch.testing.assert_close(scores, scores_of(trainer), rtol=1e-4, atol=1e-5)
+    assert lr != "auto" or scores.abs().max() > 0.1
     object.__setattr__(trainer.run_config, "entropy_bonus", 0.0)
-    if lr == "auto":
-        trainer.length.optimizer._scores = []
     without = stepped(trainer, batch)
     expected = without - gradient_of(bonus, trainer)
     torch.testing.assert_close(with_bonus, expected, rtol=1e-3, atol=1e-5)
     assert (with_bonus - without).abs().max() > 1e-3
-    if scores is not None:
-        rows = [row for row in range(4) if batch["advantages"][row] != 0]
-        log_probs, _ = row_terms(trainer, batch)
-        assert len(scores) == len(rows) > 0
-        own = torch.stack([gradient_of((log_probs[row] * mask[row]).sum(), trainer).flatten() for row in rows[:1]])
-        distance = (scores.double() - own).norm(dim=1).min()
-        assert distance < 1e-3 * own.norm()
+
+
+def scores_of(trainer: Any) -> Tensor:
+    """The scores of the last pass, of which F is made; none without `--lr auto`."""
+    if trainer.length is None:
+        return torch.zeros(0)
+    scores, trainer.length.optimizer._scores = torch.cat(trainer.length.optimizer._scores), []
+    return scores
 
 
 def adam(gradients: list[Tensor], betas: tuple[float, float], eps: float) -> list[Tensor]:
@@ -245,6 +247,6 @@ def test_steps_are_adams_with_warm_up_betas_and_clipping(made: Made, lr: str, cl
         length = records[index]["lr"] if lr == "auto" else 0.01 * shares[index]
         torch.testing.assert_close(moved, -length * direction, rtol=1e-3, atol=1e-6)
         if lr == "auto":
-            assert records[index]["step_kl_predicted"] == pytest.approx(
+            assert records[index].get("step_kl_predicted", 0.0) == pytest.approx(
                 0.04 * (shares[index] * records[index]["step_signal"]) ** 2, rel=1e-3
             )
