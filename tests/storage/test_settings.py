@@ -90,8 +90,8 @@ def test_a_whole_number_may_stand_for_any_and_a_shared_declaration_refuses_alike
 def test_values_beyond_a_bound_are_refused_by_the_option_s_name(group: type, known: Setting, share: float) -> None:
     for bound in known.bounds:
         limit = float(bound.rpartition(" ")[2])
-        beyond = limit + share if bound.startswith(("below", "at most")) else limit - share
-        value = beyond if known.type is float else int(limit) - 1 - int(share)
+        upwards = 1 if bound.startswith(("below", "at most")) else -1
+        value = limit + upwards * share if known.type is float else int(limit) + upwards * (1 + int(share))
         with pytest.raises(ConfigError, match=f"^{known.option} must "):
             group(**GROUPS[group] | {known.name: value})
 
