@@ -41,14 +41,24 @@ class StreamingGrader:
     pool: GraderPool | None  # None for a task that runs no programs
     task: Task = CODE
     times: GradingTimes = field(default_factory=GradingTimes)
+    _problems: list[Problem] = field(default_factory=list)
 
     def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
         """Expect one completion for each of `problems`. `on_graded` is called with each verdict, from a pool thread."""
-        self._problems: list[Problem] = []
+        self._problems = []
         self._on_graded = on_graded
         self._futures: list[Future[Verdict] | None] = []
         self._first = self.waited = 0.0  # seconds waited for verdicts
+        self.elsewhere: dict[int, Future[Verdict]] = {}
         self.expect(problems)
+
+    def problem(self, row: int) -> Problem | None:
+        """The problem whose completion is expected as `row`."""
+        return self._problems[row] if row < len(self._problems) else None
+
+    def graded_elsewhere(self, row: int, verdict: Future[Verdict]) -> None:
+        """Take that a row, which is about to be submitted, is graded where it was drawn."""
+        self.elsewhere[row] = verdict
 
     def expect(self, problems: Sequence[Problem]) -> None:
         """Expect one completion for each of these, too."""
@@ -57,7 +67,7 @@ class StreamingGrader:
 
     def submit(self, row: int, completion: str) -> None:
         self._first = self._first or time.perf_counter()
-        future = self.task.grade(self.pool, completion, self._problems[row])
+        future = self.elsewhere.pop(row, None) or self.task.grade(self.pool, completion, self._problems[row])
         self._futures[row] = future
         if (on_graded := self._on_graded) is not None:
             future.add_done_callback(lambda done: on_graded(done.result()))

@@ -104,6 +104,11 @@ class KLAdam(torch.optim.Optimizer):
         """Take ∇ log π of completions (n, p) of the step to come, in one call or several."""
         self._scores.append(scores.detach().float())
 
+    def take_observed(self) -> list[Tensor]:
+        """The scores taken for the step to come, which are another optimizer's to make it with."""
+        scores, self._scores = self._scores, []
+        return scores
+
     def measured(self, kl: float, noise: float) -> None:
         """Take what the KL of the last step was, in nats a completion, and the noise of that number."""
         state = self._kept()
@@ -181,10 +186,22 @@ class StepLength:
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
         `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
         """
+        stride = -(-self.trained_rows // MEASURED_ROWS)
+        return self.judged([self.sums(log_probs_of, stride)] if self.optimizer.last_predicted else [], mismatch)
+
+    @property
+    def trained_rows(self) -> int:
+        """Rows of the parts that were trained since the last step was measured."""
+        return sum(len(old) for _, old in self._trained)
+
+    def forget(self) -> None:
+        """Let go of the parts that were trained."""
+        self._trained = []
+
+    def sums(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], stride: int) -> tuple[float, int, int]:
+        """Of every `stride`th row trained: the sum over tokens of k3 from before the step, how many rows, how many
+        tokens."""
         trained, self._trained = self._trained, []
-        if not self.optimizer.last_predicted or not trained:
-            return {}
-        stride = -(-sum(len(old) for _, old in trained) // MEASURED_ROWS)
         total, rows, tokens = 0.0, 0, 0
         for part, old in trained:
             names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -192,6 +209,15 @@ class StepLength:
             new, _ = log_probs_of(*packed_rows(prompt_ids, prompt_mask, ids, mask), old.shape[1])
             total += kl_k3(new - old[::stride], mask) * int(mask.sum())
             rows, tokens = rows + len(mask), tokens + int(mask.sum())
+        return total, rows, tokens
+
+    def judged(self, sums: list[tuple[float, int, int]], mismatch: float) -> dict[str, float]:
+        """What `measure` tells, of one or several replicas' sums."""
+        self.forget()
+        rows = sum(count for _, count, _ in sums)
+        if not rows:
+            return {}
+        total, tokens = sum(part for part, _, _ in sums), sum(count for _, _, count in sums)
         predicted = self.optimizer.last_predicted
         self.optimizer.measured(total / rows, mismatch * tokens / rows)
         found = {"step_kl": total / rows, "step_kl_predicted": predicted}

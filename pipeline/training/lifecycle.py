@@ -20,6 +20,7 @@ from pipeline.report.curves import draw_curves
 from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
 from pipeline.run_folder import RunFolder, read_json
+from pipeline.scale.engine import grade_where_drawn
 from pipeline.tasks import Task
 from pipeline.tasks.problem_sets import UNDIVIDED, ProblemSets, clusters_of
 from pipeline.training.calibration import calibrate
@@ -57,7 +58,7 @@ class Run:
         self.config, self.task, self.policy, self.folder = config, task, policy, folder
         self.steps, self.resumed, self.canary, self.started = config.steps, resume, canary, started
         self.problems, self.dropped = fitting_sets(policy.tokenizer, problems, config, task)
-        self.grader = StreamingGrader(pool, task)
+        self.grader = grade_where_drawn(policy, StreamingGrader(pool, task))
         self.done, self.checkpoint = folder.whole_checkpoint() if resume else (0, None)
         self.metrics = folder.truncate("metrics", self.done)
         self.logs = {name: folder.truncate(file, self.done) for name, file in LOGS.items()}

@@ -51,7 +51,8 @@ def micro_batches(
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens of
     prompt and completion per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
     bonus; those that are masked whole are never kept. A tensor whose first size is the number of rows is cut; anything
-    else is handed to every part.
+    else is handed to every part. Of a batch that is a share of another, `num_rows_in_batch` and `num_items_in_batch`
+    (tokens) are of the whole one, and so are weights and share.
     """
     lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
     if every_row:
@@ -62,6 +63,7 @@ def micro_batches(
         chosen = chosen[summed[chosen] != 0]
     chosen = chosen[batch["completion_mask"][chosen].any(dim=1)]
     count, tokens = len(lengths), int(batch["completion_mask"].sum())
+    whole_count, whole_tokens = int(batch.get("num_rows_in_batch", count)), int(batch.get("num_items_in_batch", tokens))
     parts = []
     for index in token_budget_batches(lengths[chosen], budget):
         rows = chosen[index]
@@ -69,8 +71,8 @@ def micro_batches(
         if loss_type in SUMMED_LOSSES:
             weight = 1.0
         elif loss_type == "bnpo":
-            weight = int(part["completion_mask"].sum()) / tokens
+            weight = int(part["completion_mask"].sum()) / whole_tokens
         else:
-            weight = len(rows) / count
+            weight = len(rows) / whole_count
         parts.append((part, weight))
-    return parts, len(chosen) / count
+    return parts, len(chosen) / whole_count

@@ -13,6 +13,7 @@ from pipeline.policy.loading import load_policy
 from pipeline.policy.models import made_ready
 from pipeline.report.trackers import prepare_tracker
 from pipeline.run_folder import RunFolder
+from pipeline.scale.start import fleet_of, launching, lead, sharing_of
 from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
@@ -21,7 +22,8 @@ from pipeline.tasks.problem_sets import load_problem_sets
 __all__ = ["described", "stored_config", "train"]
 
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
-CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary")
+CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary", "replicas", "ray_address")
+CHANGEABLE += ("grader_nodes",)
 
 
 def train(settings: Settings, *, resume: bool = False) -> Path:
@@ -31,7 +33,13 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
     choice = made_ready(choice)
-    with start_graders(config) as pool:
+    from pipeline.training.replica import TrainingReplica  # with torch, which reads what `made_ready` has set
+
+    with (
+        launching(config, TrainingReplica) as launcher,
+        start_graders(config, sharing_of(launcher)) as pool,
+        fleet_of(launcher, config) as fleet,
+    ):
         if resume:
             folder = RunFolder(Path(config.output_dir or ""))
         else:
@@ -46,6 +54,7 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
         task = task_of(config)
         canary = Canary(pool, task, [*sets.train, *sets.held_out])  # graded while the model is loaded
         policy = load_policy(choice, config)
+        lead(policy, fleet, config)
         try:
             from pipeline.training.lifecycle import Run  # with TRL, which must come after Unsloth
 

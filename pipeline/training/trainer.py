@@ -6,7 +6,7 @@ loss and the optimizer loop (`trl_hooks.py`). What is ours, and why:
 - log-probabilities, computed in token-budget batches without padding or kept logits (`logprobs.py`);
 - the training step, which cuts the batch into such batches and leaves out rows without an advantage;
 - checkpoints, which hold `v` and appear whole.
-Left out: several processes. One process drives one engine.
+With several replicas this is the driver's: it draws through `FleetEngine` and trains through `Spread`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from pipeline.rollout.rollouts import Rollouts, padded_log_probs
 from pipeline.rollout.sampling_support import Truncation
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
 from pipeline.run_folder import PHASES, RunFolder
+from pipeline.scale.engine import FleetEngine
+from pipeline.scale.wire import Found
 from pipeline.tasks.problem_sets import advantage_scale
 from pipeline.training.advantages import group_advantages, reward_tensor
 from pipeline.training.collapse import check_mismatch
@@ -40,7 +42,7 @@ from pipeline.training.device import peak_memory, wait_for_device
 from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.entropy_bonus import entropy_loss
 from pipeline.training.grpo import grpo_arguments, training_rows, training_task
-from pipeline.training.kl_step import StepLength
+from pipeline.training.kl_step import MEASURED_ROWS, StepLength
 from pipeline.training.logprobs import (
     completion_log_probs,
     kl_k3,
@@ -51,6 +53,7 @@ from pipeline.training.logprobs import (
 from pipeline.training.microbatch import micro_batches, spread_rows
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
+from pipeline.training.spread import Spread
 from pipeline.training.trl_hooks import RolloutTrainer
 from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
@@ -83,6 +86,10 @@ class TinyLoRATrainer(RolloutTrainer):
         self.rollouts: Rollouts | None = None  # of the step
         self.scales = parse_scales(config.advantage_scale)
         self.length: StepLength | None = None  # with `--lr auto`
+        self.spread: Spread | None = None  # with several replicas
+        if isinstance(policy.engine, FleetEngine):
+            self.spread = Spread(policy.engine, self.gradient, self._take_scores)
+        self._trained_elsewhere = 0  # rows of the step that other replicas trained
         self._one_policy = False  # whether engine and trainer were seen to be one
         self.bank = policy.model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
@@ -130,7 +137,8 @@ class TinyLoRATrainer(RolloutTrainer):
         )
         self._write_down(self.rollouts)
         if old is not None:
-            self._note_mismatch((old.cpu() - self.rollouts.sampled_log_probs())[self.rollouts.mask().bool()])
+            differences = (old.cpu() - self.rollouts.sampled_log_probs())[self.rollouts.mask().bool()]
+            self._note_mismatch(kl_k3(differences, torch.ones_like(differences)))
         return self.rollouts
 
     def _compare_with_base(self, drawn: Drawn) -> Tensor:
@@ -189,9 +197,9 @@ class TinyLoRATrainer(RolloutTrainer):
         self.record.seconds["log_probs"] += time.perf_counter() - start
         return log_probs, entropies
 
-    def _note_mismatch(self, differences: Tensor) -> None:
-        """Record the mismatch of trainer and engine, log p − log p of sampled tokens; the first must be small."""
-        self.record.values["mismatch"] = mismatch = kl_k3(differences, torch.ones_like(differences))
+    def _note_mismatch(self, mismatch: float) -> None:
+        """Record the mismatch of trainer and engine, k3 a token; the first must be small."""
+        self.record.values["mismatch"] = mismatch
         if not self._one_policy:
             check_mismatch(mismatch, self.run_config.model or "")
             self._one_policy = True
@@ -209,10 +217,25 @@ class TinyLoRATrainer(RolloutTrainer):
         begin = time.perf_counter()
         if self.rollouts is not None and self.rollouts.old_log_probs is None:
             self.rollouts.check_version(self.state.global_step)
-        tokens, bonus = int(batch["completion_mask"].sum()), self.run_config.entropy_bonus
+        found = self.gradient(batch) if self.spread is None else self.spread.gradient(batch, self._every_row)
+        for name, values in found.charts.items():
+            self._metrics["train"][name].extend(values)
+        self.record.values["rows_trained"] = found.rows_trained
+        self._trained_elsewhere = found.trained - (self.length.trained_rows if self.length else 0)
+        if found.compared:
+            self._note_mismatch(found.mismatch)
+        self.record.seconds["backward"] += time.perf_counter() - begin
+        return torch.tensor(found.loss, device=self.accelerator.device)
+
+    def gradient(self, batch: dict[str, Any]) -> Found:
+        """Add the gradient of a batch, or of a share of one, to `v`, part by part."""
+        tokens, bonus = int(batch["num_items_in_batch"]), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
         differences = []
-        for part, weight in self._micro_batches(batch):
+        if self.length is not None:
+            self.length.forget()
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self._every_row)
+        for part, weight in parts:
             with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
                 loss, entropies, difference = self.loss_of(part)
                 loss = loss * weight
@@ -225,11 +248,12 @@ class TinyLoRATrainer(RolloutTrainer):
                     self.accelerator.backward(loss)
                     total += loss.detach()
             differences += [] if difference is None else [difference]
-        if differences:
-            self._note_mismatch(torch.cat(differences))
         wait_for_device()
-        self.record.seconds["backward"] += time.perf_counter() - begin
-        return total
+        found = Found(float(total), rows_trained=share, trained=self.length.trained_rows if self.length else 0)
+        if differences:
+            every = torch.cat(differences)
+            found.mismatch, found.compared = kl_k3(every, torch.ones_like(every)), len(every)
+        return found
 
     def loss_of(self, part: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """The loss of a part of the batch, its entropies (n, T), and where the policy that is trained drew it, log p of
@@ -253,11 +277,23 @@ class TinyLoRATrainer(RolloutTrainer):
                 self.length.trained(part, old)
         return self.policy_loss(part, log_probs, entropies), entropies, difference
 
-    def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        every_row = self.beta != 0 or self.run_config.entropy_bonus != 0
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row)
-        self.record.values["rows_trained"] = share
-        return parts
+    @property
+    def _every_row(self) -> bool:
+        """Whether rows without an advantage are trained, too."""
+        return self.beta != 0 or self.run_config.entropy_bonus != 0
+
+    def as_replica(self) -> TinyLoRATrainer:
+        """Made ready to give gradients to another trainer, as `train` makes it ready to step."""
+        self.create_optimizer()
+        self.current_gradient_accumulation_steps = 1
+        if self.args.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        self.model.train()
+        return self
+
+    def _take_scores(self, scores: Tensor) -> None:
+        if self.length is not None:
+            self.length.optimizer.observe(scores)
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
         """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not.
@@ -285,7 +321,9 @@ class TinyLoRATrainer(RolloutTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         averages = self.averages()
         if "grad_norm" in logs and self.length is not None:
-            self.record.values |= self.length.measure(self._log_probs_of_rows, self.record.values.get("mismatch", 0.0))
+            self.record.values |= self._measured_step(self.length)
+        if self.spread is not None:
+            self.record.values["replicas"] = self.spread.fleet.lanes()
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)
@@ -295,6 +333,15 @@ class TinyLoRATrainer(RolloutTrainer):
             self.record = StepRecord()
             if self.on_step(record):
                 self.control.should_training_stop = True
+
+    def _measured_step(self, length: StepLength) -> dict[str, float]:
+        """The KL of the step just made, on rows of the whole batch."""
+        mismatch = self.record.values.get("mismatch", 0.0)
+        if self.spread is None or not length.optimizer.last_predicted:
+            return length.measure(self._log_probs_of_rows, mismatch)
+        stride = -(-(length.trained_rows + self._trained_elsewhere) // MEASURED_ROWS)
+        own = length.sums(self._log_probs_of_rows, stride)
+        return length.judged([own, *self.spread.sums(stride)], mismatch)
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
         seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}

@@ -1,0 +1,50 @@
+"""How a batch is shared out for the training pass: whole groups, so that each replica has about as many tokens.
+
+A share is a batch with fewer rows. What a loss is divided by is of the whole batch and goes along as two numbers,
+`num_items_in_batch` (tokens) and `num_rows_in_batch`, so the shares' gradients add up to the gradient of the batch.
+Which share a group is in follows from the batch alone, not from who drew it, so a step can be repeated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PROMPT, COMPLETION = "prompt_mask", "completion_mask"
+
+
+def shares_of(batch: dict[str, Tensor], count: int, *, every_row: bool) -> list[dict[str, Tensor]]:
+    """At most `count` shares of TRL's batch, heaviest groups first to the lightest share; none is empty.
+
+    batch: with `group` (B,); tensors whose first size is B are cut, others go to every share. every_row: rows without
+    an advantage cost as much as others, which are left out otherwise.
+    """
+    groups, places = batch["group"].unique(return_inverse=True)
+    trained = batch[COMPLETION].any(dim=1)
+    if not every_row:
+        trained = trained & (batch["advantages"] != 0)
+    tokens = (batch[PROMPT].sum(dim=1) + batch[COMPLETION].sum(dim=1)) * trained
+    costs = torch.zeros(len(groups), dtype=torch.long, device=tokens.device).index_add(0, places, tokens.long())
+    loads, members = [0] * count, [[] for _ in range(count)]  # type: ignore[var-annotated]
+    order = sorted(enumerate(costs.tolist()), key=lambda one: (-one[1], one[0]))
+    for index, cost in order:
+        lightest = min(range(count), key=lambda share: (loads[share], len(members[share])))
+        loads[lightest] += cost
+        members[lightest].append(index)
+    return [rows_of(batch, torch.isin(places, places.new_tensor(own))) for own in members if own]
+
+
+def rows_of(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """The rows of a batch where `chosen` (B,) is true, without the columns that are padding in all of them."""
+    count = len(chosen)
+    cut = {name: x[chosen] if x.dim() and len(x) == count else x for name, x in batch.items()}
+    prompts, completions = cut[PROMPT].any(dim=0), cut[COMPLETION].any(dim=0)
+    first = int(prompts.int().argmax()) if prompts.any() else 0
+    width = int(completions.nonzero().max()) + 1 if completions.any() else 1
+    full = completions.shape[0]
+    for name, x in cut.items():
+        if name.startswith("prompt_"):
+            cut[name] = x[:, first:]
+        elif x.dim() == 2 and x.shape[1] == full:
+            cut[name] = x[:, :width]
+    return cut
