@@ -12,6 +12,8 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
+import torch
+
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import gpu_count, has_gpu
 from pipeline.scale.replica import ASIDE
@@ -41,8 +43,8 @@ class RayHandle:
 class RayLauncher:
     """Replicas as actors, one a GPU, or where there is none one a core.
 
-    kind: the class of a replica. To be made before torch is imported: it chooses the driver's GPU. Raises
-    `ConfigError` where the cluster cannot be reached or is too small.
+    kind: the class of a replica. To be made before CUDA is used: it chooses the driver's GPU. Raises `ConfigError`
+    where the cluster cannot be reached or is too small.
     """
 
     def __init__(self, config: RunConfig, kind: type) -> None:
@@ -90,8 +92,6 @@ class RayLauncher:
 
     def _start_here(self) -> None:
         """Start Ray for this process, with all GPUs but the first, which is the driver's."""
-        before = dict(os.environ)
-        os.environ.update(LOOPBACK)
         others: dict[str, int]
         if self._resource == "GPU":
             first, *rest = visible_gpus()
@@ -101,21 +101,12 @@ class RayLauncher:
             cores = len(os.sched_getaffinity(0))
             count = cores if self._asked == "auto" else int(self._asked)
             others = {"num_gpus": 0, "num_cpus": max(1, count) - 1}
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
-        import ray
-
-        ray.init(
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_BYTES,
-            **others,
-        )
+            threads = max(1, cores // count)
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+            torch.set_num_threads(threads)
+        start_ray(**others)
         if self._resource == "GPU":
             os.environ["CUDA_VISIBLE_DEVICES"] = first
-        for name in LOOPBACK:
-            if name not in before:
-                del os.environ[name]
 
     def _attach(self, address: str) -> None:
         import ray
@@ -149,6 +140,23 @@ class RayLauncher:
             raise ConfigError(
                 "--ray-address: this node has no free GPU, and the driver trains, too; start it on a node with one"
             ) from None
+
+
+def start_ray(**resources: int) -> None:
+    """Start Ray for this process alone, reachable from this machine alone."""
+    before = set(os.environ)
+    os.environ.update(LOOPBACK)
+    import ray
+
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_BYTES,
+        **resources,
+    )
+    for name in set(LOOPBACK) - before:
+        del os.environ[name]
 
 
 class Keeper:

@@ -55,17 +55,15 @@ class FleetEngine:
 
     def refresh(self, v: Tensor) -> RefreshReport:
         """Make `v` the policy everywhere. The first time this waits until all replicas are there."""
-        start = time.perf_counter()
-        own = self.local.refresh(v)
-        local = time.perf_counter() - start
         vector = Vector.of(v, self.bank)
-        if self._met:
-            self.fleet.serve(vector, self._projections)
-        else:
+        if not self._met:
             self.fleet.serve_all(vector, self._projections)
-            self._met, start = True, time.perf_counter() - local
-        self.fleet.seconds[0]["refresh"] += local
-        return RefreshReport(time.perf_counter() - start, own.kept)
+            self._met = True
+        start = time.perf_counter()
+        own: list[RefreshReport] = []
+        self.fleet.serve(vector, self._projections, lambda: own.append(self.local.refresh(v)))
+        self.fleet.seconds[0]["refresh"] += own[0].seconds
+        return RefreshReport(time.perf_counter() - start, own[0].kept)
 
     def _projections(self) -> np.ndarray:
         return self.bank.projections.cpu().numpy()

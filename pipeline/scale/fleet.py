@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from adapters.checkpoint import PROBE_TOLERANCE
 from pipeline.config import RunConfig
 from pipeline.rollout import EngineError
 from pipeline.scale.wire import Vector
@@ -179,13 +180,20 @@ class Fleet:
         if wanted and not self.members:
             raise EngineError("no other replica could be started, for the reasons above; mend them or use --replicas 1")
 
-    def serve(self, vector: Vector, projections: Callable[[], np.ndarray]) -> None:
-        """Make this the policy of every replica that is ready; who then holds other bits is taken out."""
+    def serve(
+        self,
+        vector: Vector,
+        projections: Callable[[], np.ndarray],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make this the policy of every replica that is ready; who then holds other bits is taken out. meanwhile: done
+        while they are at it."""
         self._grow()
         calls = []
         for member in list(self.members):
             if member.joined or (member.loading.done() and self._arrived(member)):
                 calls.append((member, self._serve(member, vector, projections)))
+        meanwhile()
         for member, call in calls:
             answer = self.answer(member, call, SERVE_LIMIT, "taking a new policy")
             if answer is None:
@@ -204,8 +212,6 @@ class Fleet:
         return member.handle.call("serve", vector)
 
     def _same_factors(self, member: Member) -> bool:
-        from adapters.checkpoint import PROBE_TOLERANCE
-
         found = self.answer(member, member.handle.call("probe"), SERVE_LIMIT, "joining")
         own = self.probe()
         if found is None:

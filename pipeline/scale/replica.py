@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
+from adapters.checkpoint import factor_probe
 from pipeline.config import RunConfig
 from pipeline.environment import gpu_count, has_gpu
 from pipeline.policy.loading import load_policy
@@ -120,8 +122,6 @@ class Replica:
         choice = made_ready(choose_model(config.model, config.hub))
         self.config, self.task = config, task_of(config)
         pool = self._stack.enter_context(start_graders(config, sharing))
-        import torch
-
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // sharing))
         self.pool = pool
         self.policy = load_policy(choice, config)
@@ -143,8 +143,6 @@ class Replica:
 
     def probe(self) -> np.ndarray:
         """(modules,) float32: one number of the factors and P of every module, the same on every replica."""
-        from adapters.checkpoint import factor_probe
-
         return factor_probe(self.policy.model).numpy()
 
     def generate(self, generation: int, sampling: Sampling) -> None:
@@ -159,8 +157,6 @@ class Replica:
 
     def take_vector(self, vector: Vector) -> None:
         """Make `v`, and P where it came along, those of the model."""
-        import torch
-
         bank = self.policy.model.tinylora
         if vector.projections is not None:
             bank.set_projections(torch.from_numpy(np.array(vector.projections)))
@@ -200,8 +196,12 @@ class Replica:
                             lambda index: rows[index][0])  # fmt: skip
         self.policy.engine.generate(prompts_of(jobs), numbered, finished, more)
 
+    def text(self, row: int, completion: Completion, problem: Problem) -> str:
+        """What is graded of a completion."""
+        return self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+
     def _grade(self, session: Session, row: int, completion: Completion, problem: Problem) -> None:
-        text = self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        text = self.text(row, completion, problem)
 
         def judged(done: Future[Verdict]) -> None:
             session.post(Judged(row, done.result()))

@@ -16,7 +16,7 @@ from pipeline.scale.replica import seats_of
 
 @contextmanager
 def launching(config: RunConfig, kind: type) -> Iterator[Launcher | None]:
-    """What starts replicas of a class; None where one is all. Before torch is imported: it chooses the driver's GPU."""
+    """What starts replicas of a class; None where one is all. Before CUDA is: it chooses the driver's GPU."""
     if config.replicas == "1":
         yield None
         return

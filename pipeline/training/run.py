@@ -18,6 +18,7 @@ from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
+from pipeline.training.replica import TrainingReplica
 
 __all__ = ["described", "stored_config", "train"]
 
@@ -33,8 +34,6 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
     choice = made_ready(choice)
-    from pipeline.training.replica import TrainingReplica  # with torch, which reads what `made_ready` has set
-
     with (
         launching(config, TrainingReplica) as launcher,
         start_graders(config, sharing_of(launcher)) as pool,

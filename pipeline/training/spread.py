@@ -74,10 +74,10 @@ class Spread:
         return [sums for sums in found if sums is not None]
 
     def log_probs(
-        self, rows: tuple[Tensor, Tensor, Tensor], width: int, base: bool, own: Callable[..., Any]
+        self, rows: tuple[Tensor, Tensor, Tensor], width: int, own: Callable[..., Any]
     ) -> tuple[Tensor, Tensor]:
         """As `own(rows, prompts, completions, width)`, which computes them here, each replica a part of the rows."""
-        members = self.fleet.joined
+        members, base = self.fleet.joined, not self.engine.bank.enabled
         count = len(members) + 1
         parts = [tuple(x[index::count] for x in rows) for index in range(count)]
         vector = self.engine.vector()
@@ -97,8 +97,7 @@ class Spread:
                 if answer is None
                 else tuple(torch.from_numpy(np.array(x)).to(rows[0].device) for x in answer)
             )
-        merged = (torch.zeros(len(rows[0]), width, device=rows[0].device) for _ in range(2))
-        log_probs, entropies = merged
+        log_probs, entropies = (torch.zeros(len(rows[0]), width, device=rows[0].device) for _ in range(2))
         for index, (ours, theirs) in enumerate(found):
             log_probs[index::count], entropies[index::count] = ours, theirs
         return log_probs, entropies

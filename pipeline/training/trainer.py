@@ -188,7 +188,13 @@ class TinyLoRATrainer(RolloutTrainer):
     def _log_probs_of_rows(
         self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
+        """Log-probabilities and entropies (B, width) of the model as it is, without a gradient. Many rows are shared
+        out to all replicas."""
+        if self.spread is not None and len(rows) > KL_ROWS:
+            return self.spread.log_probs((rows, prompts, completions), width, self._log_probs_here)
+        return self._log_probs_here(rows, prompts, completions, width)
+
+    def _log_probs_here(self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
         log_probs, entropies = log_probs_without_gradient(
             self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
@@ -340,7 +346,7 @@ class TinyLoRATrainer(RolloutTrainer):
         if self.spread is None or not length.optimizer.last_predicted:
             return length.measure(self._log_probs_of_rows, mismatch)
         stride = -(-(length.trained_rows + self._trained_elsewhere) // MEASURED_ROWS)
-        own = length.sums(self._log_probs_of_rows, stride)
+        own = length.sums(self._log_probs_here, stride)
         return length.judged([own, *self.spread.sums(stride)], mismatch)
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:

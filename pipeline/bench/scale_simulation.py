@@ -1,0 +1,177 @@
+"""What the driver does in a step with up to 1,000 replicas, of which only their answers are made.
+
+The driver's own code runs: dealing out groups, unpacking completions, cutting and packing shares, adding up gradients,
+the optimizer's Fisher matrix, giving out `v`. A replica answers at once with arrays of the right sizes. What is counted
+is processor time of this process, and beside it what Ray takes of it a call, measured with real actors on this
+machine. With relays the driver talks to one replica a node, which passes on and adds up: 8 GPUs a node, so 125 of them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.bench.form import Row, row
+from pipeline.scale.board import Board, Hand, Work
+from pipeline.scale.cluster import start_ray
+from pipeline.scale.shares import shares_of
+from pipeline.scale.wire import Drawn, Found, Share, Vector, total_gradient
+from pipeline.training.kl_step import KLAdam
+
+SCALARS, GROUP, PROMPT, COMPLETION = 32, 8, 323, 193  # of the 3B benchmark
+GROUPS_EACH = 4  # of a replica in a step
+NODE = 8  # GPUs
+CALLS = {"put": 1, "take": 1 + GROUPS_EACH, "end": 1, "gradient": 1, "serve": 1, "measure": 1}  # of a replica a step
+LIMIT = 0.050  # seconds of the driver a step
+
+
+def measure(counts: list[int]) -> list[Row]:
+    """Rows for each number of replicas, flat and through relays, and the bytes that cross."""
+    call = ray_call_seconds()
+    rows = [row("Ray: processor time of the driver for one call and its answer", 1000 * call, "ms")]
+    for count in counts:
+        found = driver_seconds(count)
+        critical = sum(found[name] for name in ("gradient", "serve", "optimizer"))
+        calls = sum(CALLS.values())
+        rows.append(row(f"{count} replicas: gradients and v, added up and given out", 1000 * critical, "ms"))
+        rows.append(row(f"{count} replicas: the same with Ray's calls", 1000 * (critical + 3 * count * call), "ms",
+                        at_most=1000 * LIMIT if count == max(counts) else None))  # fmt: skip
+        rows.append(row(f"{count} replicas: dealing and taking in, beside generation, with Ray's calls",
+                        1000 * (found["deal"] + found["take"] + (calls - 3) * count * call), "ms"))  # fmt: skip
+        rows.append(row(f"{count} replicas: cutting and packing shares", 1000 * found["shares"], "ms"))
+    relays = -(-max(counts) // NODE)
+    found = driver_seconds(relays)
+    critical = sum(found[name] for name in ("gradient", "serve", "optimizer"))
+    rows.append(row(f"{max(counts)} replicas behind {relays} relays: gradients and v, with Ray's calls",
+                    1000 * (critical + 3 * relays * call), "ms", at_most=1000 * LIMIT))  # fmt: skip
+    return rows + byte_rows()
+
+
+def seconds_of(work: Any) -> float:
+    """Processor seconds of a function, the least of three times."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def driver_seconds(count: int) -> dict[str, float]:
+    """Processor seconds of each part of the driver's step with `count` replicas."""
+    generator = np.random.default_rng(0)
+    groups = count * GROUPS_EACH
+    answers = [
+        pickle.dumps(
+            Found(
+                gradient=generator.normal(size=(1, SCALARS)).astype(np.float32),
+                scores=[generator.normal(size=(GROUPS_EACH * GROUP, SCALARS)).astype(np.float32)],
+                compared=GROUPS_EACH * GROUP * COMPLETION,
+            )
+        )
+        for _ in range(count)
+    ]
+    v = torch.zeros(1, SCALARS, requires_grad=True)
+    optimizer = KLAdam([v], 0.02)
+    bank = type("Bank", (), {"v": v, "projections": torch.zeros(252, SCALARS, 2, 2)})()
+
+    def gradient() -> None:
+        found = [pickle.loads(answer) for answer in answers]
+        v.grad = torch.from_numpy(total_gradient([part.gradient for part in found]))
+        optimizer.take_observed()
+        for part in found:
+            for scores in part.scores:
+                optimizer.observe(torch.from_numpy(np.array(scores)))
+
+    def serve() -> None:
+        vector = Vector.of(v, bank)
+        for _ in range(count):
+            pickle.dumps(vector)
+
+    def deal() -> None:
+        board = Board(COMPLETION)
+        board.add(Work(tuple(range(GROUP * g, GROUP * (g + 1))), [0] * PROMPT) for g in range(groups))
+        board.deal([Hand(GROUP * GROUPS_EACH) for _ in range(count)])
+
+    drawn = pickle.dumps(
+        [
+            Drawn(index, np.zeros(COMPLETION, np.int32), np.zeros(COMPLETION, np.float32))
+            for index in range(GROUPS_EACH * GROUP)
+        ]
+    )
+
+    def take() -> None:
+        for _ in range(count):
+            for event in pickle.loads(drawn):
+                _ = event.completion
+
+    rows = groups * GROUP
+    mask = torch.ones(rows, COMPLETION, dtype=torch.long)
+    batch = {
+        "prompt_ids": torch.ones(rows, PROMPT, dtype=torch.long),
+        "prompt_mask": torch.ones(rows, PROMPT, dtype=torch.long),
+        "completion_ids": mask,
+        "completion_mask": mask,
+        "sampling_per_token_logps": mask.float(),
+        "advantages": torch.ones(rows),
+        "group": torch.arange(rows) // GROUP,
+    }
+    vector = Vector.of(v, bank)
+
+    def shares() -> None:
+        for share in shares_of(batch, count, every_row=False):
+            pickle.dumps(Share.of(share, vector))
+
+    found = {"gradient": seconds_of(gradient)}
+    found["optimizer"] = seconds_of(optimizer.step)
+    return found | {"serve": seconds_of(serve), "deal": seconds_of(deal), "take": seconds_of(take),
+                    "shares": seconds_of(shares)}  # fmt: skip
+
+
+def byte_rows() -> list[Row]:
+    """Bytes between the driver and one replica in a step of 256 completions, 32 prompts: what a wide-area link sees."""
+    rows, groups = 256, 32
+    vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
+    found = Found(gradient=np.zeros((1, SCALARS), np.float32), scores=[np.zeros((rows, SCALARS), np.float32)])
+    events = [Drawn(i, np.zeros(COMPLETION, np.int32), np.zeros(COMPLETION, np.float32)) for i in range(rows)]
+    columns = {"prompt_ids": np.zeros((rows, PROMPT), np.int32), "prompt_mask": np.zeros((rows, PROMPT), np.int32)}
+    columns |= {name: np.zeros((rows, COMPLETION), np.int32) for name in ("completion_ids", "completion_mask")}
+    columns |= {"sampling_per_token_logps": np.zeros((rows, COMPLETION), np.float32)}
+    columns |= {"advantages": np.zeros(rows, np.float32), "group": np.zeros(rows, np.int32)}
+    sizes = {
+        "v out": vector,
+        "gradient and scores back": found,
+        "completions with log-probabilities back": events,
+        "a share of all rows out": Share(columns, vector),
+        "prompts out": [[0] * PROMPT] * groups,
+    }
+    return [row(f"bytes a step of {rows} completions: {name}", len(pickle.dumps(what)), "bytes")
+            for name, what in sizes.items()]  # fmt: skip
+
+
+class Answering:
+    """A replica of which only the answer is there."""
+
+    def answer(self, found: Any) -> Any:
+        return found
+
+
+def ray_call_seconds(calls: int = 2000) -> float:
+    """Processor seconds of this process for a call of an actor with a small argument and its answer."""
+    import ray
+
+    start_ray(num_cpus=1)
+    actor = ray.remote(num_cpus=0)(Answering).remote()
+    vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
+    for _ in range(2):
+        start = time.process_time()
+        futures = [actor.answer.remote(vector).future() for _ in range(calls)]
+        for future in futures:
+            future.result(timeout=120)
+        seconds = (time.process_time() - start) / calls
+    ray.shutdown()
+    return seconds
