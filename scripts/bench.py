@@ -263,9 +263,8 @@ def scale(
     try:
         counts = sorted({1, *(int(part) for part in replicas.split(","))})
     except ValueError:
-        raise click.BadParameter(
-            f"must be numbers separated by commas, not {replicas!r}", param_hint="--replicas"
-        ) from None
+        said = f"must be numbers separated by commas, not {replicas!r}"
+        raise click.BadParameter(said, param_hint="--replicas") from None
     if counts[0] < 1:
         raise click.BadParameter("must be at least 1", param_hint="--replicas")
     if simulate:

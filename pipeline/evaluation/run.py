@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,12 @@ def evaluate_policies(
     results: dict[str, Any] = {}
     counts: dict[str, list[tuple[int, int]]] = {}
     loaded: Loaded | None = None
-    with (
-        launching(config, Replica) as launcher,
-        start_graders(config, sharing_of(launcher)) as pool,
-        ExitStack() as stack,
-    ):
+    with launching(config, Replica) as launcher, start_graders(config, sharing_of(launcher)) as pool:
         grader = StreamingGrader(pool, task_of(config))
         canary = Canary(pool, grader.task, problems)  # graded while the model is loaded
         checked: dict[str, Any] | None = None
         for name, checkpoint in policies:
-            loaded = policy_of(checkpoint, choice, config, loaded, launcher, stack)
+            loaded = policy_of(checkpoint, choice, config, loaded, launcher)
             policy = loaded.policy
             grade_where_drawn(policy, grader)
             checked = checked or canary.check(config.canary)
@@ -86,7 +82,7 @@ def evaluate_policies(
             write_json_lines(out.with_name(f"{out.stem}-{name}.jsonl"), result.rows(config))
         assert loaded is not None
         engine = loaded.policy.engine.name
-        loaded.policy.close()
+        loaded.close()
     record: dict[str, Any] = {
         "model": choice.name,
         "policies": {name: str(checkpoint) if checkpoint else None for name, checkpoint in policies},
@@ -112,10 +108,15 @@ def evaluate_policies(
 
 @dataclass
 class Loaded:
-    """A policy in memory and the adapter's settings with which its modules were made."""
+    """A policy in memory, the adapter's settings with which its modules were made, and its other replicas."""
 
     policy: Policy
     adapter: tuple[Any, ...]
+    replicas: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        self.policy.close()
+        self.replicas.close()
 
 
 def policy_of(
@@ -123,21 +124,20 @@ def policy_of(
     choice: ModelChoice,
     config: RunConfig,
     loaded: Loaded | None,
-    launcher: Launcher | None,
-    stack: ExitStack,
+    launcher: Launcher | None = None,
 ) -> Loaded:
     """The policy of a checkpoint, or the base, refreshed into the engine. The model is loaded again only for an adapter
-    of another shape; `stack` then closes the replicas of the one before."""
+    of another shape."""
     import torch
 
     settings = config if checkpoint is None else adapter_settings(config, checkpoint)
     adapter = tuple(getattr(settings, name) for name in ADAPTER_SETTINGS)
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
         if loaded is not None:
-            loaded.policy.close()
-        stack.close()
-        fleet = stack.enter_context(fleet_of(launcher, settings))
-        loaded = Loaded(load_policy(choice, settings), adapter)
+            loaded.close()
+        replicas = ExitStack()
+        fleet = replicas.enter_context(fleet_of(launcher, settings))
+        loaded = Loaded(load_policy(choice, settings), adapter, replicas)
         lead(loaded.policy, fleet, settings)
     policy = loaded.policy
     if checkpoint is None:

@@ -51,7 +51,7 @@ class CountingEngine:
     def generate(
         self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More = no_more
     ) -> list[Completion]:
-        prompts, done = list(prompts), []
+        prompts, done = list(prompts), list[Completion]()
         while len(done) < len(prompts):
             row = len(done)
             number = sampling.number(row) if sampling.number else row

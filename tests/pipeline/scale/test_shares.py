@@ -56,10 +56,12 @@ def test_gradients_of_shares_add_up(tiny_model_folder: Path, tmp_path: Path, set
         assert (merged.compared, merged.trained) == (whole.compared, whole.trained)
         assert merged.mismatch == pytest.approx(whole.mismatch, rel=1e-3, abs=1e-12)
         assert merged.rows_trained == pytest.approx(whole.rows_trained)
-        fisher = [
-            sum((s.T @ s for s in one), np.zeros(())) for one in (whole.scores, sum((f.scores for f in found), []))
-        ]
-        assert np.allclose(*fisher, rtol=1e-4)
+        every = [scores for part in found for scores in part.scores]
+        assert np.allclose(fisher(every), fisher(whole.scores), rtol=1e-4)
+
+
+def fisher(scores: list[np.ndarray]) -> np.ndarray:
+    return np.sum([part.T @ part for part in scores], axis=0)
 
 
 def batch_of(lengths: list[list[int]], advantages: float = 1.0) -> dict[str, torch.Tensor]:
