@@ -37,7 +37,7 @@ ALLOWED = {
     "pipeline.evaluation": "config, launch, policy, progress, rollout, run_folder, scale, tasks, versions",
     "pipeline.training": "config, environment, evaluation, launch, policy, progress, report, rollout, run_folder, "
     "scale, tasks, versions",
-    "pipeline.tools": "config, environment, evaluation, launch, policy, rollout, run_folder",
+    "pipeline.tools": "config, environment, evaluation, launch, policy, rollout, run_folder, scale",
     "pipeline.bench": "config, environment, evaluation, launch, policy, rollout, run_folder, scale, tasks, training, "
     "versions",
 }

@@ -138,7 +138,7 @@ def byte_rows() -> list[Row]:
     vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
     found = Found(gradient=np.zeros((1, SCALARS), np.float32), scores=[np.zeros((rows, SCALARS), np.float32)])
     events = [Drawn(i, np.zeros(COMPLETION, np.int32), np.zeros(COMPLETION, np.float32)) for i in range(rows)]
-    columns: dict[str, Any] = {"prompt_ids": np.zeros((rows, PROMPT), np.int32), "prompt_mask": np.zeros((rows, PROMPT), np.int32)}
+    columns: dict[str, Any] = {name: np.zeros((rows, PROMPT), np.int32) for name in ("prompt_ids", "prompt_mask")}
     columns |= {name: np.zeros((rows, COMPLETION), np.int32) for name in ("completion_ids", "completion_mask")}
     columns |= {"sampling_per_token_logps": np.zeros((rows, COMPLETION), np.float32)}
     columns |= {"advantages": np.zeros(rows, np.float32), "group": np.zeros(rows, np.int32)}

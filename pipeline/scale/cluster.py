@@ -21,7 +21,7 @@ from pipeline.scale.replica import ASIDE
 OBJECT_BYTES = 256 << 20  # of Ray's store on this machine: what crosses is small
 SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
 GROUPS = {"model": 1, "aside": 8}  # threads of an actor
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}  # the first: 127.0.0.1 on Linux, too
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
 
 
 class RayHandle:
@@ -69,6 +69,24 @@ class RayLauncher:
         needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
         actor = ray.remote(**needs, concurrency_groups=GROUPS, max_restarts=0)(self._kind)
         return RayHandle(actor.remote(number))
+
+    def start_on(self, node: str) -> RayHandle:
+        """A replica on the node of that id."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        actor = ray.remote(**needs, concurrency_groups=GROUPS, scheduling_strategy=there)(self._kind)
+        return RayHandle(actor.remote(0))
+
+    def nodes(self) -> list[tuple[str, str]]:
+        """(name, id) of the nodes with room for a replica."""
+        import ray
+
+        alive = (node for node in ray.nodes() if node["Alive"] and node["Resources"].get(self._resource, 0) >= 1)
+        names = ((f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["NodeID"]) for node in alive)
+        return sorted(names)
 
     def wanted(self) -> int:
         return self._places() if self._asked == "auto" else int(self._asked)
@@ -143,11 +161,12 @@ class RayLauncher:
 
 
 def start_ray(**resources: int) -> None:
-    """Start Ray for this process alone, reachable from this machine alone."""
-    before = set(os.environ)
-    os.environ.update(LOOPBACK)
+    """Start Ray for this process alone, reachable from this machine alone and only with this user's token."""
+    os.environ[LOOPBACK] = "0"
+    os.environ.pop("RAY_AUTH_MODE", None)  # its default for a cluster of one's own is a token
     import ray
 
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where another library has imported Ray before
     ray.init(
         include_dashboard=False,
         log_to_driver=False,
@@ -155,8 +174,6 @@ def start_ray(**resources: int) -> None:
         object_store_memory=OBJECT_BYTES,
         **resources,
     )
-    for name in set(LOOPBACK) - before:
-        del os.environ[name]
 
 
 class Keeper:

@@ -117,7 +117,7 @@ class Replica:
     def load(self, config: RunConfig, sharing: int) -> dict[str, Any]:
         """Start the graders, load the model, start the engine; tells what the driver compares and plans with. sharing:
         replicas on this node, which share its cores; 0: one a GPU."""
-        start = time.perf_counter()
+        start, free = time.perf_counter(), free_memory()
         sharing = sharing or max(1, gpu_count())
         choice = made_ready(choose_model(config.model, config.hub))
         self.config, self.task = config, task_of(config)
@@ -131,6 +131,7 @@ class Replica:
             "versions": describe_versions(),
             "fingerprint": self.policy.model.tinylora.base_fingerprint,
             "tier": pool.describe()["tier"],
+            "free": free,
             "seats": seats_of(self.policy, config),
         }
 
@@ -207,6 +208,13 @@ class Replica:
             session.post(Judged(row, done.result()))
 
         self.task.grade(self.pool, text, problem).add_done_callback(judged)
+
+
+def free_memory() -> int:
+    """Bytes that are free: of the GPU, or of the machine where there is none."""
+    if has_gpu():
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def seats_of(policy: Any, config: RunConfig) -> int:
