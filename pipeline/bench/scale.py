@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,23 +76,21 @@ def end_by_chance(policy: Policy) -> None:
 
 def measure(choice: ModelChoice, config: RunConfig, counts: Sequence[int], steps: int, gpu: bool) -> list[Row]:
     """Rows for each of `counts` replicas, of which the first is 1. config: of one replica's batch."""
-    config = replace(config, replicas=str(max(counts)))
     found: dict[tuple[int, int], dict[str, float]] = {}
     with launching(config, BenchReplica) as launcher, start_graders(config, sharing_of(launcher)) as pool:
         policy = load_policy(choice, config)
         end_by_chance(policy)
         local = policy.engine
         for count in counts:
-            for prompts in sorted({config.prompts_per_step, config.prompts_per_step * count}):
-                policy.engine = local
-                sized = replace(config, prompts_per_step=prompts)
-                if count == 1 or launcher is None:
-                    found[count, prompts] = _steps(policy, sized, pool, steps)
-                    continue
-                with Fleet(FewerReplicas(launcher, count), sized) as fleet:
-                    policy.engine = FleetEngine(policy, fleet, seats_of(policy, sized))
-                    found[count, prompts] = _steps(policy, sized, pool, steps)
-        policy.engine = local
+            sizes = sorted({config.prompts_per_step, config.prompts_per_step * count})
+            with ExitStack() as stack:
+                if count > 1 and launcher is not None:
+                    largest = replace(config, prompts_per_step=sizes[-1])
+                    fleet = stack.enter_context(Fleet(FewerReplicas(launcher, count), largest))
+                    policy.engine = FleetEngine(policy, fleet, seats_of(policy, config))
+                for prompts in sizes:
+                    found[count, prompts] = _steps(policy, replace(config, prompts_per_step=prompts), pool, steps)
+            policy.engine = local
         policy.close()
     return _rows(found, config, gpu)
 

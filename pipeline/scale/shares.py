@@ -7,6 +7,8 @@ Which share a group is in follows from the batch alone, not from who drew it, so
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 import torch
 from torch import Tensor
 
@@ -25,19 +27,22 @@ def shares_of(batch: dict[str, Tensor], count: int, *, every_row: bool) -> list[
         trained = trained & (batch["advantages"] != 0)
     tokens = (batch[PROMPT].sum(dim=1) + batch[COMPLETION].sum(dim=1)) * trained
     costs = torch.zeros(len(groups), dtype=torch.long, device=tokens.device).index_add(0, places, tokens.long())
-    loads, members = [0] * count, [[] for _ in range(count)]  # type: ignore[var-annotated]
-    order = sorted(enumerate(costs.tolist()), key=lambda one: (-one[1], one[0]))
-    for index, cost in order:
-        lightest = min(range(count), key=lambda share: (loads[share], len(members[share])))
-        loads[lightest] += cost
-        members[lightest].append(index)
-    return [rows_of(batch, torch.isin(places, places.new_tensor(own))) for own in members if own]
+    lightest = [(0, 0, share) for share in range(count)]  # tokens, groups, number
+    share_of = torch.zeros_like(costs)
+    for cost, index in sorted(((cost, index) for index, cost in enumerate(costs.tolist())), key=lambda one: -one[0]):
+        load, held, share = heappop(lightest)
+        share_of[index] = share
+        heappush(lightest, (load + cost, held + 1, share))
+    owner = share_of[places]
+    sizes = owner.bincount(minlength=count).tolist()
+    rows = owner.argsort(stable=True).split(sizes)
+    return [rows_of(batch, own) for own in rows if len(own)]
 
 
-def rows_of(batch: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """The rows of a batch where `chosen` (B,) is true, without the columns that are padding in all of them."""
-    count = len(chosen)
-    cut = {name: x[chosen] if x.dim() and len(x) == count else x for name, x in batch.items()}
+def rows_of(batch: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """These rows of a batch, without the columns that are padding in all of them."""
+    count = len(batch["group"])
+    cut = {name: x[rows] if x.dim() and len(x) == count else x for name, x in batch.items()}
     prompts, completions = cut[PROMPT].any(dim=0), cut[COMPLETION].any(dim=0)
     first = int(prompts.int().argmax()) if prompts.any() else 0
     width = int(completions.nonzero().max()) + 1 if completions.any() else 1
