@@ -56,14 +56,18 @@ class FleetEngine:
     def refresh(self, v: Tensor) -> RefreshReport:
         """Make `v` the policy everywhere. The first time this waits until all replicas are there."""
         vector = Vector.of(v, self.bank)
-        if not self._met:
-            self.fleet.serve_all(vector, self._projections)
-            self._met = True
+        self._meet(vector)
         start = time.perf_counter()
         own: list[RefreshReport] = []
         self.fleet.serve(vector, self._projections, lambda: own.append(self.local.refresh(v)))
         self.fleet.seconds[0]["refresh"] += own[0].seconds
         return RefreshReport(time.perf_counter() - start, own[0].kept)
+
+    def _meet(self, vector: Vector) -> None:
+        """Before the first work of all replicas: wait until they are there."""
+        if not self._met:
+            self.fleet.serve_all(vector, self._projections)
+            self._met = True
 
     def _projections(self) -> np.ndarray:
         return self.bank.projections.cpu().numpy()
@@ -73,6 +77,7 @@ class FleetEngine:
     ) -> list[Completion]:
         """As the protocol says. Rows that others draw are reported in this thread, and graded where they were drawn if
         `grader` expects them."""
+        self._meet(self.vector())  # an engine that was never refreshed serves the base, and v is zero
         completions: dict[int, Completion] = {}
         known = 0
         expected = self._seen[1] / self._seen[0] if self._seen[0] > 1 else sampling.max_tokens / 2

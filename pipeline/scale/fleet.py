@@ -66,6 +66,7 @@ class Member:
     number: int
     handle: Handle
     loading: Future[Any]
+    place: Future[Any]
     about: dict[str, Any] = field(default_factory=dict)
     joined: bool = False
     failures: int = 0  # starts in a row that failed
@@ -75,10 +76,13 @@ class Member:
 
     @property
     def name(self) -> str:
-        if not self.about:
+        about = self.about
+        if self.place.done() and not self.place.cancelled() and self.place.exception() is None:
+            about = self.place.result()
+        if not about:
             return f"replica {self.number}"
-        gpu = f", GPU {self.about['gpu']}" if self.about["gpu"] else ""
-        return f"replica {self.number} (node {self.about['node']}{gpu}, process {self.about['pid']})"
+        gpu = f", GPU {about['gpu']}" if about["gpu"] else ""
+        return f"replica {self.number} (node {about['node']}{gpu}, process {about['pid']})"
 
 
 class Fleet:
@@ -119,7 +123,7 @@ class Fleet:
         while len(self.members) + 1 < self.launcher.wanted():
             number = len(self.members) + 1
             handle = self.launcher.start(number)
-            self.members.append(Member(number, handle, self._load(handle)))
+            self.members.append(Member(number, handle, self._load(handle), handle.call("about")))
 
     def _load(self, handle: Handle) -> Future[Any]:
         return handle.call("load", self.config, self.launcher.sharing)
@@ -140,7 +144,7 @@ class Fleet:
                 self.members.remove(member)
                 return
             member.handle = self.launcher.start(member.number)
-            member.loading = self._load(member.handle)
+            member.loading, member.place = self._load(member.handle), member.handle.call("about")
             member.projections, member.problems = "", set()
 
     def _arrived(self, member: Member) -> bool:

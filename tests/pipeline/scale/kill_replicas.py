@@ -27,7 +27,6 @@ import psutil
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 NAME = "ray::TrainingReplica"
-FASTEST, SLOWEST = 0.2, 20.0  # seconds between a start and a kill
 
 
 def replica_processes() -> list[int]:
@@ -42,10 +41,11 @@ def replica_processes() -> list[int]:
 class Killer(threading.Thread):
     """Kills replicas until it has killed enough."""
 
-    def __init__(self, kills: int, seed: int) -> None:
+    def __init__(self, kills: int, seed: int, slowest: float) -> None:
         super().__init__(daemon=True)
         self.left, self.chance, self.over = kills, random.Random(seed), threading.Event()
         self.dead: set[int] = set()
+        self.slowest = slowest
 
     def run(self) -> None:
         while self.left and not self.over.is_set():
@@ -53,7 +53,7 @@ class Killer(threading.Thread):
             if not alive:
                 time.sleep(0.1)
                 continue
-            delay = self.chance.uniform(FASTEST, SLOWEST)
+            delay = self.chance.uniform(0.2, self.slowest)
             if self.over.wait(delay):
                 return
             os.kill(alive[0], signal.SIGKILL)
@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=0, help="default: as many as the kills are likely to need")
+    parser.add_argument("--slowest", type=float, default=60.0, help="seconds between a start and a kill, at most")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     steps = options.steps or 6 * options.kills
@@ -79,7 +80,7 @@ def main() -> int:
     from pipeline.run_folder import read_json, read_json_lines
     from pipeline.training.run import train
 
-    killer = Killer(options.kills, options.seed)
+    killer = Killer(options.kills, options.seed, options.slowest)
     killer.start()
     start = time.monotonic()
     folder = train(Settings(**settings(options.folder / "killed", steps)))
