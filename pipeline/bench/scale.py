@@ -39,8 +39,8 @@ MOST_PROBLEMS = 512
 class BenchReplica(TrainingReplica):
     """A replica that ends completions and grades programs as `train-step` does."""
 
-    def load(self, config: RunConfig, sharing: int) -> dict[str, Any]:
-        about = super().load(config, sharing)
+    def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
+        about = super().load(config, sharing, lent)
         end_by_chance(self.policy)
         sources = [task.source for task in contest_tasks(MOST_PROBLEMS)]
         names = [task.problem.id for task in contest_tasks(MOST_PROBLEMS)]
@@ -64,6 +64,9 @@ class FewerReplicas:
 
     def wanted(self) -> int:
         return self.count
+
+    def lenders(self, config: RunConfig) -> Sequence[tuple[Handle, int]]:
+        return self.launcher.lenders(config)
 
     def close(self) -> None: ...
 

@@ -3,7 +3,8 @@
 The driver's own code runs: dealing out groups, unpacking completions, cutting and packing shares, adding up gradients,
 the optimizer's Fisher matrix, giving out `v`. A replica answers at once with arrays of the right sizes. What is counted
 is processor time of this process, and beside it what Ray takes of it a call, measured with real actors on this
-machine. With relays the driver talks to one replica a node, which passes on and adds up: 8 GPUs a node, so 125 of them.
+machine. Relays, which would pass on `v` and add up gradients, are reckoned from that: each does for those below it what
+the driver does for as many.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.training.kl_step import KLAdam
 
 SCALARS, GROUP, PROMPT, COMPLETION = 32, 8, 323, 193  # of the 3B benchmark
 GROUPS_EACH = 4  # of a replica in a step
-NODE = 8  # GPUs
+BELOW = 10  # replicas or relays below a relay
 CALLS = {"put": 1, "take": 1 + GROUPS_EACH, "end": 1, "gradient": 1, "serve": 1, "measure": 1}  # of a replica a step
 LIMIT = 0.050  # seconds of the driver a step
 
@@ -39,15 +40,18 @@ def measure(counts: list[int]) -> list[Row]:
         calls = sum(CALLS.values())
         rows.append(row(f"{count} replicas: gradients and v, added up and given out", 1000 * critical, "ms"))
         rows.append(row(f"{count} replicas: the same with Ray's calls", 1000 * (critical + 3 * count * call), "ms",
-                        at_most=1000 * LIMIT if count == max(counts) else None))  # fmt: skip
+                        at_most=1000 * LIMIT))  # fmt: skip
         rows.append(row(f"{count} replicas: dealing and taking in, beside generation, with Ray's calls",
                         1000 * (found["deal"] + found["take"] + (calls - 3) * count * call), "ms"))  # fmt: skip
         rows.append(row(f"{count} replicas: cutting and packing shares", 1000 * found["shares"], "ms"))
-    relays = -(-max(counts) // NODE)
-    found = driver_seconds(relays)
-    critical = sum(found[name] for name in ("gradient", "serve", "optimizer"))
-    rows.append(row(f"{max(counts)} replicas behind {relays} relays: gradients and v, with Ray's calls",
-                    1000 * (critical + 3 * relays * call), "ms", at_most=1000 * LIMIT))  # fmt: skip
+    most, levels = max(counts), 1
+    while BELOW**levels < most:
+        levels += 1
+    found = driver_seconds(BELOW)
+    own = sum(found[name] for name in ("gradient", "serve", "optimizer")) + 3 * BELOW * call
+    tree = f"{most} replicas as a tree, {BELOW} below each relay: gradients and v"
+    rows.append(row(f"{tree}, the driver", 1000 * own, "ms", at_most=1000 * LIMIT))
+    rows.append(row(f"{tree}, all {levels} levels one after another", 1000 * levels * own, "ms"))
     return rows + byte_rows()
 
 
@@ -109,17 +113,7 @@ def driver_seconds(count: int) -> dict[str, float]:
             for event in pickle.loads(drawn):
                 _ = event.completion
 
-    rows = groups * GROUP
-    mask = torch.ones(rows, COMPLETION, dtype=torch.long)
-    batch = {
-        "prompt_ids": torch.ones(rows, PROMPT, dtype=torch.long),
-        "prompt_mask": torch.ones(rows, PROMPT, dtype=torch.long),
-        "completion_ids": mask,
-        "completion_mask": mask,
-        "sampling_per_token_logps": mask.float(),
-        "advantages": torch.ones(rows),
-        "group": torch.arange(rows) // GROUP,
-    }
+    batch = batch_of(groups)
     vector = Vector.of(v, bank)
 
     def shares() -> None:
@@ -132,22 +126,28 @@ def driver_seconds(count: int) -> dict[str, float]:
                     "shares": seconds_of(shares)}  # fmt: skip
 
 
+def batch_of(groups: int) -> dict[str, torch.Tensor]:
+    """A batch of so many groups, as TRL takes it."""
+    rows = groups * GROUP
+    prompts = torch.ones(rows, PROMPT, dtype=torch.long)
+    mask = torch.ones(rows, COMPLETION, dtype=torch.long)
+    batch = {"prompt_ids": prompts, "prompt_mask": prompts, "completion_ids": mask, "completion_mask": mask}
+    batch |= {"sampling_per_token_logps": mask.float(), "advantages": torch.ones(rows)}
+    return batch | {"group": torch.arange(rows) // GROUP}
+
+
 def byte_rows() -> list[Row]:
     """Bytes between the driver and one replica in a step of 256 completions, 32 prompts: what a wide-area link sees."""
     rows, groups = 256, 32
     vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
     found = Found(gradient=np.zeros((1, SCALARS), np.float32), scores=[np.zeros((rows, SCALARS), np.float32)])
     events = [Drawn(i, np.zeros(COMPLETION, np.int32), np.zeros(COMPLETION, np.float32)) for i in range(rows)]
-    columns: dict[str, Any] = {name: np.zeros((rows, PROMPT), np.int32) for name in ("prompt_ids", "prompt_mask")}
-    columns |= {name: np.zeros((rows, COMPLETION), np.int32) for name in ("completion_ids", "completion_mask")}
-    columns |= {"sampling_per_token_logps": np.zeros((rows, COMPLETION), np.float32)}
-    columns |= {"advantages": np.zeros(rows, np.float32), "group": np.zeros(rows, np.int32)}
     sizes = {
         "v out": vector,
         "gradient and scores back": found,
         "completions with log-probabilities back": events,
-        "a share of all rows out": Share(columns, vector),
-        "prompts out": [[0] * PROMPT] * groups,
+        "a share of all rows out": Share.of(batch_of(groups), vector),
+        "prompts out": [list(range(PROMPT)) for _ in range(groups)],
     }
     return [row(f"bytes a step of {rows} completions: {name}", len(pickle.dumps(what)), "bytes")
             for name, what in sizes.items()]  # fmt: skip

@@ -16,10 +16,12 @@ import torch
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import gpu_count, has_gpu
+from pipeline.scale.lending import Lender
 from pipeline.scale.replica import ASIDE
 
 OBJECT_BYTES = 256 << 20  # of Ray's store on this machine: what crosses is small
 SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
+LENDER_LIMIT = 120.0  # seconds until a node's graders have started
 GROUPS = {"model": 1, "aside": 8}  # threads of an actor
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
 
@@ -87,6 +89,22 @@ class RayLauncher:
         alive = (node for node in ray.nodes() if node["Alive"] and node["Resources"].get(self._resource, 0) >= 1)
         names = ((f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["NodeID"]) for node in alive)
         return sorted(names)
+
+    def lenders(self, config: RunConfig) -> list[tuple[RayHandle, int]]:
+        """With `--grader-nodes` the graders of every node that has no GPU, and how many each has."""
+        if not config.grader_nodes or self._resource != "GPU":
+            return []
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        handles = []
+        for node in ray.nodes():
+            if node["Alive"] and not node["Resources"].get("GPU"):
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                groups = {"model": 4 * int(node["Resources"].get("CPU", 1)), "aside": 1}
+                actor = ray.remote(num_cpus=0, concurrency_groups=groups, scheduling_strategy=there)(Lender)
+                handles.append(RayHandle(actor.remote(config)))
+        return [(handle, handle.call("about").result(timeout=LENDER_LIMIT)["workers"]) for handle in handles]
 
     def wanted(self) -> int:
         return self._places() if self._asked == "auto" else int(self._asked)

@@ -56,6 +56,10 @@ class Launcher(Protocol):
         """How many replicas share a node's cores; 0: as many as that node has GPUs."""
         ...
 
+    def lenders(self, config: RunConfig) -> Sequence[tuple[Handle, int]]:
+        """Graders that other nodes lend, and how many each has."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -99,10 +103,12 @@ class Fleet:
         self.probe: Callable[[], np.ndarray] = lambda: np.zeros(0)
         self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
+        self.lent: Sequence[tuple[Handle, int]] = []
         self._lock = threading.RLock()
         self._closed = False
 
     def __enter__(self) -> Fleet:
+        self.lent = self.launcher.lenders(self.config)
         self._grow()
         return self
 
@@ -126,7 +132,7 @@ class Fleet:
             self.members.append(Member(number, handle, self._load(handle), handle.call("about")))
 
     def _load(self, handle: Handle) -> Future[Any]:
-        return handle.call("load", self.config, self.launcher.sharing)
+        return handle.call("load", self.config, self.launcher.sharing, self.lent)
 
     def lost(self, member: Member, doing: str, error: BaseException | str, handle: Handle | None = None) -> None:
         """Take a replica out, say why, and start another in its place. handle: of whom this is said, if it may have

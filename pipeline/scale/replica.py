@@ -27,6 +27,7 @@ from pipeline.policy.loading import load_policy
 from pipeline.policy.memory import TRANSFORMERS_ROWS
 from pipeline.policy.models import choose_model, made_ready
 from pipeline.rollout import Completion, EngineError, Sampling
+from pipeline.scale.lending import SharedPool
 from pipeline.scale.wire import Drawn, Job, Judged, Vector, digest
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
@@ -114,16 +115,16 @@ class Replica:
 
     # with the model
 
-    def load(self, config: RunConfig, sharing: int) -> dict[str, Any]:
+    def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
         """Start the graders, load the model, start the engine; tells what the driver compares and plans with. sharing:
-        replicas on this node, which share its cores; 0: one a GPU."""
+        replicas on this node, which share its cores; 0: one a GPU. lent: graders of other nodes, as of `SharedPool`."""
         start, free = time.perf_counter(), free_memory()
         sharing = sharing or max(1, gpu_count())
         choice = made_ready(choose_model(config.model, config.hub))
         self.config, self.task = config, task_of(config)
         pool = self._stack.enter_context(start_graders(config, sharing))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // sharing))
-        self.pool = pool
+        self.pool: Any = SharedPool(pool, lent) if lent and self.task.runs_programs else pool
         self.policy = load_policy(choice, config)
         self._stack.callback(self.policy.close)
         return self.about() | {

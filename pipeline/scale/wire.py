@@ -74,18 +74,25 @@ class Vector:
 
 @dataclass
 class Share:
-    """A part of a batch for one replica: whole groups, as arrays; and the policy by which it is trained."""
+    """A part of a batch for one replica: whole groups, as arrays; and the policy by which it is trained. Of `prompt_`
+    columns each group has one row."""
 
     columns: dict[str, np.ndarray]
     vector: Vector
 
     @classmethod
     def of(cls, batch: dict[str, Tensor], vector: Vector) -> Share:
-        return cls({name: narrowed(tensor) for name, tensor in batch.items()}, vector)
+        _, places = batch["group"].unique(return_inverse=True)
+        rows = torch.arange(len(places), device=places.device)
+        first = rows.new_full((int(places.max()) + 1,), len(places)).scatter_reduce(0, places, rows, "amin")
+        once = {name: x[first] if name.startswith("prompt_") else x for name, x in batch.items()}
+        return cls({name: narrowed(name, tensor) for name, tensor in once.items()}, vector)
 
     def batch(self, device: torch.device) -> dict[str, Tensor]:
         """The columns as TRL takes them."""
-        return {name: widened(column).to(device) for name, column in self.columns.items()}
+        batch = {name: widened(column).to(device) for name, column in self.columns.items()}
+        _, places = batch["group"].unique(return_inverse=True)
+        return {name: x[places] if name.startswith("prompt_") else x for name, x in batch.items()}
 
 
 @dataclass
@@ -111,15 +118,17 @@ def digest(values: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
 
 
-def narrowed(tensor: Tensor) -> np.ndarray:
-    """As an array on the CPU; integers, which are ids, masks and counts, in 32 bits."""
+def narrowed(name: str, tensor: Tensor) -> np.ndarray:
+    """As an array on the CPU; integers, which are ids and counts, in 32 bits, masks in 8."""
     array = tensor.detach().cpu()
-    return (array.int() if array.dtype == torch.int64 else array).numpy()
+    if array.dtype == torch.int64:
+        array = array.to(torch.uint8 if name.endswith("_mask") else torch.int32)
+    return array.numpy()
 
 
 def widened(array: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(np.array(array))
-    return tensor.long() if tensor.dtype == torch.int32 else tensor
+    return tensor.long() if tensor.dtype in (torch.int32, torch.uint8) else tensor
 
 
 def total_gradient(gradients: Sequence[np.ndarray]) -> np.ndarray:

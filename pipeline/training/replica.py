@@ -35,8 +35,8 @@ NO_STEPS: dict[str, Any] = {  # what only concerns who makes steps
 class TrainingReplica(Replica):
     """A `Replica` with a training pass."""
 
-    def load(self, config: RunConfig, sharing: int) -> dict[str, Any]:
-        about = super().load(config, sharing)
+    def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
+        about = super().load(config, sharing, lent)
         from pipeline.training.trainer import TinyLoRATrainer  # with TRL, which must come after Unsloth
 
         folder = RunFolder(Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tinylora-replica-"))))

@@ -98,7 +98,7 @@ class StandIn(Replica):
         super().__init__(number)
         self.moment, self.pace = moment, pace
 
-    def load(self, config: RunConfig, sharing: int) -> dict[str, Any]:
+    def load(self, config: RunConfig, sharing: int, lent: Any = None) -> dict[str, Any]:
         self.config, self.task, self.pool = config, task_of(config), None
         self.policy = StandInPolicy(pace=self.pace)  # type: ignore[assignment]
         about = {"seconds": 0.0, "versions": describe_versions(), "fingerprint": "base", "tier": "none", "seats": 16}
@@ -190,6 +190,9 @@ class ThreadLauncher:
 
     def wanted(self) -> int:
         return self.count
+
+    def lenders(self, config: RunConfig) -> list[Any]:
+        return []
 
     def close(self) -> None: ...
 
