@@ -66,6 +66,6 @@ def check_processes() -> None:
     count = os.environ.get("WORLD_SIZE") or "1"
     if count != "1":
         raise ConfigError(
-            f"WORLD_SIZE={count}: everything here works in one process on one GPU; start it with python, without "
-            f"torchrun or accelerate"
+            f"WORLD_SIZE={count}: a process here works on one GPU; start it with python, without torchrun or "
+            f"accelerate, and add --replicas for several"
         )

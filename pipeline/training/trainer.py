@@ -240,8 +240,7 @@ class TinyLoRATrainer(RolloutTrainer):
         differences = []
         if self.length is not None:
             self.length.forget()
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self._every_row)
-        for part, weight in parts:
+        for part, weight in self._micro_batches(batch):
             with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
                 loss, entropies, difference = self.loss_of(part)
                 loss = loss * weight
@@ -255,7 +254,8 @@ class TinyLoRATrainer(RolloutTrainer):
                     total += loss.detach()
             differences += [] if difference is None else [difference]
         wait_for_device()
-        found = Found(float(total), rows_trained=share, trained=self.length.trained_rows if self.length else 0)
+        found = Found(float(total), rows_trained=self.record.values["rows_trained"])
+        found.trained = self.length.trained_rows if self.length else 0
         if differences:
             every = torch.cat(differences)
             found.mismatch, found.compared = kl_k3(every, torch.ones_like(every)), len(every)
@@ -282,6 +282,11 @@ class TinyLoRATrainer(RolloutTrainer):
             if self.length is not None:
                 self.length.trained(part, old)
         return self.policy_loss(part, log_probs, entropies), entropies, difference
+
+    def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self._every_row)
+        self.record.values["rows_trained"] = share
+        return parts
 
     @property
     def _every_row(self) -> bool:
