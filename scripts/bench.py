@@ -12,6 +12,7 @@ import repo_root  # noqa: F401
 from command import one_sentence_errors
 
 from pipeline.environment import has_gpu
+from pipeline.run_folder import read_json
 from rewards.grader.pool import compiler_version
 
 
@@ -268,9 +269,10 @@ def scale(
     if counts[0] < 1:
         raise click.BadParameter("must be at least 1", param_hint="--replicas")
     if simulate:
-        from pipeline.bench.scale_simulation import measure as simulated
+        from pipeline.bench import scale_simulation
 
-        finish("scale, simulated", out, lambda: simulated(counts))
+        finish("scale, simulated", out, lambda: scale_simulation.measure(counts))
+        scale_simulation.draw(read_json(Path(out))["rows"], Path(out).with_suffix(".png"))
         return
     gpu = has_gpu()
     choice, config, _ = settings(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ LIMIT = 0.050  # seconds of the driver a step
 
 def measure(counts: list[int]) -> list[Row]:
     """Rows for each number of replicas, flat and through relays, and the bytes that cross."""
+    torch.set_num_threads(1)  # idle threads would count as work
     call = ray_call_seconds()
     rows = [row("Ray: processor time of the driver for one call and its answer", 1000 * call, "ms")]
     for count in counts:
@@ -53,6 +56,28 @@ def measure(counts: list[int]) -> list[Row]:
     rows.append(row(f"{tree}, the driver", 1000 * own, "ms", at_most=1000 * LIMIT))
     rows.append(row(f"{tree}, all {levels} levels one after another", 1000 * levels * own, "ms"))
     return rows + byte_rows()
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A picture of what grows with the replicas, from the rows of the JSON file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for one in rows:
+        count, _, what = one["what"].partition(" replicas: ")
+        if what:
+            lines.setdefault(what, []).append((int(count), one["value"]))
+    figure, axis = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
+    for name, points in lines.items():
+        axis.loglog(*zip(*points, strict=True), "o-", label=name)
+    axis.axhline(1000 * LIMIT, color="grey", linestyle=":", label=f"{1000 * LIMIT:.0f} ms")
+    axis.set(xlabel="replicas", ylabel="ms of the driver's processor a step")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def seconds_of(work: Any) -> float:

@@ -38,7 +38,7 @@ class FleetEngine:
         self.local, self.fleet, self.policy = policy.engine, fleet, policy
         self.name = self.local.name
         self.grader: StreamingGrader | None = None
-        self._seats, self._tokens = seats, 0
+        self._seats = seats
         self._seen: tuple[int, int] = (1, 1)  # rows and tokens of the generations so far
         self._problems: dict[int, tuple[int, Problem]] = {}
         self._met = False
@@ -81,8 +81,8 @@ class FleetEngine:
         completions: dict[int, Completion] = {}
         known = 0
         expected = self._seen[1] / self._seen[0] if self._seen[0] > 1 else sampling.max_tokens / 2
-        generation = Generation(self.fleet, sampling, Hand(self._seats, self._tokens), expected, self._problems,
-                                self._judge)  # fmt: skip
+        own = Hand(self._seats, self.fleet.own_tokens)
+        generation = Generation(self.fleet, sampling, own, expected, self._problems, self._judge)
 
         def add(new: list[list[int]]) -> None:
             nonlocal known
@@ -134,7 +134,7 @@ class FleetEngine:
         def finished(index: int, completion: Completion) -> None:
             generation.drawn_here(numbers[index], len(completion.token_ids))
             self.fleet.drawn[0] += len(completion.token_ids)
-            self._tokens += len(completion.token_ids)
+            self.fleet.own_tokens += len(completion.token_ids)
             finish(numbers[index], completion)
 
         def more_here(idle: bool) -> list[list[int]]:

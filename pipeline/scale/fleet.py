@@ -103,6 +103,7 @@ class Fleet:
         self.probe: Callable[[], np.ndarray] = lambda: np.zeros(0)
         self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
+        self.own_tokens = 0  # drawn in the run by the driver's own engine
         self.lent: Sequence[tuple[Handle, int]] = []
         self._lock = threading.RLock()
         self._closed = False
@@ -234,8 +235,8 @@ class Fleet:
 
     def _join(self, member: Member) -> None:
         member.joined, member.failures = True, 0
-        others = [other.tokens for other in self.joined if other is not member]
-        member.tokens = max(member.tokens, min(others, default=0))  # who comes late need not catch up
+        others = (other.tokens for other in self.joined if other is not member)
+        member.tokens = max(member.tokens, min([self.own_tokens, *others]))  # who comes late need not catch up
         self.say(f"{member.name} joined after {member.about['seconds']} s, grader tier {member.about['tier']}")
 
     # work

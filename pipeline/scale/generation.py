@@ -192,7 +192,8 @@ class Generation:
         assert party.member is not None
         party.gone = True
         rows = self.board.give_back(party.hand)
-        self.fleet.lost(party.member, f"drawing ({rows} completions go to others)", error, party.handle)
+        doing = f"drawing ({rows} completions go to others)" if rows else f"grading ({len(party.unjudged)} verdicts)"
+        self.fleet.lost(party.member, doing, error, party.handle)
         for row, (completion, verdict) in party.unjudged.items():
             _follow(self.judge(row, completion), verdict)
         party.unjudged.clear()

@@ -187,7 +187,7 @@ def test_a_replica_that_joins_late_is_used(monkeypatch: pytest.MonkeyPatch) -> N
             time.sleep(0.01)
         engine.bank.v.zero_()
         assert step_of(engine) == expected_step()
-        assert all(lane["tokens"] for lane in fleet.lanes() if lane["replica"])
+        assert all(lane["tokens"] for lane in fleet.lanes())  # and does not do it all, to catch up
 
 
 def test_projections_reach_those_who_have_others(monkeypatch: pytest.MonkeyPatch) -> None:
