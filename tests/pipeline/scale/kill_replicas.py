@@ -88,17 +88,19 @@ def main() -> int:
     records = read_json_lines(folder / "metrics.jsonl")
     whole = [record["step"] for record in records] == list(range(1, steps + 1))
     rows = [len(read_json_lines(folder / "rollouts" / f"step-{step:05d}.jsonl")) for step in range(1, steps + 1)]
+    mismatch = max(record["mismatch"] for record in records)  # of who drew and who trained
     together = sum(len(record["replicas"]) == 2 for record in records)
     result = {
         "kills": options.kills - killer.left,
         "steps": len(records),
         "all_completions": set(rows) == {16},
         "steps_with_both": together,
+        "largest_mismatch": mismatch,
         "after": read_json(folder / "summary.json")["after"]["pass_at_1"],
         "seconds": round(time.monotonic() - start),
     }
     print(json.dumps(result))
-    return int(not (whole and result["all_completions"] and together))
+    return int(not (whole and result["all_completions"] and together and mismatch < 1e-6))
 
 
 if __name__ == "__main__":

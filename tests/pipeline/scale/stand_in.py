@@ -17,7 +17,11 @@ from pipeline.rollout import Completion, More, OnFinished, RefreshReport, Sampli
 from pipeline.scale.replica import ASIDE, Replica
 from pipeline.scale.wire import Found, Share, Vector
 from pipeline.tasks import task_of
-from pipeline.versions import describe_versions
+from pipeline.versions import code_digest, describe_versions
+
+
+def versions() -> dict[str, str]:
+    return describe_versions() | {"this code": code_digest()}
 
 
 class Died(Exception):
@@ -101,7 +105,7 @@ class StandIn(Replica):
     def load(self, config: RunConfig, sharing: int, lent: Any = None) -> dict[str, Any]:
         self.config, self.task, self.pool = config, task_of(config), None
         self.policy = StandInPolicy(pace=self.pace)  # type: ignore[assignment]
-        about = {"seconds": 0.0, "versions": describe_versions(), "fingerprint": "base", "tier": "none", "seats": 16}
+        about = {"seconds": 0.0, "versions": versions(), "fingerprint": "base", "tier": "none", "seats": 16}
         return self.about() | about
 
     def probe(self) -> np.ndarray:

@@ -166,9 +166,10 @@ def test_another_policy_or_base_is_taken_out_with_a_sentence(monkeypatch: pytest
     assert "bit for bit" in other(lambda patch: patch.setattr(kind, "vector_digest", lambda self: "0" * 32))
     factors = np.array([1, 1, 1.1], np.float32)
     assert "factors differ" in other(lambda patch: patch.setattr(kind, "probe", lambda self: factors))
-    own = dict(stand_in.describe_versions())
-    older = own | {"transformers": "4.0"}
-    assert "transformers 4.0" in other(lambda patch: patch.setattr(stand_in, "describe_versions", lambda: older))
+    own = stand_in.versions()
+    for what in ("transformers", "this code"):
+        older = own | {what: "4.0"}
+        assert f"{what} 4.0" in other(lambda patch, older=older: patch.setattr(stand_in, "versions", lambda: older))  # type: ignore[misc]
 
     def fails(self: Any, *_: Any) -> None:
         raise MemoryError("the card is full\nof other things")
