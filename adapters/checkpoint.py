@@ -39,7 +39,12 @@ class Checkpoint:
 
 
 def factor_probe(model: nn.Module) -> Tensor:
-    """One float32 number per adapted module, (modules,): aᵀ ΔW b at v = 1."""
+    """One float32 number per adapted module, (modules,): aᵀ ΔW b at v = 1. Made once for the projections as they are,
+    since every step writes it down."""
+    bank: TinyLoRA = model.tinylora
+    kept = bank.probe.at(bank.projections)
+    if kept is not None:
+        return kept
     values = []
     for layer in adapted_layers(model).values():
         generator = torch.Generator().manual_seed(layer.out_features * 1_000_003 + layer.in_features)
@@ -47,12 +52,12 @@ def factor_probe(model: nn.Module) -> Tensor:
         b = torch.randn(layer.in_features, generator=generator)
         r = layer.projections.sum(dim=0).cpu()
         values.append((a @ layer.left.float().cpu()) @ r @ (layer.right.float().cpu() @ b))
-    return torch.stack(values)
+    return bank.probe.put(bank.projections, torch.stack(values))
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, base_model: str) -> Path:
+def save_checkpoint(path: str | Path, model: nn.Module, base_model: str, v: Tensor | None = None) -> Path:
     """Write the model's adapter to `path` (a file, or a folder that gets `tinylora.safetensors`), whole or not at
-    all."""
+    all. v (groups, u): in the place of the model's own."""
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     bank: TinyLoRA = model.tinylora
@@ -62,7 +67,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, base_model: str) -> Path
         "base_model": base_model,
         "base_fingerprint": bank.base_fingerprint,
     }
-    tensors = {"v": bank.v.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
+    vector = bank.v if v is None else v
+    tensors = {"v": vector.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
     if bank.config.projections == PRINCIPAL:
         tensors["projections"] = bank.projections.cpu().contiguous()  # type: ignore[operator]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

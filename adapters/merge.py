@@ -124,8 +124,8 @@ class Merger:
     """W' = round(W + ΔW) of many matrices, from their frozen bases into given targets.
 
     bases: frozen matrices (out, in), dense or packed. lefts (out, r) and rights (r, in) float32. targets: tensors of
-    the same shapes in the served dtype with contiguous rows, written in place; they may share storage if only `one` is
-    used. All on one device."""
+    the same shapes in the served dtype with contiguous rows, written in place; those that are not written
+    together may share storage. All on one device."""
 
     def __init__(
         self,
@@ -144,21 +144,22 @@ class Merger:
 
             self._fused = FusedRefresh(targets, bases, lefts, rights, salts, rounding == "stochastic")
 
-    @torch.no_grad()
     def every(self, mixings: Tensor) -> None:
         """Write every target. mixings: R (n, r, r) float32."""
-        if self._fused is not None:
-            self._fused(mixings)
-            return
-        for index in range(len(self.targets)):
-            self.one(index, mixings)
+        self.several(range(len(self.targets)), mixings)
 
     @torch.no_grad()
+    def several(self, indices: range, mixings: Tensor) -> None:
+        """Write the targets `indices`, which follow one another."""
+        if self._fused is not None:
+            self._fused(mixings, indices)
+            return
+        for index in indices:
+            delta = delta_weight(self.lefts[index], mixings[index], self.rights[index])
+            merged = merge_weight(dense(self.bases[index]), delta, self.rounding, self.salts[index])
+            self.targets[index].copy_(merged)
+
     def one(self, index: int, mixings: Tensor) -> Tensor:
         """Write target `index` and return it."""
-        target = self.targets[index]
-        if self._fused is not None:
-            self._fused(mixings, index)
-            return target
-        delta = delta_weight(self.lefts[index], mixings[index], self.rights[index])
-        return target.copy_(merge_weight(dense(self.bases[index]), delta, self.rounding, self.salts[index]))
+        self.several(range(index, index + 1), mixings)
+        return self.targets[index]

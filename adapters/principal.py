@@ -24,9 +24,9 @@ from adapters.tinylora import TinyLoRA
 
 
 @contextmanager
-def entry_rows(bank: TinyLoRA, count: int) -> Iterator[Tensor]:
-    """Within this context batches of `count` rows compute with zeros (count, modules, r²) for the entries of every R,
-    whose gradients are those of the single rows. For `v` = 0."""
+def entry_rows(bank: TinyLoRA, owners: Tensor, count: int) -> Iterator[Tensor]:
+    """Within this context token i of a batch computes with row owners[i] of zeros (count, modules, r²) for the entries
+    of every R, whose gradients are those of its tokens alone. For `v` = 0."""
     rank = bank.config.rank
     basis = torch.eye(rank * rank, device=bank.v.device).view(-1, rank, rank)
     before = [(layer.projections, layer.group, layer.group_index) for layer in bank.layers]
@@ -34,10 +34,11 @@ def entry_rows(bank: TinyLoRA, count: int) -> Iterator[Tensor]:
         layer.projections, layer.group = basis, index
         layer.group_index = torch.tensor([index], device=bank.v.device)
     bank.rows = rows = torch.zeros(count, len(bank.layers), rank * rank, device=bank.v.device, requires_grad=True)
+    bank.owners = owners
     try:
         yield rows
     finally:
-        bank.rows = None
+        bank.rows = bank.owners = None
         for layer, kept in zip(bank.layers, before, strict=True):
             layer.projections, layer.group, layer.group_index = kept
 

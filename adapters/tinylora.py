@@ -50,10 +50,12 @@ class TinyLoRA(nn.Module):
         self.enabled = True
         self.v = nn.Parameter(torch.zeros(config.groups, config.u, dtype=torch.float32))
         self.layers: tuple[TinyLoRALinear, ...] = ()  # in a tuple: they belong to the model
-        self.rows: Tensor | None = None  # a copy of `v` for every row of the batch, in `per_row`
+        self.rows: Tensor | None = None  # copies of `v`, in `per_row`
+        self.owners: Tensor | None = None  # and which of them each token of the batch computes with
         self.merger: Merger | None = None
         self.served: MadeFrom[list[Tensor]] = MadeFrom()  # the engine's merged weights, by layer
         self._mixings: MadeFrom[Tensor] = MadeFrom()
+        self.probe: MadeFrom[Tensor] = MadeFrom()  # of the projections: `adapters/checkpoint.py`
         self._bases: list[Base] | None = None
 
     @contextmanager
@@ -66,14 +68,15 @@ class TinyLoRA(nn.Module):
             self.enabled = before
 
     @contextmanager
-    def per_row(self, count: int) -> Iterator[Tensor]:
-        """Within this context batches of `count` rows compute with a copy of `v` for each, (count, groups, u), whose
-        gradients are those of the single rows; at the end their sum is added to the gradient of `v`."""
+    def per_row(self, owners: Tensor, count: int) -> Iterator[Tensor]:
+        """Within this context token i of a batch computes with copy owners[i] of `v`, (count, groups, u), whose
+        gradients are those of its tokens alone; at the end their sum is added to the gradient of `v`."""
         self.rows = rows = self.v.detach().expand(count, -1, -1).clone().requires_grad_()
+        self.owners = owners
         try:
             yield rows
         finally:
-            self.rows = None
+            self.rows = self.owners = None
         if rows.grad is not None:
             total = rows.grad.sum(dim=0)
             self.v.grad = total if self.v.grad is None else self.v.grad + total
@@ -206,7 +209,7 @@ class TinyLoRALinear(nn.Module):
 
     def mixing(self) -> Tensor:
         """R (r, r) in float32 at the current `v`."""
-        return mixing(self._bank[0].v[self.group].float(), self.projections)
+        return mixing(wide(self._bank[0].v[self.group]), self.projections)
 
     def delta_weight(self) -> Tensor:
         """ΔW (out, in) in float32 at the current `v`."""
@@ -227,11 +230,11 @@ class TinyLoRALinear(nn.Module):
         hidden = _Onto.apply(x.reshape(-1, self.in_features).to(self.dtype), self.shared.rows(self))
         with torch.autocast(x.device.type, enabled=False):
             if bank.rows is None:
-                mixed = F.linear(hidden, self.mixing())
+                mixed = F.linear(hidden, self.mixing().to(hidden.dtype))
             else:
-                by_row = mixing(bank.rows[:, self.group], self.projections)  # (rows, r, r)
-                mixed = (hidden.view(len(by_row), -1, hidden.shape[-1]) @ by_row.mT).flatten(0, 1)
-            total = torch.addmm(y.reshape(-1, self.out_features).float(), mixed, self.left_rows.float())
+                by_row = mixing(bank.rows[:, self.group], self.projections).to(hidden.dtype)  # (rows, r, r)
+                mixed = (by_row.index_select(0, bank.owners) @ hidden.unsqueeze(-1)).squeeze(-1)  # type: ignore[arg-type]
+            total = torch.addmm(wide(y.reshape(-1, self.out_features)), mixed, wide(self.left_rows))
         return total.view(y.shape).to(y.dtype)
 
 
@@ -240,12 +243,12 @@ class _MergedLinear(torch.autograd.Function):
 
     W' is asked for anew in the backward pass, so nothing of its size is kept. With g = ∂L/∂y: ∂L/∂x = g W', and since
     W' moves with R as ΔW does (rounding is passed straight through), ∂L/∂R = (g U Σ)ᵀ (x V), ∂L/∂v_i = ⟨P_i, ∂L/∂R⟩.
-    Of a `v` for every row (rows, groups, u) all values are equal, and each gets its row's part of the sum.
+    Of copies of `v` (rows, groups, u) all values are equal, and each gets its tokens' part of the sum.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, v: Tensor, hidden: Tensor | None, layer: TinyLoRALinear) -> Tensor:
-        ctx.layer, ctx.groups = layer, v.shape
+        ctx.layer, ctx.groups, ctx.owners = layer, v.shape, layer._bank[0].owners
         ctx.save_for_backward(hidden)
         bias = layer.base_layer.bias
         y = F.linear(x.to(layer.dtype), layer.merged_weight(), None if bias is None else bias.to(layer.dtype))
@@ -262,15 +265,15 @@ class _MergedLinear(torch.autograd.Function):
             to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
         if ctx.needs_input_grad[1]:
             if len(ctx.groups) == 3:
-                count = ctx.groups[0]
-                by_row = _onto(flat, layer.left_rows).view(count, -1, len(layer.left_rows))
-                to_mixing = (by_row.mT @ hidden.view(count, -1, hidden.shape[-1])).flatten(1)  # (rows, r · r)
+                by_token = _onto(flat, layer.left_rows).unsqueeze(-1) * hidden.unsqueeze(-2)
+                to_mixing = by_token.new_zeros(ctx.groups[0], by_token[0].numel())  # (rows, r · r)
+                to_mixing.index_add_(0, ctx.owners, by_token.flatten(1))
             else:
                 to_mixing = _outer(flat, layer.left_rows, hidden).flatten()
-            to_scalars = (to_mixing @ layer.projections.flatten(1).mT).unsqueeze(-2)  # (..., 1, u)
+            to_scalars = (to_mixing @ layer.projections.flatten(1).mT.to(to_mixing.dtype)).unsqueeze(-2)  # (..., 1, u)
             to_v = to_scalars
             if ctx.groups[-2] > 1:
-                zeros = grad.new_zeros(ctx.groups, dtype=torch.float32)
+                zeros = to_scalars.new_zeros(ctx.groups)
                 to_v = zeros.index_copy_(zeros.dim() - 2, layer.group_index, to_scalars)
         return to_x, to_v, None, None
 
@@ -287,7 +290,12 @@ class _Onto(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         (rows,) = ctx.saved_tensors
-        return (grads[0] @ rows.float()).to(ctx.dtype), None
+        return (grads[0] @ wide(rows)).to(ctx.dtype), None
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _onto(x: Tensor, rows: Tensor) -> Tensor:
@@ -296,7 +304,7 @@ def _onto(x: Tensor, rows: Tensor) -> Tensor:
         from adapters.kernels.skinny import skinny_product
 
         return skinny_product(x, rows)
-    return F.linear(x, rows).float()
+    return wide(F.linear(x, rows))
 
 
 def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
@@ -305,7 +313,7 @@ def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
         from adapters.kernels.skinny import skinny_outer
 
         return skinny_outer(x, rows, factors)
-    return F.linear(x, rows).float().mT @ factors
+    return wide(F.linear(x, rows)).mT @ factors
 
 
 def is_skinny(x: Tensor, rows: Tensor) -> bool:

@@ -76,14 +76,19 @@ def grader(
 @bench.command()
 @MODEL
 @GPU_MEMORY
-@click.option("--contender", "contenders", multiple=True, help="Only these; may be given several times. Default: all.")
+@click.option(
+    "--contender",
+    "contenders",
+    multiple=True,
+    help="Only these, several times: ours, lowrank, trl, generate (the default), nf4, nf4-lowrank, fp8.",
+)
 @out_option("generation")
 def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...], out: str) -> None:
     """Tokens per second: vLLM as training runs it, as TRL runs it, and Unsloth's generate, beside the roofline."""
-    from pipeline.bench.generation import CONTENDERS, measure
+    from pipeline.bench.generation import DEFAULT, measure
 
     choice, _, _ = settings(model, gpu_memory=gpu_memory)
-    chosen = contenders or CONTENDERS
+    chosen = contenders or DEFAULT
     title = f"generation, {Path(choice.name).name}"
     finish(title, out, lambda: measure(choice, contenders=chosen, gpu_memory=gpu_memory))
 
@@ -94,10 +99,21 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
 @out_option("refresh")
 def refresh(model: str, quant: str | None, out: str) -> None:
     """Milliseconds until another v is in the engine's weights, beside a copy, addmm and TRL's sync_weights."""
-    choice, config, gpu = settings(model, quant=quant, vllm=True)
+    choice, config, gpu = settings(model, quant=quant, vllm=True, engine_weights="bf16")
     from pipeline.bench.refresh import measure
 
     finish(f"refresh, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
+
+
+@bench.command("steps")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--at-most", type=float, help="The bar of seconds a step.")
+@out_option("steps")
+def steps(runs: tuple[Path, ...], at_most: float | None, out: str) -> None:
+    """What the steps of runs that were made consisted of, against what they cannot be shorter than."""
+    from pipeline.bench.steps import measure
+
+    finish("steps", out, lambda: measure(runs, at_most))
 
 
 @bench.command("train-step")
@@ -107,6 +123,9 @@ def refresh(model: str, quant: str | None, out: str) -> None:
 @click.option("--prompts", type=click.IntRange(min=1), help="Prompts of a step. Default: 32 on a GPU, 4 on a CPU.")
 @click.option("--generations", type=click.IntRange(min=2), default=8, show_default=True, help="Completions of each.")
 @click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps after the first.")
+@click.option("--only-steps", is_flag=True, help="Leave out the training pass against the frozen model's.")
+@click.option("--engine-weights", type=click.Choice(["auto", "nf4", "bf16"]), default="auto", show_default=True)
+@click.option("--kv-dtype", type=click.Choice(["auto", "fp8"]), default="auto", show_default=True)
 @click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("train-step")
 def train_step(
@@ -116,6 +135,9 @@ def train_step(
     prompts: int | None,
     generations: int,
     steps: int,
+    only_steps: bool,
+    engine_weights: str,
+    kv_dtype: str,
     unsafe_grader: bool,
     out: str,
 ) -> None:
@@ -130,11 +152,13 @@ def train_step(
         num_generations=generations,
         max_prompt_length=384 if gpu else None,
         max_completion_length=512 if gpu else None,
+        engine_weights=engine_weights,
+        kv_dtype=kv_dtype,
         unsafe_grader=unsafe_grader,
     )
     from pipeline.bench.train_step import measure
 
-    tokens = 8192 if gpu else 1024
+    tokens = 0 if only_steps else 8192 if gpu else 1024
     finish(f"train-step, {Path(choice.name).name}", out, lambda: measure(choice, config, tokens, steps, gpu))
 
 
@@ -159,7 +183,14 @@ def init(model: str, quant: str | None, out: str) -> None:
 @out_option("mismatch")
 def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, unsafe_grader: bool, out: str) -> None:
     """How far engine and trainer are from one policy, for every way to serve the update."""
-    choice, config, gpu = settings(model, quant=quant, vllm=True, prompts_per_step=prompts, unsafe_grader=unsafe_grader)
+    choice, config, gpu = settings(
+        model,
+        quant=quant,
+        vllm=True,
+        engine_weights="bf16",
+        prompts_per_step=prompts,
+        unsafe_grader=unsafe_grader,
+    )
     from pipeline.bench.mismatch import measure
 
     count = steps or (20 if gpu else 2)

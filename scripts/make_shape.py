@@ -1,7 +1,7 @@
 """Write a model of the exact shapes of Qwen2.5-Coder with random weights: speed and memory without a download.
 
-The sizes on disk: 0.5b 1.0 GB, 1.5b 3.1 GB, 3b 6.2 GB, 7b 15.2 GB. The numbers are drawn on the GPU where there is one.
-The model generates noise: its weights were never trained.
+The sizes on disk: 0.5b 1.0 GB, 1.5b 3.1 GB, 3b 6.2 GB, 7b 15.2 GB, 14b 29.5 GB. The numbers are drawn on the GPU where
+there is one. The model generates noise: its weights were never trained.
 """
 
 from __future__ import annotations

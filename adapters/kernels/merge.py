@@ -171,9 +171,9 @@ class FusedRefresh:
             "enable_fp_fusion": False,
         }
 
-    def __call__(self, mixings: Tensor, index: int | None = None) -> None:
-        """Write all matrices, or only that at `index`."""
-        count, offset = (sum(self.tiles), 0) if index is None else (self.tiles[index], self.first[index])
+    def __call__(self, mixings: Tensor, indices: range) -> None:
+        """Write the matrices `indices`, which follow one another."""
+        count, offset = sum(self.tiles[indices.start : indices.stop]), self.first[indices.start]
         _merge_tiles[(count,)](*self.tables, mixings.contiguous(), self.salts, self.code, offset, **self.options)
 
 

@@ -21,7 +21,7 @@ from pipeline.policy.models import ModelChoice
 from pipeline.rollout import Sampling
 from pipeline.tasks import task_of
 from pipeline.tasks.problem_sets import load_problem_sets
-from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
+from pipeline.training.logprobs import log_probs_without_gradient
 
 UNIT = "k3 per token"
 TOGETHER = 4  # so many of the worst places are made exact one after another
@@ -38,10 +38,9 @@ def measure(choice: ModelChoice, config: RunConfig) -> list[Row]:
     sampled = policy.engine.generate(prompts, Sampling(config.max_completion_length), lambda *_: None)
     completions = [completion.token_ids for completion in sampled]
     engine = torch.tensor([value for completion in sampled for value in completion.log_probs], device=v.device)
-    rows, lengths, counts = unpadded_rows(prompts, completions, v.device)
-    width, budget = int(counts.max()), config.micro_batch_tokens
-    trainer, _ = log_probs_without_gradient(policy.model, rows, lengths, counts, width, 1.0, budget)
-    trainer = trainer[torch.arange(width, device=v.device) < counts.unsqueeze(1)]
+    width, budget = max(map(len, completions)), config.micro_batch_tokens
+    trainer, _ = log_probs_without_gradient(policy.model, prompts, completions, width, 1.0, budget)
+    trainer = torch.cat([row[: len(tokens)] for row, tokens in zip(trainer, completions, strict=True)])
     exact = ExactPolicy(choice.location, policy.model)
     policy.close()
     return _rows(exact, engine, trainer, prompts, completions)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.generation import Case, Task
+from pipeline.bench.generation import VARIANTS, Case, Task
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig, Settings, resolved
 from pipeline.environment import has_gpu, prepare_environment
@@ -87,7 +87,7 @@ def run_config(task: Task) -> RunConfig:
         max_prompt_length=task.largest.prompt_tokens,
         max_completion_length=task.largest.new_tokens,
         gpu_memory=task.gpu_memory,
-        refresh="lowrank" if task.contender == "lowrank" else "merge",
+        **VARIANTS.get(task.contender, {}),
     )
     return resolved(settings, starter=task.choice.is_starter, gpu=has_gpu())
 
@@ -135,17 +135,18 @@ def ours(task: Task) -> dict[str, Any]:
         "shape": shape_name(plain.config.to_dict()),
         **decoding_bytes(plain),
         "refresh_seconds": refresh_seconds,
-        "trl_sync_seconds": time_sync(bare_generation(plain, llm)),  # last: the engine serves the base after it
         "bandwidth": copy_bandwidth(),
     }
+    if policy.engine.holds_merged:
+        result["trl_sync_seconds"] = time_sync(bare_generation(plain, llm))  # last: the engine serves the base after it
     policy.close()
     return result
 
 
-def lowrank(task: Task) -> dict[str, Any]:
-    """vLLM with the update next to its weights: a refresh writes a few bytes, and every token pays."""
+def variant(task: Task) -> dict[str, Any]:
+    """vLLM as training runs it with one of `VARIANTS`."""
     policy, by_completion, refresh = serving(task)
-    rates = {"lowrank": time_cases(task, policy.tokenizer, by_completion, before=refresh)}
+    rates = {task.contender: time_cases(task, policy.tokenizer, by_completion, before=refresh)}
     result = {"rates": rates, "refresh_seconds": statistics.median(refresh() for _ in range(REFRESHES))}
     policy.close()
     return result
@@ -315,8 +316,8 @@ def time_sync(generation: Any) -> float:
 def main(asked: str, answered: str) -> None:
     task = Task.read(asked)
     prepare_environment(task.choice.location)
-    contender = {"ours": ours, "lowrank": lowrank, "trl": trl, "generate": generate}[task.contender]
-    write_json(Path(answered), contender(task))
+    contenders = {"ours": ours, "trl": trl, "generate": generate, **dict.fromkeys(VARIANTS, variant)}
+    write_json(Path(answered), contenders[task.contender](task))
 
 
 if __name__ == "__main__":

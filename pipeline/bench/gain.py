@@ -95,8 +95,10 @@ def _graded(
     chosen = [i for i in spread_rows(len(problems), -(-wanted // group)) for _ in range(group)]
     sampling = Sampling(config.max_completion_length, config.temperature, config.seed)
     sampler = PolicySampler(policy, grader, problems, group, sampling)
-    drawn = sampler.draw(0, StepRecord(), chosen)
-    verdicts = grader.collect()
+    record = StepRecord()
+    sampler.serve(0, record)
+    drawn = sampler.draw(0, record, chosen)
+    verdicts = drawn.grading.collect()
     scores = entry_scores(policy, drawn.prompts, [c.token_ids for c in drawn.completions], config)
     texts = [sampler.text(completion) for completion in drawn.completions]
     rows = [problems[i] for i in chosen]

@@ -2,6 +2,8 @@
 
     ours      vLLM as training runs it: one request per completion, log-probabilities, no text
     lowrank   the same with --refresh lowrank: ΔW next to the frozen weights
+    nf4       the same with --engine-weights nf4: layers merged from the trainer's packed weights when they compute
+    nf4-lowrank, fp8    packed weights with ΔW next to them; --kv-dtype fp8
     groups    the same engine with one request of n samples per prompt; it reports only whole groups
     trl       vLLM as TRL's own colocated engine runs it
     generate  Unsloth's `generate` on the trained model, without log-probabilities (the logits would not fit)
@@ -30,16 +32,26 @@ from pipeline.policy.models import ModelChoice
 from storage.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTENDERS = ("ours", "lowrank", "trl", "generate")  # processes; "ours" also times "groups"
-NEED_VLLM = ("ours", "lowrank", "trl")
+DEFAULT = ("ours", "lowrank", "trl", "generate")  # processes; "ours" also times "groups"
+VARIANTS: dict[str, dict[str, Any]] = {  # settings of "ours" that are different
+    "lowrank": {"refresh": "lowrank"},
+    "nf4": {"quant": "nf4", "engine_weights": "nf4"},
+    "nf4-lowrank": {"quant": "nf4", "engine_weights": "nf4", "refresh": "lowrank"},
+    "fp8": {"kv_dtype": "fp8"},
+}
+CONTENDERS = tuple(dict.fromkeys((*DEFAULT, *VARIANTS)))
+NEED_VLLM = ("ours", "trl", *VARIANTS)
 TITLES = {
     "ours": "vLLM as we run it",
     "groups": "vLLM, one request per group",
     "lowrank": "vLLM, --refresh lowrank",
+    "nf4": "vLLM, --engine-weights nf4",
+    "nf4-lowrank": "vLLM, --engine-weights nf4 --refresh lowrank",
+    "fp8": "vLLM, --kv-dtype fp8",
     "trl": "vLLM as TRL runs it",
     "generate": "Unsloth generate, no log-probabilities",
 }
-REPEATS = {"ours": 3, "lowrank": 3, "trl": 2, "generate": 1}
+REPEATS = {"ours": 3, "trl": 2, "generate": 1, **dict.fromkeys(VARIANTS, 3)}
 TIMEOUT = 3600.0  # seconds for one contender, from its start to its end
 TAIL_LINES = 30
 BAR_SHAPE = "3b"  # for which there is an absolute bar
@@ -184,7 +196,7 @@ def make_rows(cases: Sequence[Case], results: Mapping[str, Mapping[str, Any]], g
             rows.append(row(f"{what} {TITLES[name]}", rate, "tokens/s", at_least=absolute))
         if "ours" not in measured:
             continue
-        for name, bar in (("lowrank", None), ("trl", BAR_TRL), ("generate", BAR_GENERATE)):
+        for name, bar in (*((variant, None) for variant in VARIANTS), ("trl", BAR_TRL), ("generate", BAR_GENERATE)):
             if name in measured:
                 compared = f"{what} ours against {TITLES[name]}"
                 least = bar if barred else None
@@ -194,11 +206,12 @@ def make_rows(cases: Sequence[Case], results: Mapping[str, Mapping[str, Any]], g
         rows.append(row(f"{what} ours", measured["ours"] / bound, "of roofline"))
         produced = ours["rates"]["ours"][case.name]["tokens"] / (case.rows * case.new_tokens)
         rows.append(row(f"{what} tokens that ours produced", produced, "of the roofline"))
-    if ours:
+    if "trl_sync_seconds" in ours:
         refresh, sync = 1000 * ours["refresh_seconds"], 1000 * ours["trl_sync_seconds"]
         rows.append(row("refresh: ours against TRL's sync_weights on our engine", refresh, "ms", baseline=sync))
-    if "lowrank" in results:
-        rows.append(row("refresh: lowrank", 1000 * results["lowrank"]["refresh_seconds"], "ms"))
+    for name in VARIANTS:
+        if name in results:
+            rows.append(row(f"refresh: {TITLES[name]}", 1000 * results[name]["refresh_seconds"], "ms"))
     if "trl" in results:
         rows.append(row("refresh: TRL's sync_weights on its own engine", 1000 * results["trl"]["sync_seconds"], "ms"))
     return rows
@@ -216,7 +229,7 @@ def check_contenders(contenders: Sequence[str]) -> None:
 def measure(
     choice: ModelChoice,
     cases: Sequence[Case] | None = None,
-    contenders: Sequence[str] = CONTENDERS,
+    contenders: Sequence[str] = DEFAULT,
     gpu_memory: float | None = None,
     chunk: int = 512,
 ) -> list[Row]:

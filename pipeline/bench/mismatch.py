@@ -23,6 +23,7 @@ from pipeline.bench.contenders import load_plain
 from pipeline.bench.exact import ExactPolicy
 from pipeline.bench.form import Row, row
 from pipeline.config import RunConfig
+from pipeline.environment import has_gpu
 from pipeline.evaluation.evaluate import fitting_problems, prompt_ids
 from pipeline.policy.loading import Policy, load_engine, load_policy
 from pipeline.policy.models import ModelChoice
@@ -32,7 +33,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
-from pipeline.training.logprobs import kl_k3, log_probs_without_gradient, unpadded_rows
+from pipeline.training.logprobs import kl_k3, log_probs_without_gradient
 
 FLOOR_BATCHES = 3
 MOST_VECTORS = 7  # of the training run, evenly spaced, that every way is measured at
@@ -137,14 +138,19 @@ class _Bench:
         return (direction / direction.square().mean().sqrt()).to(self.bank.v.device)
 
     def ways(self, choice: ModelChoice) -> dict[str, Callable[[], None]]:
-        """What to call to serve in each way. The last one replaces the engine."""
+        """What to call to serve in each way. From lowrank on each replaces the engine."""
         ways: dict[str, Callable[[], None]] = {
             DEFAULT: lambda: self._merge("stochastic"),
             "merged, nearest": lambda: self._merge("nearest"),
         }
         if self.config.quant == "nf4":
             ways[FOREIGN] = lambda: self._merge_foreign(choice)
-        ways["lowrank"] = lambda: self._beside(choice)
+        ways["lowrank"] = lambda: self._engine(choice, refresh="lowrank")
+        if self.config.quant == "nf4":
+            ways["merged layer by layer from packed weights"] = lambda: self._engine(choice, engine_weights="nf4")
+            ways["lowrank on packed weights"] = lambda: self._engine(choice, engine_weights="nf4", refresh="lowrank")
+        if has_gpu():
+            ways["merged, stochastic, keys and values in fp8"] = lambda: self._engine(choice, kv_dtype="fp8")
         return ways
 
     def _merge(self, rounding: Any, bases: Any = None) -> None:
@@ -156,11 +162,11 @@ class _Bench:
         plain = load_plain(choice.location)
         self._merge("stochastic", [plain.get_submodule(name).weight.detach() for name in self.bank.names])
 
-    def _beside(self, choice: ModelChoice) -> None:
+    def _engine(self, choice: ModelChoice, **settings: Any) -> None:
         self.policy.engine.close()
-        config = replace(self.config, refresh="lowrank")
+        config = replace(self.config, rounding=None if "refresh" in settings else "stochastic", **settings)
         self.policy = replace(self.policy, engine=load_engine(choice, config, self.policy.model, self.policy.tokenizer))
-        self.rounding = None
+        self.rounding = config.rounding
 
     def generate(self, v: Any, seed: int) -> list[Any]:
         self.policy.engine.refresh(v)
@@ -173,10 +179,9 @@ class _Bench:
         with torch.no_grad():
             self.bank.v.copy_(v)
         self.bank.merge_with(self.rounding)
-        rows, prompts, lengths = unpadded_rows(self.prompts, completions, self.bank.v.device)
-        width, budget = int(lengths.max()), self.config.micro_batch_tokens
-        values, _ = log_probs_without_gradient(self.model, rows, prompts, lengths, width, 1.0, budget)
-        return values[torch.arange(width, device=values.device) < lengths.unsqueeze(1)]
+        width, budget = max(map(len, completions)), self.config.micro_batch_tokens
+        values, _ = log_probs_without_gradient(self.model, self.prompts, completions, width, 1.0, budget)
+        return torch.cat([row[: len(tokens)] for row, tokens in zip(values, completions, strict=True)])
 
     def engine_log_probs(self, v: Any, completions: list[list[int]]) -> Any:
         """The same from the engine, which reads the completions as part of the prompt."""

@@ -205,6 +205,7 @@ def contest_tasks(count: int, seed: int = 0) -> list[Task]:
         tasks.append(Task(source, Problem(f"bench-{index}", "", tuple(tests))))
     return tasks
 
+
 # ---------------------------------------------------------------------- functions, as the benchmarks ask for them
 
 MBXP_PROLOGUES = {
@@ -235,7 +236,7 @@ _FUNCTIONS = (
     ),
     (
         "string join_words(vector<string> $a) {",
-        "    string $b;\n    for (size_t $c = 0; $c < $a.size(); $c++) {\n        if ($c > 0) $b += \" \";\n"
+        '    string $b;\n    for (size_t $c = 0; $c < $a.size(); $c++) {\n        if ($c > 0) $b += " ";\n'
         "        $b += $a[$c];\n    }\n    return $b + to_string($K);\n}\n",
         'join_words(vector<string>{"ab", "c"}) == "ab c$K"',
     ),

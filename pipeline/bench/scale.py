@@ -23,7 +23,7 @@ from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
 from pipeline.rollout import Completion
 from pipeline.run_folder import RunFolder
-from pipeline.scale.engine import FleetEngine
+from pipeline.scale.engine import FleetEngine, grade_where_drawn
 from pipeline.scale.fleet import Fleet, Handle, Launcher
 from pipeline.scale.replica import seats_of
 from pipeline.scale.start import launching, sharing_of
@@ -121,12 +121,11 @@ def _rows(found: dict[tuple[int, int], dict[str, float]], config: RunConfig, gpu
 
 
 def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str, float]:
-    from pipeline.training.trainer import TinyLoRATrainer
+    from pipeline.training.roles import trainer_of
 
     problems = problems_of_length(policy.tokenizer, 2 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
     grader = ProgramGrader(pool, problems)
-    if isinstance(policy.engine, FleetEngine):
-        policy.engine.grader = grader
+    grade_where_drawn(policy, grader)
     records: list[dict[str, Any]] = []
     ends: list[float] = []
 
@@ -136,7 +135,7 @@ def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str
 
     with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as name:
         folder = RunFolder.create(str(Path(name) / "run"), "bench")
-        TinyLoRATrainer(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step).train()
+        trainer_of(policy)(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step).train()
     walls = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
     return {
         "wall": statistics.median(walls),

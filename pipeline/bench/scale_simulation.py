@@ -98,11 +98,11 @@ def driver_seconds(count: int) -> dict[str, float]:
         pickle.dumps(
             Found(
                 gradient=generator.normal(size=(1, SCALARS)).astype(np.float32),
-                scores=[generator.normal(size=(GROUPS_EACH * GROUP, SCALARS)).astype(np.float32)],
-                compared=GROUPS_EACH * GROUP * COMPLETION,
+                observed=observed(GROUPS_EACH, index * GROUPS_EACH, generator),
+                distance=(0.0, 0.0, GROUPS_EACH * GROUP * COMPLETION),
             )
         )
-        for _ in range(count)
+        for index in range(count)
     ]
     v = torch.zeros(1, SCALARS, requires_grad=True)
     optimizer = KLAdam([v], 0.02)
@@ -113,8 +113,9 @@ def driver_seconds(count: int) -> dict[str, float]:
         v.grad = torch.from_numpy(total_gradient([part.gradient for part in found]))
         optimizer.take_observed()
         for part in found:
-            for scores in part.scores:
-                optimizer.observe(torch.from_numpy(np.array(scores)))
+            scores, rows, gradients, numbers = part.observed
+            optimizer.observe(torch.from_numpy(np.array(scores)), rows)
+            optimizer.observe_gradients(*(torch.from_numpy(np.array(x)) for x in (gradients, numbers)))
 
     def serve() -> None:
         vector = Vector.of(v, bank)
@@ -151,21 +152,29 @@ def driver_seconds(count: int) -> dict[str, float]:
                     "shares": seconds_of(shares)}  # fmt: skip
 
 
+def observed(groups: int, first: int, chance: np.random.Generator) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """What a replica observed of so many groups: scores of completions and of shared prompts, gradients of groups."""
+    rows = groups * GROUP
+    scores, gradients = (chance.normal(size=(n, SCALARS)).astype(np.float32) for n in (rows + groups, groups))
+    return scores, rows, gradients, first + np.arange(groups)
+
+
 def batch_of(groups: int) -> dict[str, torch.Tensor]:
     """A batch of so many groups, as TRL takes it."""
     rows = groups * GROUP
-    prompts = torch.ones(rows, PROMPT, dtype=torch.long)
+    group = torch.arange(rows) // GROUP
+    ones = torch.ones(rows, PROMPT, dtype=torch.long)
     mask = torch.ones(rows, COMPLETION, dtype=torch.long)
-    batch = {"prompt_ids": prompts, "prompt_mask": prompts, "completion_ids": mask, "completion_mask": mask}
-    batch |= {"sampling_per_token_logps": mask.float(), "advantages": torch.ones(rows)}
-    return batch | {"group": torch.arange(rows) // GROUP}
+    batch = {"prompt_ids": ones + group.unsqueeze(1), "prompt_mask": ones}
+    batch |= {"completion_ids": mask, "completion_mask": mask, "sampling_per_token_logps": mask.float(), "advantages": torch.ones(rows)}
+    return batch | {"group": group}
 
 
 def byte_rows() -> list[Row]:
     """Bytes between the driver and one replica in a step of 256 completions, 32 prompts: what a wide-area link sees."""
     rows, groups = 256, 32
     vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
-    found = Found(gradient=np.zeros((1, SCALARS), np.float32), scores=[np.zeros((rows, SCALARS), np.float32)])
+    found = Found(np.zeros((1, SCALARS), np.float32), observed=observed(groups, 0, np.random.default_rng(0)))
     events = [Drawn(i, np.zeros(COMPLETION, np.int32), np.zeros(COMPLETION, np.float32)) for i in range(rows)]
     sizes = {
         "v out": vector,

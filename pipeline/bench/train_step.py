@@ -1,9 +1,11 @@
-"""The measurements behind `python scripts/bench.py train-step`: the training pass, and a whole step.
+"""The measurements behind `python scripts/bench.py train-step`: the training pass, shared prompts, and a whole step.
 
 The pass: forward and backward of one batch through the adapted model, against the same model with the adapter switched
-off, whose backward runs to the embeddings too. The step: real training steps with real grading. A model of random
-weights writes noise, so every completion is replaced by a program, a right one or a wrong one, the moment it ends. Ends
-are drawn by the model itself: so many tokens of its vocabulary end a completion that every `MEAN_LENGTH`-th does.
+off, whose backward runs to the embeddings too. Shared prompts: the pass over a step's random tokens, each prompt
+computed once for its completions, against completions that have a prompt each. The step: real training steps with real
+grading. A model of random weights writes noise, so every completion is replaced by a program, a right one or a wrong
+one, the moment it ends. Ends are drawn by the model itself: so many tokens of its vocabulary end a completion that
+every `MEAN_LENGTH`-th does.
 """
 
 from __future__ import annotations
@@ -22,27 +24,90 @@ from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
-from pipeline.rollout.streaming import StreamingGrader
+from pipeline.rollout.streaming import Grading, StreamingGrader
 from pipeline.run_folder import RunFolder
 from pipeline.tasks.graders import start_graders
+from pipeline.training.logprobs import completion_log_probs
+from pipeline.training.packing import packed, within_budget
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
-BAR_PASS, BAR_STEP = 1.05, 1.05
+BAR_PASS, BAR_STEP, BAR_MEMORY = 1.05, 1.05, 1.02
+SHARED = (
+    (32, 8, 323, 1 / 2),
+    (16, 16, 800, 1 / 3),
+)  # prompts, completions of each, tokens of a prompt, bar on the time
+SHARED_CPU = ((4, 8, 128, 1.0),)
 MEAN_LENGTH = 192
 WORDS = "read numbers then print their sum as one line of output after sorting every value found in the input "
 
 
 def measure(choice: ModelChoice, config: RunConfig, tokens: int, steps: int, gpu: bool) -> list[Row]:
     """Rows of `steps` training steps with the settings of `config`, and of the pass over about `tokens`, in full
-    rows."""
+    rows; none of the pass for 0."""
     with start_graders(config) as pool:
         policy = load_policy(choice, config)
-        count = max(1, tokens // config.max_length)
-        result = _step_rows(policy, config, pool, steps, gpu) + _pass_rows(policy, count, config.max_length, gpu)
+        result = _step_rows(policy, config, pool, steps, gpu)
+        if tokens:
+            for shape in SHARED if gpu else SHARED_CPU:
+                result += _shared_rows(policy, config, *shape, gpu)
+            result += _pass_rows(policy, max(1, tokens // config.max_length), config.max_length, gpu)
         policy.close()
     return result
+
+
+def _shared_rows(
+    policy: Policy, config: RunConfig, groups: int, size: int, length: int, bar: float, gpu: bool
+) -> list[Row]:
+    """Seconds and memory of the training pass over `groups` × `size` completions of `MEAN_LENGTH` tokens on average,
+    as `TinyLoRATrainer.train_on` makes it."""
+    import torch
+
+    model, bank = policy.model, policy.model.tinylora
+    budget = policy.memory.micro_batch_tokens if policy.memory else config.micro_batch_tokens
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(count: int) -> list[int]:
+        return torch.randint(5, model.config.vocab_size, (count,), generator=generator).tolist()
+
+    prompts = [prompt for prompt in [tokens(length) for _ in range(groups)] for _ in range(size)]
+    completions = [tokens(MEAN_LENGTH // 2 + MEAN_LENGTH * index // len(prompts)) for index in range(len(prompts))]
+    completions = [completions[index] for index in torch.randperm(len(prompts), generator=generator).tolist()]
+    weights = torch.randn(len(prompts), 2 * MEAN_LENGTH, generator=generator).to(bank.v.device)
+
+    def train(shared: bool) -> int:
+        """Returns the tokens computed."""
+        computed = 0
+        for rows in within_budget(prompts, completions, budget, shared=shared):
+            pack = packed([prompts[i] for i in rows], [completions[i] for i in rows], bank.v.device, shared=shared)
+            computed += pack.ids.numel()
+            with bank.per_row(pack.owners, pack.count):
+                log_probs, _ = completion_log_probs(model, pack, weights.shape[1], config.temperature)
+                (log_probs * weights[rows]).sum().backward()
+        bank.v.grad = None
+        return computed
+
+    model.train()
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    peaks, computed = {}, {}
+    for turn in range(4):
+        for shared in seconds:
+            if gpu:
+                torch.cuda.reset_peak_memory_stats()
+            taken = once(lambda shared=shared: computed.update({shared: train(shared)}))  # type: ignore[misc]
+            if gpu:
+                peaks[shared] = torch.cuda.max_memory_allocated() / 1e9
+            seconds[shared] += [taken] if turn else []  # the first one warms up
+    what = f"training pass, {groups * size} completions, {size} behind a prompt of {length} tokens"
+    ours, apart = (statistics.median(seconds[shared]) for shared in (True, False))
+    rows = [
+        row(f"{what}: prompts shared, against separate rows", ours, "s", baseline=apart, at_most=bar),
+        row("of it: tokens computed", computed[True], "tokens", baseline=computed[False]),
+    ]
+    if gpu:
+        rows.append(row("of it: peak memory", peaks[True], "GB", baseline=peaks[False], at_most=BAR_MEMORY))
+    return rows
 
 
 def _pass_rows(policy: Policy, count: int, tokens: int, gpu: bool) -> list[Row]:
@@ -107,6 +172,17 @@ def problems_of_length(tokenizer: Any, count: int, tokens: int) -> list[Problem]
     return problems
 
 
+class ProgramGrading(Grading):
+    """A batch in which the program of its row stands in the place of every completion."""
+
+    def __init__(self, sources: Sequence[str], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._sources = sources
+
+    def submit(self, row: int, completion: str) -> None:
+        super().submit(row, f"```cpp\n{self._sources[row]}\n```")
+
+
 class ProgramGrader(StreamingGrader):
     """Grades a program in the place of every completion: a right one for even rows, a wrong one for odd rows."""
 
@@ -117,16 +193,13 @@ class ProgramGrader(StreamingGrader):
         self.wrong = {problem.id: other for problem, other in zip(problems, sources[1:] + sources[:1], strict=True)}
         self.batches: list[list[tuple[str, Problem]]] = []
 
-    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
-        super().begin(problems, on_graded)
+    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
         batch = []
         for index, problem in enumerate(problems):
             source = (self.wrong if index % 2 else self.right)[problem.id]
             batch.append((f"{source}// {index}\n", problem))  # no two alike, or the graders would share their work
         self.batches.append(batch)
-
-    def submit(self, row: int, completion: str) -> None:
-        super().submit(row, f"```cpp\n{self.batches[-1][row][0]}\n```")
+        return ProgramGrading([source for source, _ in batch], self.grade, problems, on_graded)
 
     def seconds_alone(self) -> float:
         """Median seconds of grading one batch after another, with nothing else to do."""
@@ -178,6 +251,8 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
         row("share of grading hidden behind generation", median("grading_hidden"), "share"),
         row("generation in the step", median("tokens_per_second"), "tokens/s"),
         row("tokens of a step", median("tokens"), "tokens"),
+        row("sequences generated at a time, at most", policy.engine.seats, "sequences"),  # type: ignore[attr-defined]
+        row("completions preempted, of all steps", policy.engine.preemptions, "times"),  # type: ignore[attr-defined]
     ]  # fmt: skip
     if gpu:
         peak = max(r["gpu_memory"] for r in records)

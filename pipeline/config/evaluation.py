@@ -33,6 +33,7 @@ FROM_A_RUN = (  # what may be told of `Settings`; else it is as the run was trai
     "replicas",
     "ray_address",
     "grader_nodes",
+    "engine_weights",
 )
 
 

@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 1024,
         "prompts_per_step": 32,
         "num_generations": 8,
-        "steps": 200,
+        "steps": 60,
         "eval_problems": 256,
     },
 }
@@ -92,9 +92,14 @@ def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
         raise ConfigError("--refresh lowrank: without --vllm there is no engine to refresh; add it, or leave it out")
     if settings.refresh == "lowrank" and settings.rounding is not None:
         raise ConfigError(f"--rounding {settings.rounding}: --refresh lowrank merges and rounds nothing; leave one out")
+    quant = settings.quant or ("nf4" if gpu else "none")
+    if settings.engine_weights == "nf4" and not (settings.vllm and quant == "nf4"):
+        raise ConfigError("--engine-weights nf4: vLLM computes from the trainer's NF4 weights; add --vllm --quant nf4")
+    if settings.kv_dtype == "fp8" and not (settings.vllm and gpu):
+        raise ConfigError("--kv-dtype fp8: these are keys and values of vLLM on a GPU; leave it out")
     preset = PRESETS[STARTER if starter else "model"] | {
         "model": STARTER if starter else DEFAULT_MODEL,
-        "quant": "nf4" if gpu else "none",
+        "quant": quant,
         "projections": "normal",
         "rounding": "stochastic" if settings.refresh == "merge" else None,
         "scale_rewards": "none" if settings.loss_type == "dr_grpo" else "group",

@@ -104,6 +104,14 @@ class Settings(Declared):
     rounding: Literal["stochastic", "nearest"] | None = setting(
         None, "How merged weights are rounded to bf16. Default: stochastic."
     )
+    engine_weights: Literal["auto", "nf4", "bf16"] = setting(
+        "auto",
+        "Weights that vLLM computes with: bf16 ones of its own (float32 on a CPU), or nf4: the trainer's packed ones, "
+        "slower with more room. Default: what gives more tokens/s in the memory at hand.",
+    )
+    kv_dtype: Literal["auto", "fp8"] = setting(
+        "auto", "Keys and values of vLLM: as activations, or fp8: half as large, not the trainer's."
+    )
     gpu_memory: float | None = setting(None, "GB of GPU memory for trainer and engine together.", gt=0)
     # rewards
     reward: Literal["tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"] = setting(
@@ -128,19 +136,21 @@ class Settings(Declared):
     # GRPO
     steps: int | None = setting(None, "Optimizer steps.", gt=0)
     lr: str = setting("auto", "auto (every step moves the policy by --step-kl), or a learning rate of Adam.")
-    step_kl: float = setting(0.02, "KL of a step of --lr auto, nats a completion.", gt=0)
+    step_kl: float = setting(0.04, "KL of a step of --lr auto that is all signal, nats a completion.", gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = setting(
         "constant", "Constant, or falling to zero over the run."
     )
-    warmup_steps: int = setting(
-        0, "The first steps, made shorter: shares 1/(N+1), 2/(N+1), ... of their length.", ge=0
-    )
+    warmup_steps: int = setting(0, "The first steps, made shorter: shares 1/(N+1), 2/(N+1), ... of their length.", ge=0)
     adam_beta1: float = setting(0.9, "Adam's memory of the gradient, per step.", ge=0, lt=1)
     adam_beta2: float = setting(0.999, "Adam's memory of the squared gradient, per step.", ge=0, lt=1)
     max_grad_norm: float = setting(
         1.0, "Scale longer gradients to this norm (0: never); with --lr auto it changes only Adam's moments.", ge=0
     )
     num_iterations: int = setting(1, "Optimizer steps per batch of rollouts.", gt=0)
+    staleness: int = setting(
+        0, "1: draw each batch one step before it is trained and grade it meanwhile; 0: train what was just drawn.",
+        ge=0, le=1,
+    )  # fmt: skip
     epsilon: float = setting(0.2, "Clip range of the importance ratio below 1.", ge=0)
     epsilon_high: float | None = setting(
         None, "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.", ge=0
@@ -166,12 +176,8 @@ class Settings(Declared):
     )
     eval_temperature: float = setting(1.0, "Temperature of held-out evaluations; 0 is greedy.", ge=0)
     stop_kl: float = setting(1.0, "Stop when the KL to the base exceeds this many nats per token (0: never).", ge=0)
-    stop_entropy: float = setting(
-        0.002, "Stop when the entropy falls below this many nats per token (0: never).", ge=0
-    )
-    stop_idle: int = setting(
-        20, "Stop when no row could be trained for this many steps in a row (0: never).", ge=0
-    )
+    stop_entropy: float = setting(0.002, "Stop when the entropy falls below this many nats per token (0: never).", ge=0)
+    stop_idle: int = setting(20, "Stop when no row could be trained for this many steps in a row (0: never).", ge=0)
     output_dir: str | None = setting(None, "Folder of the run. Default: a new one under runs/.")
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "A tracker that gets the metrics as well."
@@ -200,6 +206,16 @@ class Settings(Declared):
             )
         if self.dynamic_limit is not None and not self.dynamic_sampling:
             raise ConfigError("--dynamic-limit bounds --dynamic-sampling: add it, or leave the limit out")
+        if self.staleness and self.dynamic_sampling:
+            raise ConfigError(
+                "--dynamic-sampling waits for the verdicts of what it draws, so nothing is gained by drawing ahead: "
+                "leave out --staleness 1"
+            )
+        if self.staleness and self.num_iterations > 1:
+            raise ConfigError(
+                f"--num-iterations {self.num_iterations} with --staleness 1 would train batches up to "
+                f"{2 * self.num_iterations - 1} steps after they were drawn: leave one out"
+            )
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ConfigError(f"--lr must be auto or a number greater than 0, not {self.lr}")
         scales, weights = parse_scales(self.advantage_scale), self.weights

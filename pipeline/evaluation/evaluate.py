@@ -129,6 +129,48 @@ def fitting_problems(
     return kept, len(problems) - len(kept)
 
 
+class Evaluating:
+    """An evaluation whose completions are generated, and may still be being graded."""
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        tokenizer: Any,
+        grader: StreamingGrader,
+        problems: Sequence[Problem],
+        samples: int,
+        sampling: Sampling,
+        on_graded: Callable[[Verdict], None] = lambda verdict: None,
+    ) -> None:
+        """Generate; arguments as of `evaluate`."""
+        start = time.perf_counter()
+        prompts = [ids for ids in prompt_ids(tokenizer, problems, grader.task) for _ in range(samples)]
+        rows = [problem for problem in problems for _ in range(samples)]
+        self._texts = [""] * len(rows)
+        self._grading = grader.begin(rows, on_graded)
+
+        def submit(row: int, completion: Completion) -> None:
+            self._texts[row] = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            self._grading.submit(row, self._texts[row])
+
+        self._lengths = [len(one.token_ids) for one in engine.generate(prompts, sampling, submit)]
+        self._problems, self._samples, self._task = problems, samples, grader.task
+        self._max_tokens, self._start, self._generated = sampling.max_tokens, start, time.perf_counter()
+
+    def result(self) -> Evaluation:
+        """Wait for the verdicts. `seconds` run to the last of them."""
+        verdicts, samples, count = self._grading.collect(), self._samples, len(self._lengths)
+        return Evaluation(
+            problems=self._problems,
+            verdicts_P_S=[verdicts[i : i + samples] for i in range(0, count, samples)],
+            texts_P_S=[self._texts[i : i + samples] for i in range(0, count, samples)],
+            tokens_P_S=[self._lengths[i : i + samples] for i in range(0, count, samples)],
+            max_tokens=self._max_tokens,
+            seconds=max(self._generated, self._grading.last_verdict) - self._start,
+            task=self._task,
+        )
+
+
 def evaluate(
     engine: RolloutEngine,
     tokenizer: Any,
@@ -142,25 +184,4 @@ def evaluate(
 
     `on_graded` is called once per verdict, from this thread or a grader's.
     """
-    start = time.perf_counter()
-    prompts = [ids for ids in prompt_ids(tokenizer, problems, grader.task) for _ in range(samples)]
-    rows = [problem for problem in problems for _ in range(samples)]
-    texts = [""] * len(rows)
-    grader.begin(rows, on_graded)
-
-    def submit(row: int, completion: Completion) -> None:
-        texts[row] = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-        grader.submit(row, texts[row])
-
-    completions = engine.generate(prompts, sampling, submit)
-    verdicts = grader.collect()
-    lengths = [len(completion.token_ids) for completion in completions]
-    return Evaluation(
-        problems=problems,
-        verdicts_P_S=[verdicts[i : i + samples] for i in range(0, len(rows), samples)],
-        texts_P_S=[texts[i : i + samples] for i in range(0, len(rows), samples)],
-        tokens_P_S=[lengths[i : i + samples] for i in range(0, len(rows), samples)],
-        max_tokens=sampling.max_tokens,
-        seconds=time.perf_counter() - start,
-        task=grader.task,
-    )
+    return Evaluating(engine, tokenizer, grader, problems, samples, sampling, on_graded).result()

@@ -49,9 +49,7 @@ def wilson_interval(successes: float, n: int, z: float = 1.959964) -> tuple[floa
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not push the ends past p
 
 
-def mean_interval(
-    values: Sequence[float], seed: int = 0, clusters: Sequence[str] | None = None
-) -> tuple[float, float]:
+def mean_interval(values: Sequence[float], seed: int = 0, clusters: Sequence[str] | None = None) -> tuple[float, float]:
     """95 % interval of the mean of one value a problem, each in [0, 1].
 
     Percentile bootstrap over problems; where some share a cluster, mean ± t · s of `cluster_error`. Wilson's where all
@@ -140,9 +138,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return 1.0 if discordant == 0 else float(binomtest(only_a, discordant, 0.5).pvalue)
 
 
-def compare(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Sequence[str] | None = None
-) -> Comparison:
+def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Sequence[str] | None = None) -> Comparison:
     """Compare two policies by one value a problem (pass@k), in the same order of problems.
 
     The interval of mean(b) − mean(a) is the paired percentile bootstrap over problems. Where every value is 0 or 1 (one

@@ -56,6 +56,8 @@ class Policy:
 def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
     """Load and adapt the model, then start the engine on the same weights."""
     memory = reserve_memory(choice, config)
+    if memory and memory.reason:
+        print(memory.reason, flush=True)
     import_libraries()  # not below: they keep frames of their first import, and with these whatever was loaded there
     return _load_policy(choice, config, memory)
 
@@ -87,11 +89,13 @@ def load_engine(
     with quiet_libraries():
         return VLLMEngine(
             choice.location,
-            model.tinylora,
+            model,
             dtype=compute_dtype(),
             max_model_len=config.max_length,
             eos_token_ids=ends,
             rounding=rounding,
+            packed=config.engine_weights == "nf4" or bool(memory and memory.packed),
+            kv_dtype=config.kv_dtype,
             limits=EngineLimits(memory.kv_bytes, memory.sequences, memory.batched_tokens) if memory else None,
             seed=config.seed,
             plain=plain_vllm(),

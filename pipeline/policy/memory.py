@@ -1,15 +1,17 @@
 """How a GPU's memory is shared between trainer and engine, decided from the architecture before anything is loaded.
 
 Both live in one process and one allocator: what the training pass frees, the next generation uses, so only weights, the
-key-value cache and the larger of the two phases count. The engine reads the trainer's frozen weights and keeps no base
-of its own. The budget is a promise: torch's allocator is told not to go beyond it.
+key-value cache and the larger of the two phases count. The engine has bf16 weights of its own, or computes from the
+trainer's packed ones and has more room for sequences: what is expected to generate faster. Sequences have the room
+that they are expected to need, not that of the longest possible ones; where they need more, vLLM preempts some. The
+budget is a promise: torch's allocator is told not to go beyond it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import ConfigError, RunConfig
@@ -22,13 +24,22 @@ MOST_SEQUENCES = 512  # vLLM captures graphs up to this many
 HEAD_BYTES = 0.5e9  # logits of one chunk in the training pass
 LEAST_MICRO_BATCH = 4096
 TRANSFORMERS_ROWS = 64  # that generate at a time without vLLM
+VOCABULARY_BLOCK = 64  # vLLM's embeddings have a multiple of so many rows; others are copies of the trainer's
+BLOCK = 16  # tokens of a block of the cache
+EXPECTED_SHARE = 0.5  # of the longest completion that one is expected to take
+# A decoding step of the 3B shape takes an H200 3.0 ms and 16 µs for every row (docs/benchmarks.md, two cases of
+# "Generation"), and merging its layers on the way as long as a refresh does. Ratios are those of bytes and operations
+# per parameter, so they are used for other sizes and cards as well.
+DOUBLING_ROWS = 180  # that take as long as the step alone
+MERGE_COST = 3.16 / 3.0  # of a step, where the engine has no weights of its own
 NF4_BYTES = 0.5 + 4 / 64 + 1.1 / 64  # codes, expanded scales, and the packed scales they come from; per parameter
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """bytes of the key-value cache; sequences generated at a time; tokens of one engine pass; tokens of one training
-    micro-batch; whether its activations are recomputed; the allocator's limit in bytes."""
+    micro-batch; whether its activations are recomputed; the allocator's limit in bytes; whether the engine computes
+    from the trainer's packed weights; why, in one line, '' without an engine."""
 
     kv_bytes: int
     sequences: int
@@ -36,6 +47,13 @@ class MemoryPlan:
     micro_batch_tokens: int
     gradient_checkpointing: bool
     allocator_bytes: int
+    packed: bool = False
+    reason: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Tokens/s in units of one sequence alone on an engine with weights of its own."""
+        return self.sequences / (1 + MERGE_COST * self.packed + self.sequences / DOUBLING_ROWS)
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,16 @@ class Sizes:
         return 4 * self.layers * self.key_value
 
     @property
+    def largest_fused(self) -> int:
+        """Parameters of the largest of vLLM's fused matrices."""
+        return self.hidden * max(2 * self.intermediate, self.query + 2 * self.key_value)
+
+    def engine_weights(self, packed: bool) -> float:
+        """Bytes of the engine's own weights: its matrices, or the scratch of the largest, and padded embeddings."""
+        embeddings = self.embeddings if self.vocabulary % VOCABULARY_BLOCK else 0
+        return 2 * (embeddings + (self.largest_fused if packed else self.projections))
+
+    @property
     def layer_token(self) -> int:
         """Bytes that one layer keeps for the backward pass of one token: the inputs of its norms in float32, and in
         bf16 its queries, keys, values and attention output, and three vectors of the feed-forward layer."""
@@ -99,9 +127,10 @@ class Sizes:
 def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float) -> MemoryPlan:
     """Shares for a run on a card with `free` bytes that nobody else uses.
 
-    architecture: the model's config.json. First the cache for a whole step's rollouts, as far as the smallest
-    training pass leaves room, then the largest training pass next to it, without recomputation if that fits. Raises
-    `ConfigError` if the budget is beyond what is free or too small for one sequence.
+    architecture: the model's config.json. First the cache for a whole step's rollouts at their expected lengths, as far
+    as the smallest training pass leaves room, then the largest training pass next to it, without recomputation if that
+    fits; the cache takes what is left, up to the longest rollouts. Raises `ConfigError` if the budget is beyond what is
+    free or too small for one sequence.
     """
     budget = DEFAULT_SHARE * free if config.gpu_memory is None else config.gpu_memory * 1e9
     if budget > free:
@@ -110,29 +139,71 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
             f"or stop other programs on the GPU"
         )
     sizes = Sizes.of(architecture)
-    frozen = sizes.projections * (NF4_BYTES if config.quant == "nf4" else 2) + 2 * sizes.embeddings
-    served = 2 * (sizes.projections + sizes.embeddings) if config.vllm else 0
-    fixed = CONTEXT + GRAPHS + frozen + served + 2 * sizes.hidden * sizes.intermediate
-    length = config.max_length
-    wanted = min(MOST_SEQUENCES, max(config.batch_size, 64))
-    least = max(length, min(LEAST_MICRO_BATCH, config.micro_batch_tokens))
-    sampling = sizes.engine_bytes(wanted)
-    if not config.vllm:  # transformers generates with a cache of its own, which it gives back
-        rows = min(TRANSFORMERS_ROWS, config.batch_size)
-        sampling = rows * (length * sizes.kv_token + 12 * sizes.vocabulary)
-    phase = max(sizes.training_bytes(least, True), sampling)
-    cache = min(budget - fixed - phase, 1.1 * wanted * length * sizes.kv_token) if config.vllm else 0
-    sequences = min(wanted, int(cache // (length * sizes.kv_token))) if config.vllm else wanted
-    if sequences < 1 or budget < fixed + phase:
-        needed = math.ceil((fixed + phase + length * sizes.kv_token * config.vllm) / 1e8) / 10
+    either = [False, True] if config.quant == "nf4" and config.vllm else [False]
+    ways = {"auto": either, "bf16": [False], "nf4": [True]}[config.engine_weights]
+    found = [_plan(sizes, config, budget, packed) for packed in ways]
+    plans = [plan for plan in found if isinstance(plan, MemoryPlan)]
+    if not plans:
+        needed = math.ceil(min(need for need in found if not isinstance(need, MemoryPlan)) / 1e8) / 10
         raise ConfigError(
             f"--gpu-memory: this run needs at least {needed:.1f} GB for the frozen weights, "
-            f"{'the engine, ' if config.vllm else ''}and a training pass over {least} tokens; it has {budget / 1e9:.1f}"
+            f"{'the engine, ' if config.vllm else ''}and a training pass over {_least_tokens(config)} tokens; it has "
+            f"{budget / 1e9:.1f}"
         )
+    best = max(plans, key=lambda plan: plan.rate)
+    return replace(best, reason=_reason(best, found, config)) if config.vllm else best
+
+
+def _least_tokens(config: RunConfig) -> int:
+    """Of the smallest training pass."""
+    return max(config.max_length, min(LEAST_MICRO_BATCH, config.micro_batch_tokens))
+
+
+def _plan(sizes: Sizes, config: RunConfig, budget: float, packed: bool) -> MemoryPlan | float:
+    """The plan within `budget`, or the bytes that it needs at least."""
+    frozen = sizes.projections * (NF4_BYTES if config.quant == "nf4" else 2) + 2 * sizes.embeddings
+    served = sizes.engine_weights(packed) if config.vllm else 0
+    fixed = CONTEXT + GRAPHS + frozen + served + 2 * sizes.hidden * sizes.intermediate
+    wanted = min(MOST_SEQUENCES, max(config.batch_size, 64))
+    kv_token = sizes.kv_token / (2 if config.kv_dtype == "fp8" else 1)
+    prompt = config.max_prompt_length / config.num_generations  # a group shares it
+    expected = (prompt + EXPECTED_SHARE * config.max_completion_length + BLOCK) * kv_token
+    longest = (config.max_length + 2 * BLOCK) * kv_token  # one block is vLLM's own
+    least = _least_tokens(config)
+    if config.vllm:
+        sampling = sizes.engine_bytes(wanted)
+    else:  # transformers generates with a cache of its own, which it gives back
+        rows = min(TRANSFORMERS_ROWS, config.batch_size)
+        sampling = rows * (config.max_length * sizes.kv_token + 12 * sizes.vocabulary)
+        expected = longest = 0
+    phase = max(sizes.training_bytes(least, True), sampling)
+    if budget < fixed + phase + longest:
+        return fixed + phase + longest
+    cache = min(budget - fixed - phase, max(longest, 1.1 * wanted * expected))
     left = budget - fixed - cache
     tokens, checkpointing = config.micro_batch_tokens, False
     if sizes.training_bytes(max(tokens // 2, least), False) > left:
         checkpointing = True
     while tokens > least and sizes.training_bytes(tokens, checkpointing) > left:
         tokens = max(least, tokens // 2)
-    return MemoryPlan(int(cache), sequences, BATCHED_TOKENS, tokens, checkpointing, int(budget - CONTEXT))
+    sequences = wanted
+    if config.vllm:
+        phase = max(sizes.training_bytes(tokens, checkpointing), sampling)
+        cache = max(cache, min(budget - fixed - phase, 1.1 * wanted * longest))
+        sequences = max(1, min(wanted, int(cache // expected)))
+    limit = int(budget - CONTEXT)
+    return MemoryPlan(int(cache), sequences, BATCHED_TOKENS, tokens, checkpointing, limit, packed)
+
+
+def _reason(best: MemoryPlan, found: list[MemoryPlan | float], config: RunConfig) -> str:
+    """Which weights the engine computes with and why, in one line."""
+    weights = "the trainer's NF4 weights" if best.packed else "bf16 weights of its own"
+    line = f"engine: {best.sequences} sequences at a time on {weights}"
+    others = [plan for plan in found if plan is not best]
+    if config.engine_weights != "auto" or not others:
+        return line
+    other = "bf16 weights of its own" if best.packed else "the trainer's NF4 weights"
+    if not isinstance(others[0], MemoryPlan):
+        return f"{line}; {other} would need {others[0] / 1e9:.1f} GB"
+    ratio = best.rate / others[0].rate
+    return f"{line}, which should give {ratio:.1f} times the tokens/s of {others[0].sequences} on {other}"

@@ -38,13 +38,18 @@ function ticks(low, high, count) {
   return found;
 }
 
-function frame(title, steps, low, high) {
-  if (!(high > low)) { const pad = Math.abs(low) || 1; low -= pad / 2; high += pad / 2; }
-  const first = Math.min(...steps), last = Math.max(...steps, first + 1);
+function canvas(title) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", title);
+  return svg;
+}
+
+function frame(title, steps, low, high) {
+  if (!(high > low)) { const pad = Math.abs(low) || 1; low -= pad / 2; high += pad / 2; }
+  const first = Math.min(...steps), last = Math.max(...steps, first + 1);
+  const svg = canvas(title);
   const x = (step) => LEFT + (WIDTH - LEFT - RIGHT) * (step - first) / (last - first);
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low);
   for (const value of ticks(low, high, 4)) {
@@ -134,4 +139,24 @@ function stackedChart(title, steps, parts, { share = false, unit = "" } = {}) {
   }
   const describe = (n) => parts.filter((part) => value(part, kept[n])).map((part) => `${part.name} ${share ? (100 * size(part, kept[n])).toFixed(0) + " %" : short(value(part, kept[n])) + unit}`).join(", ");
   return card(title, chart.svg, parts.map((part) => [part.name, part.colour]), describe, shown, chart);
+}
+
+// lanes: {name: [[begin, end], ...]} in seconds, in the order of colours' names; ends: [[step, second], ...]
+function laneChart(title, lanes, ends, colours) {
+  const names = Object.keys(colours).filter((name) => lanes[name]);
+  if (!names.length || !ends.length) return null;
+  const last = ends[ends.length - 1][1], height = (HEIGHT - TOP - BOTTOM - 12) / names.length;
+  const svg = canvas(title);
+  const x = (second) => 64 + (WIDTH - 64 - RIGHT) * Math.max(0, second) / last;
+  names.forEach((name, i) => {
+    const top = TOP + 12 + i * height;
+    shape(svg, "text", { x: 58, y: top + height / 2 + 4, "text-anchor": "end" }, name);
+    for (const [begin, end] of lanes[name]) shape(svg, "rect", { x: x(begin), width: Math.max(0.5, x(end) - x(begin)), y: top + 2, height: height - 4, style: `fill:${colours[name]}` });
+  });
+  for (const [step, end] of ends) {
+    shape(svg, "line", { class: "axis", x1: x(end), x2: x(end), y1: TOP, y2: HEIGHT - BOTTOM });
+    shape(svg, "text", { x: x(end) - 3, y: TOP + 8, "text-anchor": "end" }, step);
+  }
+  for (const second of ticks(0, last, 6)) shape(svg, "text", { x: x(second), y: HEIGHT - 8, "text-anchor": "middle" }, `${short(second)} s`);
+  return element("div", { class: "card chart" }, element("h3", {}, title), svg);
 }

@@ -37,7 +37,11 @@ CURVES = (
     "zero_variance_groups",
     "grading_hidden",
     "tokens_per_second",
+    "off_policy",
+    "ratios_cut",
 )
+IDLE = ("device", "graders")
+DRAWN_STEPS = 6  # of the time line, the last ones
 SHOWN_TESTS = 4  # of a problem
 SHOWN_CHARACTERS = 400  # of a test's input or output
 FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message")  # of a rollout
@@ -67,6 +71,8 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "seconds": {name: _finite([record.get("seconds", {}).get(name) for record in metrics]) for name in PHASES},
         "step_seconds": _finite([record.get("seconds", {}).get("step") for record in metrics]),
         "lanes": _lanes(metrics),
+        "idle": {name: _finite([record.get("idle", {}).get(name) for record in metrics]) for name in IDLE},
+        "timeline": _timeline(read_json_lines(folder / "timeline.jsonl")),
         "verdicts": _verdicts(metrics),
         "messages": _messages(rollouts),
         "v": _finite([record.get("v", []) for record in metrics]),
@@ -117,6 +123,16 @@ def _lanes(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         tokens = [lane["tokens"] if lane else None for lane in lanes]
         found.append({"name": f"replica {number}{place}", "tokens": tokens, "seconds": seconds})
     return found
+
+
+def _timeline(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last steps: (step, end) of each and, by lane, (begin, end) of what ran, in seconds from the first of them."""
+    lines = lines[-DRAWN_STEPS:]
+    lanes: dict[str, list[list[float]]] = {}
+    for line in lines:
+        for name, spans in line["lanes"].items():
+            lanes.setdefault(name, []).extend([at - lines[0]["start"] for at in span] for span in spans)
+    return {"steps": [[line["step"], line["end"] - lines[0]["start"]] for line in lines], "lanes": lanes}
 
 
 def _verdicts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[int | None]]:

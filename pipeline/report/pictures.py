@@ -18,20 +18,29 @@ COLOURS = {
     "NO_CODE": "#7a7f87",
     "NO_VERDICT": "#c9ccd1",
 }
+LANES = {  # of the time line, from top to bottom
+    "generate": "tab:blue",
+    "evaluate": "tab:cyan",
+    "train": "tab:orange",
+    "refresh": "tab:red",
+    "grade": "tab:green",
+}
 
 
 def draw(run: dict[str, Any], folder: Path, prefix: str = "") -> list[Path]:
-    """Draw solving.png, scalars.png, time.png and verdicts.png of a run as `collect.run_data` gives it."""
+    """Draw solving.png, scalars.png, time.png, timeline.png and verdicts.png of a run as `collect.run_data` gives
+    it."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     written = []
-    for name, panel in (("solving", _solving), ("scalars", _scalars), ("time", _time), ("verdicts", _verdicts)):
+    panels = {"solving": _solving, "scalars": _scalars, "time": _time, "timeline": _timeline, "verdicts": _verdicts}
+    for name, panel in panels.items():
         figure, axis = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
-        panel(axis, run)
         axis.set(xlabel="step")
+        panel(axis, run)
         path = folder / f"{prefix}{name}.png"
         temporary = path.with_name(f".{path.name}")
         figure.savefig(temporary, dpi=120, format="png")
@@ -71,6 +80,22 @@ def _time(axis: Any, run: dict[str, Any]) -> None:
         axis.stackplot(run["steps"], list(parts.values()), labels=list(parts), alpha=0.85)
         axis.legend(loc="best")
     axis.set(title="Seconds of a step, by phase")
+
+
+def _timeline(axis: Any, run: dict[str, Any]) -> None:
+    """A lane each for what ran in the last steps, with a line where a step ended."""
+    lanes = [name for name in LANES if name in run["timeline"]["lanes"]]
+    for place, name in enumerate(lanes):
+        spans = run["timeline"]["lanes"][name]
+        axis.broken_barh([(start, end - start) for start, end in spans], (place - 0.35, 0.7), color=LANES[name])
+    for step, end in run["timeline"]["steps"]:
+        axis.axvline(end, color="grey", linewidth=0.8)
+        axis.annotate(f"step {step} ", (end, -0.5), ha="right", va="bottom", fontsize=8, color="grey")
+    axis.set_yticks(range(len(lanes)), lanes)
+    axis.set_ylim(len(lanes) - 0.4, -0.9)
+    idle = [f"{name} {np.nanmean(_numbers(shares)):.0%}" for name, shares in run["idle"].items() if any(shares)]
+    title = "What ran when, in the last steps" + (f"; idle over the run: {', '.join(idle)}" if idle else "")
+    axis.set(title=title, xlabel="seconds")
 
 
 def _verdicts(axis: Any, run: dict[str, Any]) -> None:

@@ -61,11 +61,13 @@ function curves(run) {
     ...run.lanes.map((lane) => stackedChart(`Seconds of ${lane.name}`, run.steps, Object.entries(lane.seconds).map(([name, values], i) => ({ name, colour: colour(i), values })), { unit: " s" })),
     run.v.length ? lineChart(`All ${run.v[0].length} trained numbers`, run.v[0].map((_, i) => ({ name: `v${i}`, colour: colour(i), steps: run.steps, values: run.v.map((v) => v[i]) })), { thin: true, legend: false }) : null,
     one("Share of the update that survives the merge", [["kept_share", "kept share"]], { low: 0 }),
-    one("Distance, nats per token", [["kl_base", "KL to the base"], ["mismatch", "engine against trainer"]], {}),
+    one("Distance, nats per token", [["kl_base", "KL to the base"], ["mismatch", "engine against trainer"], ["off_policy", "from the policy that drew"]], {}),
     one("Entropy, nats per token", [["entropy", "entropy"]], {}),
     one("Size of the update", [["v_norm", "‖v‖"], ["delta_norm", "‖ΔW‖ / ‖W‖"], ["grad_norm", "gradient"]], {}),
     one("Tokens of a completion", [["mean_length", "mean length"]], { low: 0 }),
     one("Shares", [["zero_variance_groups", "groups without a signal"], ["truncated", "cut at the limit"], ["grading_hidden", "grading hidden"]], { low: 0, high: 1 }),
+    laneChart("What ran when, last steps", run.timeline.lanes, run.timeline.steps, { generate: colour(0), evaluate: colour(4), train: colour(1), refresh: colour(3), grade: colour(2) }),
+    lineChart("Idle share of a step", [["device", "generating and training"], ["graders", "graders"]].map(([key, name], i) => ({ name, colour: colour(i), steps: run.steps, values: run.idle[key] })), { low: 0, high: 1 }),
     one("Tokens a second", [["tokens_per_second", "generation"]], { low: 0 }),
   ];
   return element("div", { class: "grid" }, ...charts);

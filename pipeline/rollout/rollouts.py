@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pipeline.rollout.engine import Completion, EngineError
 from pipeline.tasks import Scores
-from rewards.verdict import Verdict, first_message
+from rewards.verdict import Status, Verdict, first_message
+
+UNJUDGED = Verdict(Status.NO_VERDICT)
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Rollouts:
     problems: indices in the run's training problems. prompts: token ids. versions: for every token of a completion the
     version of `v` that drew it (optimizer steps made before). texts: of the completions, as they were graded.
     masked: rows that are not trained since they were cut. scores: each part of the reward by its name, None where a row
-    has no verdict. totals: their weighted sum. base_log_probs (B, T) float32: of the frozen base, where the loss has a
+    has no verdict. totals: their weighted sum. A row that is still being graded is `UNJUDGED`, without rewards, and its
+    advantage NaN. base_log_probs (B, T) float32: of the frozen base, where the loss has a
     KL term. old_log_probs (B, T) float32: of the policy that drew, computed as in training; None where the training
     pass itself yields them, since it trains the version that drew.
     """
@@ -53,13 +56,14 @@ class Rollouts:
         ones = [[int(not cut)] * len(c.token_ids) for c, cut in zip(self.completions, self.masked, strict=True)]
         return padded(ones, 0)
 
-    def check_version(self, version: int) -> None:
-        """Raise `EngineError` where a token was drawn by another version of `v` than the one that is trained now."""
-        others = {drawn for row in self.versions for drawn in row} - {version}
+    def check_version(self, version: int, staleness: int = 0) -> None:
+        """Raise `EngineError` where a token was drawn by another version of `v` than the one that is trained now, or
+        than the `staleness` versions before it."""
+        others = {drawn for row in self.versions for drawn in row} - set(range(version - staleness, version + 1))
         if others:
             raise EngineError(
-                f"completions drawn by version {min(others)} of v were to be trained as if version {version} had drawn "
-                "them; this is a fault of this program"
+                f"completions drawn by version {min(others)} of v were to be trained by version {version} with "
+                f"--staleness {staleness}; this is a fault of this program"
             )
 
     def records(self, step: int, ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Rewards that overlap generation: every completion goes to the grader pool the moment the engine finishes it.
 
-The reward function that TRL calls afterwards only collects; what it waits for is the part of grading that generation
-did not hide.
+Collecting the verdicts afterwards waits for the part of grading that generation, and with `--staleness 1` training, did
+not hide.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.tasks import Task
@@ -22,65 +22,90 @@ from rewards.verdict import Status, Verdict
 
 @dataclass
 class GradingTimes:
-    """Seconds. `span` runs from the first submission to the last verdict, `wait` is spent after generation ended."""
+    """Seconds. `span` runs from the first submission to the last verdict, `wait` was spent waiting for verdicts."""
 
     wait: float = 0.0
     span: float = 0.0
 
     @property
     def hidden(self) -> float:
-        """Share of the grading span that generation hid."""
+        """Share of the grading span in which other things were done."""
         return 1.0 - self.wait / self.span if self.span > 0 else 1.0
 
 
-@dataclass
-class StreamingGrader:
-    """Grades one batch of completions at a time: `begin`, `submit` each row in any order, `collect` the verdicts. More
-    rows can be expected meanwhile (`expect`), and single verdicts waited for (`verdict`)."""
+class Grading:
+    """One batch of completions on its way through the graders: `submit` each row in any order, `collect` the verdicts.
+    More rows can be expected meanwhile (`expect`), and single verdicts waited for (`verdict`).
 
-    pool: GraderPool | None  # None for a task that runs no programs
-    task: Task = CODE
-    times: GradingTimes = field(default_factory=GradingTimes)
-    _problems: list[Problem] = field(default_factory=list)
+    grade: begins to grade a completion. problems: one for each row. on_graded: called with each verdict, from a pool
+    thread.
+    """
 
-    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> None:
-        """Expect one completion for each of `problems`. `on_graded` is called with each verdict, from a pool thread."""
-        self._problems = []
-        self._on_graded = on_graded
+    def __init__(
+        self,
+        grade: Callable[[str, Problem], Future[Verdict]],
+        problems: Sequence[Problem],
+        on_graded: Callable[[Verdict], None] | None = None,
+    ) -> None:
+        self._grade, self._on_graded = grade, on_graded
+        self._problems: list[Problem] = []
         self._futures: list[Future[Verdict] | None] = []
-        self._first = self.waited = 0.0  # seconds waited for verdicts
-        self.elsewhere: dict[int, Future[Verdict]] = {}
+        self._elsewhere: dict[int, Future[Verdict]] = {}
+        self._first = self.last_verdict = 0.0  # of the submissions, of the verdicts; by `time.perf_counter`
+        self.waited = 0.0  # seconds, for verdicts
         self.expect(problems)
-
-    def problem(self, row: int) -> Problem | None:
-        """The problem whose completion is expected as `row`."""
-        return self._problems[row] if row < len(self._problems) else None
-
-    def graded_elsewhere(self, row: int, verdict: Future[Verdict]) -> None:
-        """Take that a row, which is about to be submitted, is graded where it was drawn."""
-        self.elsewhere[row] = verdict
 
     def expect(self, problems: Sequence[Problem]) -> None:
         """Expect one completion for each of these, too."""
         self._problems += problems
         self._futures += [None] * len(problems)
 
+    def problem(self, row: int) -> Problem:
+        """The problem whose completion is expected as `row`."""
+        return self._problems[row]
+
+    def graded_elsewhere(self, row: int, verdict: Future[Verdict]) -> None:
+        """Take that a row, which is about to be submitted, is graded where it was drawn."""
+        self._elsewhere[row] = verdict
+
+    def grade(self, row: int, completion: str) -> Future[Verdict]:
+        """Begin to grade a completion of `row` here, whether or not it is submitted."""
+        return self._grade(completion, self._problems[row])
+
     def submit(self, row: int, completion: str) -> None:
         self._first = self._first or time.perf_counter()
-        future = self.elsewhere.pop(row, None) or self.task.grade(self.pool, completion, self._problems[row])
+        future = self._elsewhere.pop(row, None) or self.grade(row, completion)
         self._futures[row] = future
-        if (on_graded := self._on_graded) is not None:
-            future.add_done_callback(lambda done: on_graded(done.result()))
+        future.add_done_callback(self._graded)
+
+    def _graded(self, done: Future[Verdict]) -> None:
+        self.last_verdict = time.perf_counter()
+        if self._on_graded is not None:
+            self._on_graded(done.result())
 
     def verdict(self, row: int) -> Verdict:
         """The verdict of a row that was submitted, when it is there."""
         future = self._futures[row]
         if future is None:
             raise RuntimeError(f"completion {row} of {len(self._futures)} was never handed to the graders")
+        if not future.done():
+            start = time.perf_counter()
+            future.result()
+            self.last_verdict = time.perf_counter()
+            self.waited += self.last_verdict - start
+        return future.result()
+
+    def is_done(self, row: int) -> bool:
+        """Whether the verdict of a row is there."""
+        future = self._futures[row]
+        return future is not None and future.done()
+
+    def wait_for_any(self, rows: Sequence[int]) -> None:
+        """Wait until one more of these rows, which were submitted, has its verdict."""
         start = time.perf_counter()
-        verdict = future.result()
+        pending = [future for row in rows if (future := self._futures[row]) is not None and not future.done()]
+        wait(pending, return_when=FIRST_COMPLETED)
         self.waited += time.perf_counter() - start
-        return verdict
 
     def collect(self, rows: Sequence[int] | None = None) -> list[Verdict]:
         """Verdicts of these rows, or of all in their order. Every one must have been submitted."""
@@ -88,9 +113,31 @@ class StreamingGrader:
         missing = sum(self._futures[row] is None for row in wanted)
         if missing:
             raise RuntimeError(f"{missing} of {len(wanted)} completions were never handed to the graders")
-        verdicts = [self.verdict(row) for row in wanted]
-        self.times = GradingTimes(self.waited, time.perf_counter() - self._first if self._first else 0.0)
-        return verdicts
+        return [self.verdict(row) for row in wanted]
+
+    @property
+    def times(self) -> GradingTimes:
+        """What the grading of the rows submitted so far took."""
+        return GradingTimes(self.waited, self.last_verdict - self._first if self._first else 0.0)
+
+
+@dataclass
+class StreamingGrader:
+    """Begins to grade batches of completions. Several can be on their way; the graders take what came first. on_begin:
+    is told of each."""
+
+    pool: GraderPool | None  # None for a task that runs no programs
+    task: Task = CODE
+    on_begin: Callable[[Grading], None] = lambda grading: None
+
+    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
+        """Expect one completion for each of `problems`."""
+        grading = Grading(self.grade, problems, on_graded)
+        self.on_begin(grading)
+        return grading
+
+    def grade(self, completion: str, problem: Problem) -> Future[Verdict]:
+        return self.task.grade(self.pool, completion, problem)
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> dict[str, Any]:

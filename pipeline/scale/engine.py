@@ -19,7 +19,7 @@ from torch import Tensor
 from adapters.checkpoint import factor_probe
 from pipeline.policy.loading import Policy
 from pipeline.rollout import Completion, More, OnFinished, RefreshReport, Sampling, no_more
-from pipeline.rollout.streaming import StreamingGrader
+from pipeline.rollout.streaming import Grading, StreamingGrader
 from pipeline.scale.board import Hand, Work
 from pipeline.scale.fleet import Fleet
 from pipeline.scale.generation import Generation
@@ -37,7 +37,7 @@ class FleetEngine:
     def __init__(self, policy: Policy, fleet: Fleet, seats: int) -> None:
         self.local, self.fleet, self.policy = policy.engine, fleet, policy
         self.name = self.local.name
-        self.grader: StreamingGrader | None = None
+        self._grading: Grading | None = None  # of the generation to come
         self._seats = seats
         self._seen: tuple[int, int] = (1, 1)  # rows and tokens of the generations so far
         self._problems: dict[int, tuple[int, Problem]] = {}
@@ -76,18 +76,25 @@ class FleetEngine:
         self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More = no_more
     ) -> list[Completion]:
         """As the protocol says. Rows that others draw are reported in this thread, and graded where they were drawn if
-        `grader` expects them."""
+        a grading was begun for them."""
         self._meet(self.vector())  # an engine that was never refreshed serves the base, and v is zero
+        grading, self._grading = self._grading, None
         completions: dict[int, Completion] = {}
         known = 0
         expected = self._seen[1] / self._seen[0] if self._seen[0] > 1 else sampling.max_tokens / 2
         own = Hand(self._seats, self.fleet.own_tokens)
-        generation = Generation(self.fleet, sampling, own, expected, self._problems, self._judge)
+
+        def judge(row: int, completion: Completion) -> Future[Verdict]:
+            """Grade a row here, which was lost before its verdict came."""
+            assert grading is not None
+            return grading.grade(row, self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True))
+
+        generation = Generation(self.fleet, sampling, own, expected, self._problems, judge)
 
         def add(new: list[list[int]]) -> None:
             nonlocal known
             if new:
-                generation.add(list(self._groups(new, known)))
+                generation.add(list(groups_of(new, known, grading)))
                 known += len(new)
 
         def finish(row: int, completion: Completion) -> None:
@@ -105,8 +112,8 @@ class FleetEngine:
                     yield item
                     block = False
                     continue
-                if item.verdict is not None and self.grader is not None:
-                    self.grader.graded_elsewhere(item.row, item.verdict)
+                if item.verdict is not None and grading is not None:
+                    grading.graded_elsewhere(item.row, item.verdict)
                 finish(item.row, item.completion)
                 add(more(len(completions) == known))
                 block = block and len(completions) < known
@@ -148,30 +155,27 @@ class FleetEngine:
             self.local.generate(prompts, numbered, finished, more_here)
             self.fleet.seconds[0]["generate"] += time.monotonic() - begun
 
-    def _groups(self, prompts: list[list[int]], first: int) -> Iterator[Work]:
-        """Rows that follow one another with the same prompt and problem, as one group."""
-        rows = range(first, first + len(prompts))
-        problems = [self.grader.problem(row) if self.grader else None for row in rows]
-        listed = zip(rows, prompts, problems, strict=True)
-        for (_, problem), group in groupby(listed, lambda one: (one[1], id(one[2]) if one[2] else None)):
-            members = list(group)
-            yield Work(tuple(row for row, _, _ in members), members[0][1], members[0][2] if problem else None)
-
-    def _judge(self, row: int, completion: Completion) -> Future[Verdict]:
-        """Grade a row here, which was lost before its verdict came."""
-        assert self.grader is not None
-        problem = self.grader.problem(row)
-        assert problem is not None
-        text = self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-        return self.grader.task.grade(self.grader.pool, text, problem)
+    def expect(self, grading: Grading) -> None:
+        """The next generation is graded by this."""
+        self._grading = grading
 
     def close(self) -> None:
         """Of the driver's own engine; the fleet is whose who opened it."""
         self.local.close()
 
 
+def groups_of(prompts: list[list[int]], first: int, grading: Grading | None) -> Iterator[Work]:
+    """Rows from `first` on that follow one another with the same prompt and problem, as one group."""
+    rows = range(first, first + len(prompts))
+    problems = [grading.problem(row) if grading else None for row in rows]
+    listed = zip(rows, prompts, problems, strict=True)
+    for _, group in groupby(listed, lambda one: (one[1], id(one[2]))):
+        members = list(group)
+        yield Work(tuple(row for row, _, _ in members), members[0][1], members[0][2])
+
+
 def grade_where_drawn(policy: Policy, grader: StreamingGrader) -> StreamingGrader:
-    """From now on replicas judge what they draw of the completions that this grader expects; returns it."""
+    """From now on replicas judge what they draw, if this grader was told of it just before; returns it."""
     if isinstance(policy.engine, FleetEngine):
-        policy.engine.grader = grader
+        grader.on_begin = policy.engine.expect
     return grader

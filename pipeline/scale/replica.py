@@ -37,6 +37,7 @@ from rewards.verdict import Verdict
 
 ASIDE = ("about", "put", "take", "end")  # answer while the model is at work
 PATIENCE = 5.0  # seconds after which `take` answers with nothing
+KEPT = 8  # generations before the last, whose verdicts may still come
 CPU_SEATS = 256  # of vLLM, see `EngineLimits`
 
 
@@ -109,7 +110,7 @@ class Replica:
 
     def _session(self, generation: int) -> Session:
         with self._lock:
-            for old in [number for number in self._sessions if number < generation - 2]:
+            for old in [number for number in self._sessions if number < generation - KEPT]:
                 del self._sessions[old]
             return self._sessions.setdefault(generation, Session())
 

@@ -74,19 +74,19 @@ class Vector:
 
 @dataclass
 class Share:
-    """A part of a batch for one replica: whole groups, as arrays; and the policy by which it is trained. Of `prompt_`
-    columns each group has one row."""
+    """A part of a batch for one replica: whole groups, as arrays; the policy by which it is trained, and the number of
+    the step that it is of. Of `prompt_` columns each group has one row."""
 
     columns: dict[str, np.ndarray]
     vector: Vector
+    step: int = 0
 
     @classmethod
-    def of(cls, batch: dict[str, Tensor], vector: Vector) -> Share:
+    def of(cls, batch: dict[str, Tensor], vector: Vector, step: int = 0) -> Share:
         _, places = batch["group"].unique(return_inverse=True)
-        rows = torch.arange(len(places), device=places.device)
-        first = rows.new_full((int(places.max()) + 1,), len(places)).scatter_reduce(0, places, rows, "amin")
+        first = first_of_each(places)
         once = {name: x[first] if name.startswith("prompt_") else x for name, x in batch.items()}
-        return cls({name: narrowed(name, tensor) for name, tensor in once.items()}, vector)
+        return cls({name: narrowed(name, tensor) for name, tensor in once.items()}, vector, step)
 
     def batch(self, device: torch.device) -> dict[str, Tensor]:
         """The columns as TRL takes them."""
@@ -97,20 +97,47 @@ class Share:
 
 @dataclass
 class Found:
-    """What the training pass over a share found. gradient: of `v` (groups, u) float32, None where it lies in `v`
-    itself. mismatch: mean k3 of engine and trainer over `compared` tokens. scores: ∇ log π of completions (n, p)
-    float32, with `--lr auto`. charts: TRL's, a list of values a name. trained: rows that can be measured after the
-    step."""
+    """What the training pass over a share found. gradient: of `v` (groups, u) float32. observed: with `--lr auto` what
+    the step is made with beside it, as `pipeline.training.kl_step.Observed` names them: scores (n, p) float32 and their
+    count, sums of gradients (m, p) of groups and the groups' numbers (m,). distance: k3 a token from who drew, share of
+    ratios cut, tokens. charts: TRL's, a list of values a name. rows_trained: as a share of the whole batch's. trained:
+    how many rows can be measured after the step."""
 
+    gradient: np.ndarray
     loss: float = 0.0
-    gradient: np.ndarray | None = None
-    mismatch: float = 0.0
-    compared: int = 0
-    scores: list[np.ndarray] = field(default_factory=list)
+    observed: tuple[np.ndarray, int, np.ndarray, np.ndarray] | None = None
+    distance: tuple[float, float, int] = (0.0, 0.0, 0)
     charts: dict[str, list[float]] = field(default_factory=dict)
     rows_trained: float = 0.0
     trained: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Prompts and completions as arrays of token ids, a prompt that several rows share once; `places` says whose."""
+
+    prompts: list[np.ndarray]
+    places: list[int]
+    completions: list[np.ndarray]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> TokenRows:
+        numbers: dict[tuple[int, ...], int] = {}
+        places = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]
+        return cls([np.array(ids, np.int32) for ids in numbers], places, [np.array(c, np.int32) for c in completions])
+
+    @property
+    def lists(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and completions of all rows."""
+        prompts = [prompt.tolist() for prompt in self.prompts]
+        return [prompts[place] for place in self.places], [completion.tolist() for completion in self.completions]
+
+
+def first_of_each(places: Tensor) -> Tensor:
+    """The first row of each of the numbers 0 to m - 1 in `places` (n,)."""
+    rows = torch.arange(len(places), device=places.device)
+    return rows.new_full((int(places.max()) + 1,), len(places)).scatter_reduce(0, places, rows, "amin")
 
 
 def digest(values: np.ndarray) -> str:

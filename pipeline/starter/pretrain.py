@@ -183,9 +183,7 @@ def train(
     return torch.stack(losses[-tail:]).mean().item()
 
 
-def save(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, loss: float, out: Path
-) -> None:
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, loss: float, out: Path) -> None:
     """Write the model in bfloat16, its tokenizer and `recipe.json`; the folder appears whole or not at all."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     torch.nn.Module.to(model, "cpu", torch.bfloat16).eval()

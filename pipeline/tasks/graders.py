@@ -19,6 +19,11 @@ ENGINE_CORES = 2
 class NoGraders(AbstractContextManager["NoGraders"]):
     """Stands where a task needs no programs to be run: no compiler, no sandbox, no processes."""
 
+    workers = 0
+
+    def take_spans(self) -> list[tuple[float, float]]:
+        return []
+
     def describe(self) -> dict[str, Any]:
         return {"tier": "none", "isolation": "answers are compared; no program is run"}
 

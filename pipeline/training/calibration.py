@@ -14,8 +14,9 @@ from pipeline.evaluation.evaluate import prompt_ids
 from pipeline.policy.loading import Policy
 from pipeline.rollout import Sampling
 from pipeline.tasks import Task
-from pipeline.training.logprobs import completion_log_probs, token_budget_batches, unpadded_rows
+from pipeline.training.logprobs import completion_log_probs
 from pipeline.training.microbatch import spread_rows
+from pipeline.training.packing import packed, within_budget
 from rewards.problem import Problem
 
 COMPLETIONS = 512  # at least, and four for every scalar
@@ -47,20 +48,21 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
 def entry_scores(
     policy: Policy, prompts: list[list[int]], completions: list[list[int]], config: RunConfig
 ) -> torch.Tensor:
-    """∇ log π of completions of the base by every entry of every R, (completions, modules, r²) float32."""
+    """∇ log π of completions of the base by every entry of every R, (completions, modules, r²) float32.
+
+    Each completion has a prompt of its own here: what flows back through a shared one cannot be told apart.
+    """
     model, bank = policy.model, policy.model.tinylora
-    rows, starts, lengths = unpadded_rows(prompts, completions, bank.v.device)
-    scores = torch.zeros(len(rows), len(bank.layers), bank.config.rank**2, device=bank.v.device)
+    scores = torch.zeros(len(prompts), len(bank.layers), bank.config.rank**2, device=bank.v.device)
     budget = policy.memory.micro_batch_tokens if policy.memory else config.micro_batch_tokens
     if policy.memory and policy.memory.gradient_checkpointing:  # as the budget of tokens supposes
         model.gradient_checkpointing_enable()
     model.train()
-    for part in token_budget_batches(starts + lengths, budget):
-        longest, width = int((starts + lengths)[part].max()), int(lengths[part].max())
-        with entry_rows(bank, len(part)) as entries:
-            log_probs, _ = completion_log_probs(
-                model, rows[part, :longest], starts[part], lengths[part], width, config.temperature
-            )
+    for part in within_budget(prompts, completions, budget, shared=False):
+        chosen = [prompts[row] for row in part], [completions[row] for row in part]
+        pack = packed(*chosen, bank.v.device, shared=False)
+        with entry_rows(bank, pack.owners, pack.count) as entries:
+            log_probs, _ = completion_log_probs(model, pack, int(pack.lengths.max()), config.temperature)
             log_probs.sum().backward()
         scores[part] = entries.grad
     return scores

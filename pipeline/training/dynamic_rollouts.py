@@ -43,7 +43,7 @@ class DynamicRollouts:
 
     def draw(self, step: int, record: StepRecord) -> Drawn:
         """Generate one step's groups. The metrics are of all groups that were judged, with what drawing them cost."""
-        grader, problems = self.sampler.grader, self.sampler.problems
+        problems, grading = self.sampler.problems, self.sampler.grader.begin([])
         rows: list[int] = []  # the problem of each
         prompts: list[list[int]] = []
         finished: dict[int, Completion] = {}
@@ -55,7 +55,7 @@ class DynamicRollouts:
             new = [index for index in chosen for _ in range(self.size)]
             missing.extend([self.size] * count)
             rows.extend(new)
-            grader.expect([problems[index] for index in new])
+            grading.expect([problems[index] for index in new])
             asked = self.sampler.prompts(chosen) if new else []
             prompts.extend(asked)
             return asked
@@ -69,18 +69,19 @@ class DynamicRollouts:
         def has_signal(group: int) -> bool:
             members = self._rows_of([group])
             completions = [finished[row] for row in members]
-            return self.has_signal([problems[rows[row]] for row in members], completions, grader.collect(members))
+            return self.has_signal([problems[rows[row]] for row in members], completions, grading.collect(members))
 
-        grader.begin([])
         first = draw(self.sampling.start(has_signal))
-        completions = self.sampler.sample(step, record, first, keep, lambda idle: draw(self.sampling.more(idle)))
+        completions, sampled = self.sampler.sample(
+            step, record, grading, first, keep, lambda idle: draw(self.sampling.more(idle))
+        )
         batch = self.sampling.finish()
         kept = self._rows_of(batch.groups)
-        judged = grader.collect(range(batch.judged * self.size))
-        metrics = batch.metrics | verdict_metrics(judged)
+        judged = grading.collect(range(batch.judged * self.size))
+        metrics = sampled | batch.metrics | verdict_metrics(judged)
         chosen = [completions[row] for row in kept]
         of_rows, of_prompts = [rows[row] for row in kept], [prompts[row] for row in kept]
-        return Drawn(of_rows, of_prompts, chosen, self.sampler.versions(chosen), kept, metrics)
+        return Drawn(of_rows, of_prompts, chosen, self.sampler.versions(chosen), grading, kept, metrics)
 
     def has_signal(self, problems: list[Problem], completions: list[Completion], verdicts: list[Verdict]) -> bool:
         """Whether a group would be trained: its rewards differ, and not every completion is masked."""

@@ -2,12 +2,21 @@
 
 With g = ∇_v log π(completion) and F = E[g gᵀ], the policy after a step s·d has KL(π ‖ π') = s²/2 dᵀ F d + O(s³)
 (Kakade, "A Natural Policy Gradient", 2001; Schulman et al., arXiv 1502.05477). For a few dozen scalars F is tiny, and
-the gradients of single completions, of which it is made, come with the training pass (`TinyLoRA.per_row`). So a step
-has a KL instead of a learning rate, which means something else for every model, adapter and batch.
+the gradients of which it is made come with the training pass (`TinyLoRA.per_row`). So a step has a KL instead of a
+learning rate, which means something else for every model, adapter and batch.
+
+The pass tells apart what a completion's own tokens give, a, but of what flows back through a prompt that a group
+shares, b, it only has the group's sum, weighted by the loss: B = Σ w b. Both are scores, of mean zero, and completions
+are independent, so E[b bᵀ] = E[B Bᵀ] / Σ w². F is taken as E[a aᵀ] + E[b bᵀ]; the rest, E[a bᵀ] and its transpose, was
+measured to be small (docs/decisions.md), and is left to the correction.
 
 The direction stays Adam's. F is an average over steps with a multiple of the identity added: of fewer completions than
-scalars it would know nothing of most directions. What the KL of a step really was corrects the
-next ones.
+scalars it would know nothing of most directions. What the KL of a step really was corrects the next ones.
+
+A direction that is mostly noise is not worth its KL. How much the gradients of groups differ tells the noise of Adam's
+average m, so the share of signal in mᵀ F⁻¹ m is known, and the step is made shorter by it: the shrinkage of James and
+Stein ("Estimation with Quadratic Loss", 1961). Steps are short while the average is young, longest while all groups
+pull one way, and short again where little is left to gain, without a schedule.
 """
 
 from __future__ import annotations
@@ -15,31 +24,46 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adapters import TinyLoRA
-from pipeline.training.logprobs import kl_k3, packed_rows
+from pipeline.training.logprobs import kl_k3
+from pipeline.training.microbatch import prompts_and_completions
+from pipeline.training.packing import Pack
 
 MEASURED_ROWS = 32
 MEMORY = 0.9  # of the average of F, per step
 CORRECTION_RATE = 0.3  # of the logarithm of measured / predicted, per step
 CORRECTION_LIMIT = 16.0
 ABOVE_NOISE = 3.0  # a measured KL counts from so many times its noise on
+Sums = tuple[float, int, int]  # over rows: k3 of their tokens from before a step; how many rows, how many tokens
 
 
-def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> Tensor:
-    """∇ log π of single completions (n, p) from what the loss gave for them.
+def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """∇ log π of single completions (n, p) from what the loss gave for them, and the weight (n,) it gave them.
 
     row_gradients (n, p): ∂loss/∂v of each row. token_weights (n, t): ∂loss/∂ log p of each token, about the same for
     all of a row, whose mean is divided out. mask (n, t): 1 for tokens of the completion. Rows without a weight are
-    left out.
+    zero.
     """
     mean = (token_weights * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-    known = mean != 0
-    return row_gradients[known] / mean[known].unsqueeze(1)
+    return torch.where(mean == 0, 0.0, 1 / mean).unsqueeze(1) * row_gradients, mean
+
+
+def group_scores(prompt_gradients: Tensor, weights: Tensor, groups: list[list[int]]) -> Tensor:
+    """What F has of shared prompts: rows (m, p) whose sum of squares estimates Σ b bᵀ over the groups' completions.
+
+    prompt_gradients (m, p): ∂loss/∂v through each group's prompt, Σ w b. weights (n,) of completions. groups: the
+    completions of each.
+    """
+    if not groups:
+        return prompt_gradients
+    sizes = torch.stack([(weights[rows] != 0).sum() for rows in groups])
+    squares = torch.stack([weights[rows].square().sum() for rows in groups])
+    return torch.where(squares > 0, (sizes / squares).sqrt(), 0.0).unsqueeze(1) * prompt_gradients
 
 
 def ridged_fisher(fisher: Tensor, count: float) -> Tensor:
@@ -61,25 +85,65 @@ def predicted_kl(step: Tensor, fisher: Tensor) -> float:
 def corrected(correction: float, predicted: float, measured: float, noise: float) -> float:
     """The factor that predictions are multiplied with, after a step whose KL was predicted with it and measured.
 
-    A measurement that is not well above its noise says only that the KL is small.
+    The noise is part of what was measured; beyond it, one that is not well above it says only that the KL is small.
     """
-    if predicted <= 0 or measured < ABOVE_NOISE * noise:
+    if predicted <= 0 or measured - noise < ABOVE_NOISE * noise:
         return correction
-    ratio = min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, measured / predicted))
+    ratio = min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, (measured - noise) / predicted))
     return min(CORRECTION_LIMIT, max(1 / CORRECTION_LIMIT, correction * ratio**CORRECTION_RATE))
 
 
+def signal_share(average: Tensor, noise: float, fisher: Tensor) -> float:
+    """The share of averageᵀ F⁻¹ average that is not noise, 0 to 1; average (p,), fisher (p, p).
+
+    noise: what the average would have without any signal, E[εᵀ F⁻¹ ε].
+    """
+    whole = float(average @ torch.linalg.solve(fisher, average))
+    return max(0.0, 1 - noise / whole) if whole > 0 else 0.0
+
+
+def group_sums(gradients: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums (m, p) of the rows (n, p) of each group, and the groups' numbers (m,)."""
+    names, group = torch.unique(groups, return_inverse=True)
+    return gradients.new_zeros(len(names), gradients.shape[1]).index_add(0, group, gradients), names
+
+
+def group_noise(gradients: Tensor, groups: Tensor, fisher: Tensor) -> float:
+    """E[εᵀ F⁻¹ ε] of the sum of row gradients (n, p): what independent groups (n,) of rows, by their differences, let
+    it vary by. Of a single group nothing is known: 0. fisher (p, p)."""
+    sums, names = group_sums(gradients, groups)
+    count = len(names)
+    if count < 2:
+        return 0.0
+    sums = sums - sums.mean(dim=0)
+    return count / (count - 1) * float((sums * torch.linalg.solve(fisher, sums.mT).mT).sum())
+
+
+class Observed(NamedTuple):
+    """What a step is made with beside the gradient: scores (n, p) of `completions`, and the sums of ∂loss/∂v (m, p) of
+    the groups with these numbers (m,)."""
+
+    scores: Tensor
+    completions: int
+    gradients: Tensor
+    groups: Tensor
+
+
 class KLAdam(torch.optim.Optimizer):
-    """Adam whose steps have a predicted KL of `step_kl` nats a completion, times lr² (the schedule's factor).
+    """Adam whose steps have a predicted KL of `step_kl` nats a completion, times the square of lr (the schedule's
+    factor) and of the share of signal.
 
     One parameter, of p numbers in all. Before each step `observe` takes the completions' scores; without any the step
-    is left out. `last_length` is the factor that stood in the learning rate's place, `last_predicted` the step's KL.
+    is left out. `last_length` is the factor that stood in the learning rate's place, `last_predicted` the step's KL,
+    `last_signal` the share of signal.
     """
 
     def __init__(self, parameters: Iterable[Tensor], step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         super().__init__(parameters, {"lr": 1.0, "betas": betas, "eps": 1e-12, "step_kl": step_kl})
-        self.last_length = self.last_predicted = 0.0
+        self.last_length = self.last_predicted = self.last_signal = 0.0
         self._scores: list[Tensor] = []
+        self._count = 0
+        self._gradients: list[tuple[Tensor, Tensor]] = []
 
     @property
     def parameter(self) -> Tensor:
@@ -94,20 +158,33 @@ class KLAdam(torch.optim.Optimizer):
             state |= {"exp_avg": torch.zeros_like(v), "exp_avg_sq": torch.zeros_like(v)}
             state |= {"fisher": torch.zeros(size, size, dtype=torch.float32, device=v.device)}
             state |= {"step": torch.tensor(0.0), "count": torch.tensor(0.0), "correction": torch.tensor(1.0)}
+        state.setdefault("noise", torch.tensor(0.0))  # checkpoints of earlier versions have none
         return state
 
     @property
     def correction(self) -> float:
         return float(self._kept()["correction"])
 
-    def observe(self, scores: Tensor) -> None:
-        """Take ∇ log π of completions (n, p) of the step to come, in one call or several."""
+    def observe(self, scores: Tensor, count: int) -> None:
+        """Take scores (n, p) of the step to come, in one call or several: F is the sum of their squares over the number
+        of completions `count`."""
         self._scores.append(scores.detach().float())
+        self._count += count
 
-    def take_observed(self) -> list[Tensor]:
-        """The scores taken for the step to come, which are another optimizer's to make it with."""
-        scores, self._scores = self._scores, []
-        return scores
+    def observe_gradients(self, gradients: Tensor, groups: Tensor) -> None:
+        """Take ∂loss/∂v of rows (n, p) and the numbers of their groups (n,), in one call or several."""
+        self._gradients.append((gradients.detach().float(), groups))
+
+    def take_observed(self) -> Observed:
+        """What was taken for the step to come, which is another optimizer's to make it with."""
+        parts, self._scores = self._scores, []
+        count, self._count = self._count, 0
+        gradients, self._gradients = self._gradients, []
+        none = self.parameter.detach().new_zeros(0, self.parameter.numel()).float()
+        numbers = torch.zeros(0, dtype=torch.long, device=none.device)
+        of_groups = torch.cat([none, *(rows for rows, _ in gradients)])
+        groups = torch.cat([numbers, *(numbers_of for _, numbers_of in gradients)])
+        return Observed(torch.cat([none, *parts]), count, *group_sums(of_groups, groups))
 
     def measured(self, kl: float, noise: float) -> None:
         """Take what the KL of the last step was, in nats a completion, and the noise of that number."""
@@ -118,25 +195,38 @@ class KLAdam(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         group, state, v = self.param_groups[0], self._kept(), self.parameter
         parts, self._scores = self._scores, []
-        self.last_length = self.last_predicted = 0.0
-        if v.grad is None or not sum(len(part) for part in parts):
+        count, self._count = self._count, 0
+        gradients, self._gradients = self._gradients, []
+        self.last_length = self.last_predicted = self.last_signal = 0.0
+        if v.grad is None or not count:
             return
         scores = torch.cat(parts)
-        state["fisher"].mul_(MEMORY).add_(scores.mT @ scores / len(scores), alpha=1 - MEMORY)
-        state["count"].mul_(MEMORY).add_(len(scores))
+        state["fisher"].mul_(MEMORY).add_(scores.mT @ scores / count, alpha=1 - MEMORY)
+        state["count"].mul_(MEMORY).add_(count)
         state["step"] += 1
         steps, (beta1, beta2) = float(state["step"]), group["betas"]
         state["exp_avg"].lerp_(v.grad, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(v.grad, v.grad, value=1 - beta2)
         scale = (state["exp_avg_sq"] / (1 - beta2**steps)).sqrt().add_(group["eps"])
         direction = (state["exp_avg"] / (1 - beta1**steps) / scale).flatten()
-        average = state["fisher"] / (1 - MEMORY**steps)
-        cost = predicted_kl(direction, ridged_fisher(average, float(state["count"]))) * float(state["correction"])
+        fisher = ridged_fisher(state["fisher"] / (1 - MEMORY**steps), float(state["count"]))
+        cost = predicted_kl(direction, fisher) * float(state["correction"])
         if not (math.isfinite(cost) and cost > 0):
             return
-        self.last_length = group["lr"] * math.sqrt(group["step_kl"] / cost)
+        state["noise"].mul_(beta1**2).add_((1 - beta1) ** 2 * self._noise(gradients, fisher))
+        self.last_signal = signal_share(state["exp_avg"].flatten(), float(state["noise"]), fisher)
+        self.last_length = self.last_signal * group["lr"] * math.sqrt(group["step_kl"] / cost)
         self.last_predicted = self.last_length**2 * cost
         v.sub_(self.last_length * direction.view_as(v))
+
+    def _noise(self, parts: list[tuple[Tensor, Tensor]], fisher: Tensor) -> float:
+        """`group_noise` of the parameter's gradient, the rows' sum but for clipping and what else was added."""
+        if not parts:
+            return 0.0
+        gradients, groups = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        total, final = gradients.sum(dim=0), self.parameter.grad.flatten()  # type: ignore[union-attr]
+        scale = float(final @ total / (total @ total).clamp(min=torch.finfo(total.dtype).tiny))
+        return scale**2 * group_noise(gradients, groups, fisher)
 
 
 class StepLength:
@@ -145,7 +235,7 @@ class StepLength:
     def __init__(self, bank: TinyLoRA, step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.optimizer = KLAdam([bank.v], step_kl, betas)
         self._bank = bank
-        self._rows: tuple[Tensor, Tensor] | None = None  # of the part at hand: copies of `v`, mask of its tokens
+        self._rows: tuple[Tensor, Pack, Tensor] | None = None  # of the part at hand: copies of `v`, pack, groups
         self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
         self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
 
@@ -162,10 +252,11 @@ class StepLength:
         self._trained.append((part, log_probs))
 
     @contextmanager
-    def rows(self, part: dict[str, Tensor]) -> Iterator[None]:
-        """Within this context every row of a part of the batch has its own gradient, from which its score is made."""
-        with self._bank.per_row(len(part["completion_ids"])) as rows:
-            self._rows = rows, part["completion_mask"]
+    def rows(self, pack: Pack, groups: Tensor) -> Iterator[None]:
+        """Within this context every completion and every shared prompt of a part of the batch has a gradient of its
+        own, of which scores are made. groups (B,): the numbers of the completions' groups."""
+        with self._bank.per_row(pack.owners, pack.count) as rows:
+            self._rows = rows, pack, groups
             yield
             self.take_scores()
 
@@ -174,20 +265,16 @@ class StepLength:
         gradient of the entropy, is no multiple of ∇ log π."""
         if self._rows is None:
             return
-        (rows, mask), self._rows = self._rows, None
+        (rows, pack, groups), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            self.optimizer.observe(completion_scores(rows.grad.flatten(1), self._token_weights, mask))
+            gradients, count = rows.grad.flatten(1), len(pack.lengths)
+            mask = torch.arange(self._token_weights.shape[1], device=rows.device) < pack.lengths.unsqueeze(1)
+            own, weights = completion_scores(gradients[:count], self._token_weights, mask)
+            shared = group_scores(gradients[count:], weights, pack.groups)
+            self.optimizer.observe(torch.cat([own, shared]), int((weights != 0).sum()))
+            of_prompts = [groups[members[0]] for members in pack.groups]
+            self.optimizer.observe_gradients(gradients.clone(), torch.stack([*groups, *of_prompts]))
         self._token_weights = None
-
-    def measure(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], mismatch: float) -> dict[str, float]:
-        """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
-
-        log_probs_of: as `TinyLoRATrainer._log_probs_of_rows`. mismatch: k3 a token between engine and trainer, the
-        noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
-        `MEASURED_ROWS` rows, spread over the parts, which are sorted by length.
-        """
-        stride = -(-self.trained_rows // MEASURED_ROWS)
-        return self.judged([self.sums(log_probs_of, stride)] if self.optimizer.last_predicted else [], mismatch)
 
     @property
     def trained_rows(self) -> int:
@@ -198,27 +285,42 @@ class StepLength:
         """Let go of the parts that were trained."""
         self._trained = []
 
-    def sums(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], stride: int) -> tuple[float, int, int]:
-        """Of every `stride`th row trained: the sum over tokens of k3 from before the step, how many rows, how many
-        tokens."""
+    def measure(
+        self,
+        log_probs_of: Callable[..., tuple[Tensor, Tensor]],
+        mismatch: float,
+        elsewhere: int = 0,
+        sums_of: Callable[[int, Callable[[], Sums]], list[Sums]] = lambda stride, own: [own()],
+    ) -> dict[str, float]:
+        """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
+
+        log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
+        noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
+        `MEASURED_ROWS` rows, spread over the parts. elsewhere: rows that other replicas trained; sums_of(stride, own)
+        gives the sums of all, `own()` being this process's.
+        """
+        trained, predicted = self.trained_rows + elsewhere, self.optimizer.last_predicted
+        if not trained:
+            return {}
+        if not predicted:
+            self.forget()
+            return {"step_signal": self.optimizer.last_signal}
+        stride = -(-trained // MEASURED_ROWS)
+        parts = sums_of(stride, lambda: self.sums(log_probs_of, stride))
+        total, rows, tokens = (sum(column) for column in zip(*parts, strict=True))
+        if not rows:  # who trained them was lost
+            return {"step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
+        self.optimizer.measured(total / rows, mismatch * tokens / rows)
+        found = {"step_kl": total / rows, "step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
+        return found | {"step_kl_correction": self.optimizer.correction}
+
+    def sums(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], stride: int) -> Sums:
+        """Of every `stride`th row trained here; forgets them."""
         trained, self._trained = self._trained, []
         total, rows, tokens = 0.0, 0, 0
         for part, old in trained:
-            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            prompt_ids, prompt_mask, ids, mask = (part[name][::stride] for name in names)
-            new, _ = log_probs_of(*packed_rows(prompt_ids, prompt_mask, ids, mask), old.shape[1])
+            mask = part["completion_mask"][::stride]
+            new, _ = log_probs_of(*prompts_and_completions(part, slice(None, None, stride)), old.shape[1])
             total += kl_k3(new - old[::stride], mask) * int(mask.sum())
             rows, tokens = rows + len(mask), tokens + int(mask.sum())
         return total, rows, tokens
-
-    def judged(self, sums: list[tuple[float, int, int]], mismatch: float) -> dict[str, float]:
-        """What `measure` tells, of one or several replicas' sums."""
-        self.forget()
-        rows = sum(count for _, count, _ in sums)
-        if not rows:
-            return {}
-        total, tokens = sum(part for part, _, _ in sums), sum(count for _, _, count in sums)
-        predicted = self.optimizer.last_predicted
-        self.optimizer.measured(total / rows, mismatch * tokens / rows)
-        found = {"step_kl": total / rows, "step_kl_predicted": predicted}
-        return found | {"step_kl_correction": self.optimizer.correction}

@@ -1,4 +1,8 @@
-"""The life of a training run: judge the base, train, judge what came of it, sum up."""
+"""The life of a training run: judge the base, train, judge what came of it, sum up.
+
+What an evaluation between steps generated is graded while the next step runs: its verdicts are waited for when that
+step ends, or the run.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ import platform
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from adapters import load_checkpoint, read_checkpoint, save_checkpoint
 from adapters.checkpoint import FILE_NAME
 from pipeline.config import ConfigError, RunConfig
 from pipeline.evaluation.compare import compare_counts
-from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, fitting_problems
+from pipeline.evaluation.evaluate import EVALUATION_SEED, Evaluating, fitting_problems
 from pipeline.policy.loading import Policy
 from pipeline.progress import EvaluationBar, TrainingBar
 from pipeline.report.curves import draw_curves
@@ -25,14 +31,25 @@ from pipeline.tasks import Task
 from pipeline.tasks.problem_sets import UNDIVIDED, ProblemSets, clusters_of
 from pipeline.training.calibration import calibrate
 from pipeline.training.collapse import CollapseWatch, JudgeWatch
-from pipeline.training.trainer import TinyLoRATrainer
+from pipeline.training.roles import trainer_of
+from pipeline.training.timeline import Timeline
 from pipeline.versions import describe_versions
 from rewards.grader.pool import GraderPool
-from rewards.problem import Problem
 from storage.files import write_json
 
 HELD_OUT, VALIDATION = "held-out", "validation"
 LOGS = {HELD_OUT: "evaluations", VALIDATION: "validation"}  # the file of each set's evaluations
+
+
+@dataclass
+class Judging:
+    """An evaluation of the policy `v` after `step` steps, on the set called `name`, that is still being graded."""
+
+    name: str
+    step: int
+    v: Tensor
+    evaluating: Evaluating
+    bar: EvaluationBar
 
 
 class Run:
@@ -67,6 +84,9 @@ class Run:
         self.counts: dict[int, dict[str, tuple[int, int]]] = {}  # of the held-out problems, by step
         self.watch = CollapseWatch(config.stop_kl, config.stop_entropy, self.metrics, idle_limit=config.stop_idle)
         self.judge_watch = JudgeWatch(self.metrics)
+        self.timeline = Timeline(pool)
+        self.folder.truncate("timeline", self.done)
+        self.judging: Judging | None = None  # between two steps
         self.stopped: str | None = None
         self.terminated = Terminated()
 
@@ -106,18 +126,24 @@ class Run:
         """Judge the base before the first step, and watch it, where this was not done yet."""
         if self.evaluation(HELD_OUT, 0) is None:
             self.keep({"step": 0})
-            self.log(HELD_OUT, self.judge(HELD_OUT, self.problems.held_out, 0, "before"))
-        if self.config.eval_every and not self.done:
-            self.watch_validation(0)
+            self.log(HELD_OUT, self.judged_now(HELD_OUT, 0, "before"))
+        if self.config.eval_every:
+            if self.checkpoint:  # the evaluation of the last step may not have been graded when the run was killed
+                load_checkpoint(self.checkpoint, self.policy.model)
+            self.watch_validation(self.done)
 
     def learn(self) -> int:
         """Train until the steps are made, the policy collapses, or SIGTERM comes; returns the last step."""
         problems, origin = self.problems.train, self.problems.origin
-        trainer = TinyLoRATrainer(self.policy, self.grader, problems, self.config, self.folder, self.on_step, origin)
+        trainer = trainer_of(self.policy)(
+            self.policy, self.grader, problems, self.config, self.folder, self.on_step, origin, self.timeline
+        )
         self.bar = TrainingBar(self.steps, self.done)
+        self.timeline.begin()
         with self.terminated:
             trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
         self.bar.close()
+        self.watch_judged()
         return trainer.state.global_step
 
     def on_step(self, record: dict[str, Any]) -> bool:
@@ -127,9 +153,9 @@ class Run:
         self.bar.step(record)
         self.stopped = self.watch.check(record)
         self.judge_watch.check(record)
-        step, every = record["step"], self.config.eval_every
-        if every and self.stopped is None and (step % every == 0 or step == self.steps):
-            self.watch_validation(step)
+        self.watch_judged()
+        if self.config.eval_every and self.stopped is None:
+            self.watch_validation(record["step"])
         return self.stopped is not None or self.terminated.requested
 
     def stop_if_terminated(self, step: int) -> None:
@@ -151,7 +177,7 @@ class Run:
         judged = self.judged(step)
         if self.evaluation(HELD_OUT, judged) is None:
             self.policy.serve(judged)
-            self.log(HELD_OUT, self.judge(HELD_OUT, self.problems.held_out, judged, "after"))
+            self.log(HELD_OUT, self.judged_now(HELD_OUT, judged, "after"))
 
     def summary(self, step: int) -> dict[str, Any]:
         """`summary.json`: the base against the policy of the run, and what the run was."""
@@ -191,27 +217,47 @@ class Run:
         return next((record for record in self.logs[name] if record["step"] == step), None)
 
     def watch_validation(self, step: int) -> None:
-        """Evaluate what a run is watched by, and keep the policy if it is the best so far."""
+        """Begin the evaluation that a run is watched by, where one is due after this step and there is none."""
         name = HELD_OUT if self.config.eval_split == UNDIVIDED else VALIDATION
-        if self.evaluation(name, step) is not None:
-            return
-        self.policy.serve(step)
-        earlier = [record["pass@1"]["pass_at_1"] for record in self.logs[name]]
-        record = self.judge(name, self.problems.validation, step, f"at step {step}")
-        if record["pass@1"]["pass_at_1"] > max(earlier, default=-1.0):
-            self.keep({"step": step, **record["pass@1"]})
-        self.log(name, record)
+        due = step % self.config.eval_every == 0 or step == self.steps
+        if due and self.evaluation(name, step) is None:
+            self.policy.serve(step)
+            self.judging = self.judge(name, step, f"at step {step}")
 
-    def judge(self, name: str, problems: list[Problem], step: int, when: str) -> dict[str, Any]:
-        """Evaluate the policy that the engine serves on the problems of the set called `name`; its line for the log."""
+    def watch_judged(self) -> None:
+        """Wait for the evaluation that was begun, if there is one, and keep its policy if it is the best so far."""
+        judging, self.judging = self.judging, None
+        if judging is None:
+            return
+        record = self.record_of(judging)
+        earlier = [one["pass@1"]["pass_at_1"] for one in self.logs[judging.name]]
+        if record["pass@1"]["pass_at_1"] > max(earlier, default=-1.0):
+            self.keep({"step": judging.step, **record["pass@1"]}, judging.v)
+        self.log(judging.name, record)
+
+    def judged_now(self, name: str, step: int, when: str) -> dict[str, Any]:
+        return self.record_of(self.judge(name, step, when))
+
+    def judge(self, name: str, step: int, when: str) -> Judging:
+        """Have the policy that the engine serves, after `step` steps, answer the problems of the set called `name`."""
+        start = time.perf_counter()
         config, policy = self.config, self.policy
+        problems = self.problems.held_out if name == HELD_OUT else self.problems.validation
         bar = EvaluationBar(len(problems), f"{name} {when}")
         sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED)
-        result = evaluate(policy.engine, policy.tokenizer, self.grader, problems, 1, sampling, bar.graded)
-        bar.close()
+        evaluating = Evaluating(policy.engine, policy.tokenizer, self.grader, problems, 1, sampling, bar.graded)
+        self.timeline.add("evaluate", start)
+        return Judging(name, step, policy.model.tinylora.v.detach().clone(), evaluating, bar)
+
+    def record_of(self, judging: Judging) -> dict[str, Any]:
+        """Wait for its verdicts and write its rollouts; its line for the log."""
+        name, step, config = judging.name, judging.step, self.config
+        result = judging.evaluating.result()
+        judging.bar.close()
         self.folder.write_rollouts(f"{name}-{step:05d}", result.rows(config))
         if name == HELD_OUT:
-            self.counts[step] = dict(zip((problem.id for problem in problems), result.counts(), strict=True))
+            ids = (problem.id for problem in self.problems.held_out)
+            self.counts[step] = dict(zip(ids, result.counts(), strict=True))
         return {"step": step, **result.summary([1], config)}
 
     def log(self, name: str, record: dict[str, Any]) -> None:
@@ -219,11 +265,12 @@ class Run:
         self.logs[name].append(record)
         self.folder.append(LOGS[name], record)
 
-    def keep(self, about: dict[str, Any]) -> None:
-        """Make the policy the one in `best/`; `best.json` says of which step it is and how it did on validation."""
+    def keep(self, about: dict[str, Any], v: Tensor | None = None) -> None:
+        """Make the policy, or that of `v`, the one in `best/`; `best.json` says of which step it is and how it did on
+        validation."""
         folder = self.folder.path / "best"
         folder.mkdir(exist_ok=True)
-        save_checkpoint(folder, self.policy.model, self.config.model or "")
+        save_checkpoint(folder, self.policy.model, self.config.model or "", v)
         write_json(folder / "best.json", about)
         self.best = about
 

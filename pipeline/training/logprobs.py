@@ -1,28 +1,31 @@
-"""Log-probabilities of given completions under the policy, without keeping logits and without computing on padding.
+"""Log-probabilities of given completions under the policy, without keeping logits, without computing on padding, and
+with each prompt computed once for its completions (`packing.py`, `attention.py`).
 
-Rows are laid out as prompt + completion from the left, so causal attention needs no mask: what is right of a row's end
-never influences it. The output head is frozen, so the gradient with respect to the hidden state is known in closed form
-and is computed together with the value; a chunk's logits live only inside that chunk.
+The output head is frozen, so the gradient with respect to the hidden state is known in closed form and is computed
+together with the value; a chunk's logits live only inside that chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adapters.tinylora import wide
 from pipeline.rollout.sampling_support import WHOLE, Truncation
+from pipeline.training.attention import hidden_states
+from pipeline.training.packing import Pack, Tokens, packed, within_budget
 
 CHUNK_ELEMENTS = 1 << 26  # logits computed at once
 
 
 def float32_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ in float32, also of bf16 factors: logits near 20 that are rounded to bf16 carry 0.03 nats of noise."""
-    if x.is_cuda and x.dtype != torch.float32:
+    """x Wᵀ in float32, also of bf16 factors: logits near 20 that are rounded to bf16 carry 0.03 nats of noise. Float64
+    stays what it is."""
+    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(x, weight.mT, out_dtype=torch.float32)
-    return (x @ weight.mT).float()
+    return wide(x @ weight.mT)
 
 
 class _HeadLogProbs(torch.autograd.Function):
@@ -43,7 +46,7 @@ class _HeadLogProbs(torch.autograd.Function):
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         needs_gradient = ctx.needs_input_grad[0]
-        log_probs = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
+        log_probs = wide(hidden.new_empty(tokens.shape))
         entropies = torch.empty_like(log_probs)
         gradient = torch.empty_like(hidden) if needs_gradient else None
         of_entropy = torch.empty_like(hidden) if needs_gradient and entropy_gradient else None
@@ -75,28 +78,9 @@ class _HeadLogProbs(torch.autograd.Function):
         return total, None, None, None, None, None  # type: ignore[return-value]
 
 
-def packed_rows(
-    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor, pad: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of prompt + completion without the padding between them.
-
-    All inputs (B, ·), prompts padded on the left, completions on the right. Returns ids (B, L) with L the longest real
-    row, prompt lengths (B,) and completion lengths (B,).
-    """
-    prompts, completions = prompt_mask.sum(dim=1), completion_mask.sum(dim=1)
-    width = int((prompts + completions).max())
-    ids = torch.cat([prompt_ids, completion_ids], dim=1)
-    start = (prompt_ids.shape[1] - prompts).unsqueeze(1)
-    position = torch.arange(width, device=ids.device).unsqueeze(0)
-    rows = ids.gather(1, (start + position).clamp(max=ids.shape[1] - 1))
-    return rows.masked_fill(position >= (prompts + completions).unsqueeze(1), pad), prompts, completions
-
-
 def completion_log_probs(
     model: Any,
-    rows: Tensor,
-    prompts: Tensor,
-    completions: Tensor,
+    pack: Pack,
     width: int,
     temperature: float,
     truncation: Truncation = WHOLE,
@@ -104,59 +88,36 @@ def completion_log_probs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token at `temperature`, in float32, zero beyond a row's end.
 
-    rows (B, L) from `packed_rows`, prompts and completions (B,) lengths. Both are of the truncated distribution.
-    Returns two (B, width) tensors; the first is differentiable in the adapter, with `entropy_gradient` both are.
+    Both are of the truncated distribution. Returns two (B, width) tensors for the B completions of the pack; the first
+    is differentiable in the adapter, with `entropy_gradient` both are.
     """
-    hidden = model.model(input_ids=rows, use_cache=False).last_hidden_state  # (B, L, H)
-    position = torch.arange(width, device=rows.device).unsqueeze(0)
-    valid = position < completions.unsqueeze(1)
-    row = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1).expand(-1, width)[valid]
-    column = (prompts.unsqueeze(1) + position)[valid]
+    hidden = hidden_states(model, pack.ids, pack.positions, pack.layout)
     head = model.get_output_embeddings().weight
-    places, tokens = hidden[row, column - 1].to(head.dtype), rows[row, column]
-    values, entropy = _HeadLogProbs.apply(places, head, tokens, temperature, truncation, entropy_gradient)
-    log_probs = torch.zeros(valid.shape, dtype=torch.float32, device=rows.device).masked_scatter(valid, values)
+    places = hidden.index_select(0, pack.places).to(head.dtype)
+    values, entropy = _HeadLogProbs.apply(places, head, pack.tokens, temperature, truncation, entropy_gradient)
+    valid = torch.arange(width, device=hidden.device) < pack.lengths.unsqueeze(1)
+    log_probs = values.new_zeros(valid.shape).masked_scatter(valid, values)
     return log_probs, torch.zeros_like(log_probs).masked_scatter(valid, entropy)
-
-
-def unpadded_rows(prompt_ids: list[list[int]], completion_ids: list[list[int]], device: Any) -> tuple[Tensor, ...]:
-    """The same from token ids: rows (B, L), prompt lengths (B,) and completion lengths (B,) on `device`."""
-    ids = [torch.tensor(prompt + rest) for prompt, rest in zip(prompt_ids, completion_ids, strict=True)]
-    lengths = [torch.tensor([len(part) for part in parts], device=device) for parts in (prompt_ids, completion_ids)]
-    return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device), *lengths
 
 
 @torch.no_grad()
 def log_probs_without_gradient(
     model: Any,
-    rows: Tensor,
-    prompts: Tensor,
-    completions: Tensor,
+    prompts: Tokens,
+    completions: Tokens,
     width: int,
     temperature: float,
     budget: int,
     truncation: Truncation = WHOLE,
 ) -> tuple[Tensor, Tensor]:
-    """`completion_log_probs` of any number of rows, `budget` tokens at a time."""
-    log_probs = torch.zeros(rows.shape[0], width, device=rows.device)
+    """`completion_log_probs` of any number of completions, `budget` tokens at a time."""
+    device = model.get_output_embeddings().weight.device
+    log_probs = torch.zeros(len(prompts), width, device=device)
     entropies = torch.zeros_like(log_probs)
-    lengths = prompts + completions
-    for part in token_budget_batches(lengths, budget):
-        longest = int(lengths[part].max())
-        log_probs[part], entropies[part] = completion_log_probs(
-            model, rows[part, :longest], prompts[part], completions[part], width, temperature, truncation
-        )
+    for rows in within_budget(prompts, completions, budget):
+        pack = packed([prompts[row] for row in rows], [completions[row] for row in rows], device)
+        log_probs[rows], entropies[rows] = completion_log_probs(model, pack, width, temperature, truncation)
     return log_probs, entropies
-
-
-def token_budget_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
-    """Indices of rows grouped by similar length, so that rows × longest stays within `budget` tokens (or one row)."""
-    order = lengths.argsort(descending=True, stable=True)
-    start = 0
-    while start < len(order):
-        count = max(1, budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + count]
-        start += count
 
 
 def kl_k3(log_ratio: Tensor, mask: Tensor) -> float:

@@ -1,8 +1,8 @@
 """How a scored batch is cut for the training pass, without changing the gradient.
 
 A row's loss without a KL term is proportional to its advantage. So rows without one are left out, and a completion that
-was drawn several times in a group is computed once with the sum of its advantages. What remains is sorted by length
-and cut by a token budget.
+was drawn several times in a group is computed once with the sum of its advantages. What remains is cut by a token
+budget, in which a prompt counts once for all its completions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.training.logprobs import token_budget_batches
+from pipeline.training.packing import Pack, packed, token_lists, within_budget
 
 # Loss types whose value is a sum over rows divided by a constant of the whole batch need no weight when the batch is
 # cut; those that average over rows are weighted by the share of rows, and bnpo by the share of tokens.
@@ -43,36 +43,53 @@ def spread_rows(count: int, wanted: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
+def rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
+    """These rows of a batch: a tensor whose first size is the number of rows is cut, anything else is handed on."""
+    count = len(batch["completion_mask"])
+    return {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+
+
 def micro_batches(
     batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
 
-    batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens of
-    prompt and completion per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
-    bonus; those that are masked whole are never kept. A tensor whose first size is the number of rows is cut; anything
-    else is handed to every part. Of a batch that is a share of another, `num_rows_in_batch` and `num_items_in_batch`
-    (tokens) are of the whole one, and so are weights and share.
+    batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
+    are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
+    bonus; those that are masked whole are never kept. Of a batch that is a part of another, `num_rows_in_batch` and
+    `num_items_in_batch` (tokens) are of the whole one, and so are weights and share.
     """
-    lengths = batch["prompt_mask"].sum(dim=1) + batch["completion_mask"].sum(dim=1)
+    own, tokens = len(batch["completion_ids"]), int(batch["num_items_in_batch"])
+    count = int(batch.get("num_rows_in_batch", own))
     if every_row:
-        chosen = torch.arange(len(lengths), device=lengths.device)
+        chosen = torch.arange(own, device=batch["completion_ids"].device)
     else:
         chosen, summed = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
         batch = batch | {"advantages": summed}
         chosen = chosen[summed[chosen] != 0]
     chosen = chosen[batch["completion_mask"][chosen].any(dim=1)]
-    count, tokens = len(lengths), int(batch["completion_mask"].sum())
-    whole_count, whole_tokens = int(batch.get("num_rows_in_batch", count)), int(batch.get("num_items_in_batch", tokens))
     parts = []
-    for index in token_budget_batches(lengths[chosen], budget):
+    for index in within_budget(*prompts_and_completions(batch, chosen), budget):
         rows = chosen[index]
-        part = {k: x[rows] if isinstance(x, Tensor) and x.dim() and len(x) == count else x for k, x in batch.items()}
+        part = rows_of(batch, rows)
         if loss_type in SUMMED_LOSSES:
             weight = 1.0
         elif loss_type == "bnpo":
-            weight = int(part["completion_mask"].sum()) / whole_tokens
+            weight = int(part["completion_mask"].sum()) / tokens
         else:
-            weight = len(rows) / whole_count
+            weight = len(rows) / count
         parts.append((part, weight))
-    return parts, len(chosen) / whole_count
+    return parts, len(chosen) / count
+
+
+def prompts_and_completions(batch: dict[str, Any], rows: Any = slice(None)) -> tuple[list[list[int]], list[list[int]]]:
+    """The token ids of prompts and completions of rows of TRL's batch, all unless told, without padding."""
+    prompts, completions = (
+        token_lists(batch[f"{name}_ids"][rows], batch[f"{name}_mask"][rows]) for name in ("prompt", "completion")
+    )
+    return prompts, completions
+
+
+def packed_part(part: dict[str, Any]) -> Pack:
+    """The pack of all rows of a part of TRL's batch."""
+    return packed(*prompts_and_completions(part), part["completion_ids"].device)

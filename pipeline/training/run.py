@@ -23,8 +23,8 @@ from pipeline.training.replica import TrainingReplica
 __all__ = ["described", "stored_config", "train"]
 
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
-CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary", "replicas", "ray_address")
-CHANGEABLE += ("grader_nodes",)
+CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary", "engine_weights")
+CHANGEABLE += ("replicas", "ray_address", "grader_nodes")
 
 
 def train(settings: Settings, *, resume: bool = False) -> Path:

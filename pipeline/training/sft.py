@@ -2,7 +2,7 @@
 
 TRL's `SFTTrainer` on a model that Unsloth loads: QLoRA (an adapter over NF4 weights) on a GPU, LoRA or all weights on
 a CPU. The result is an ordinary model folder, the adapter merged into the unquantised weights, that `scripts/train.py
---model` takes. """
+--model` takes."""
 
 from __future__ import annotations
 

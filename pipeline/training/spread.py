@@ -16,105 +16,101 @@ from torch import Tensor
 
 from pipeline.scale.engine import FleetEngine
 from pipeline.scale.shares import shares_of
-from pipeline.scale.wire import Found, Share, total_gradient
+from pipeline.scale.wire import Found, Share, TokenRows, total_gradient
+from pipeline.training.kl_step import Sums
+from pipeline.training.packing import Tokens
 
 LEAST_LIMIT = 300.0  # seconds for a share, and so many times what the driver's own took
 TIMES_OWN = 20.0
 
 
 class Spread:
-    """gradient: adds that of a batch on this replica's card to `v`. take: gives the optimizer scores of others."""
+    """gradient: adds that of a batch on this replica's card to `v`, returns its loss. take: is given what another
+    replica found."""
 
     def __init__(
-        self, engine: FleetEngine, gradient: Callable[[dict[str, Tensor]], Found], take: Callable[[Tensor], None]
+        self,
+        engine: FleetEngine,
+        gradient: Callable[[dict[str, Tensor]], Tensor],
+        take: Callable[[Found], None],
     ) -> None:
         self.engine, self.fleet = engine, engine.fleet
         self._gradient, self._take = gradient, take
 
-    def gradient(self, batch: dict[str, Tensor], every_row: bool) -> Found:
-        """Add the gradient of the whole batch to `v`."""
-        members = self.fleet.joined
+    def gradient(self, batch: dict[str, Tensor], every_row: bool, step: int = 0) -> float:
+        """Add the gradient of a batch, or of some groups of the batch of a step, to `v`; returns the loss."""
+        members, v = self.fleet.joined, self.engine.bank.v
         shares = shares_of(batch, len(members) + 1, every_row=every_row)
         vector = self.engine.vector()
-        asked = [(member, (Share.of(share, vector),)) for member, share in zip(members, shares[1:], strict=False)]
+        asked = [(member, (Share.of(share, vector, step),)) for member, share in zip(members, shares[1:], strict=False)]
         calls = self.fleet.ask("gradient", asked)
-        v = self.engine.bank.v
-        parts = [self._own(shares[0])]
-        limit = max(LEAST_LIMIT, TIMES_OWN * parts[0].seconds)
+        gradients = [] if v.grad is None else [v.grad.cpu().numpy()]
+        start = time.perf_counter()
+        own, loss = self._own(shares[0])
+        gradients.append(own)
+        limit = max(LEAST_LIMIT, TIMES_OWN * (time.perf_counter() - start))
         for (member, call), share in zip(calls, shares[1:], strict=True):
             found = self.fleet.answer(member, call, limit, "training")
             if found is None:
-                found = self._own(share)
+                own, part = self._own(share)
+                gradients.append(own)
             else:
                 self.fleet.seconds[member.number]["train"] += found.seconds
-                for scores in found.scores:
-                    self._take(torch.from_numpy(np.array(scores)).to(v.device))
-            parts.append(found)
+                self._take(found)
+                gradients.append(found.gradient)
+                part = found.loss
+            loss += part
         start = time.perf_counter()
-        gradients = [part.gradient for part in parts if part.gradient is not None]
         v.grad = torch.from_numpy(total_gradient(gradients)).to(v.device)
-        merged = merged_found(parts)
         self.fleet.seconds[0]["merge"] += time.perf_counter() - start
-        return merged
+        return loss
 
-    def _own(self, share: dict[str, Tensor]) -> Found:
+    def _own(self, share: dict[str, Tensor]) -> tuple[np.ndarray, float]:
         start, v = time.perf_counter(), self.engine.bank.v
         v.grad = None
-        found = self._gradient(share)
-        found.gradient = np.zeros(v.shape, np.float32) if v.grad is None else v.grad.cpu().numpy()
-        found.seconds = time.perf_counter() - start
-        self.fleet.seconds[0]["train"] += found.seconds
-        return found
+        loss = float(self._gradient(share))
+        gradient = np.zeros(v.shape, np.float32) if v.grad is None else v.grad.cpu().numpy()
+        self.fleet.seconds[0]["train"] += time.perf_counter() - start
+        return gradient, loss
 
-    def sums(self, stride: int) -> list[tuple[float, int, int]]:
-        """What the other replicas measure of the step just made; see `StepLength.sums`."""
+    def sums(self, stride: int, own: Callable[[], Sums]) -> list[Sums]:
+        """What all replicas measure of the step just made; see `StepLength.measure`."""
         vector = self.engine.vector()
         calls = self.fleet.ask("measure", [(member, (vector, stride)) for member in self.fleet.joined])
-        found = [self.fleet.answer(member, call, LEAST_LIMIT, "measuring the step") for member, call in calls]
+        found = [own(), *(self.fleet.answer(member, call, LEAST_LIMIT, "measuring the step") for member, call in calls)]
         return [sums for sums in found if sums is not None]
 
     def log_probs(
-        self, rows: tuple[Tensor, Tensor, Tensor], width: int, own: Callable[..., Any]
+        self, prompts: Tokens, completions: Tokens, width: int, own: Callable[..., Any]
     ) -> tuple[Tensor, Tensor]:
-        """As `own(rows, prompts, completions, width)`, which computes them here, each replica a part of the rows."""
-        members, base = self.fleet.joined, not self.engine.bank.enabled
-        count = len(members) + 1
-        parts = [tuple(x[index::count] for x in rows) for index in range(count)]
-        vector = self.engine.vector()
+        """As `own(prompts, completions, width)`, which computes them here, each replica those of some prompts."""
+        members, vector, base = self.fleet.joined, self.engine.vector(), not self.engine.bank.enabled
+        parts = [
+            (rows, [prompts[row] for row in rows], [completions[row] for row in rows])
+            for rows in whole_prompts(prompts, len(members) + 1)
+        ]
         asked = [
-            (member, (vector, tuple(x.cpu().int().numpy() for x in part), width, base))
-            for member, part in zip(members, parts[1:], strict=True)
-            if len(part[0])
+            (member, (vector, TokenRows.of(*part), width, base))
+            for member, (_, *part) in zip(members, parts[1:], strict=False)
         ]
         calls = self.fleet.ask("log_probs", asked)
         start = time.perf_counter()
-        found = [own(*parts[0], width)]
+        found = [own(*parts[0][1:], width)]
         limit = max(LEAST_LIMIT, TIMES_OWN * (time.perf_counter() - start))
-        for (member, call), part in zip(calls, parts[1:], strict=False):
+        for (member, call), (_, *part) in zip(calls, parts[1:], strict=True):
             answer = self.fleet.answer(member, call, limit, "computing log-probabilities")
-            found.append(
-                own(*part, width)
-                if answer is None
-                else tuple(torch.from_numpy(np.array(x)).to(rows[0].device) for x in answer)
-            )
-        log_probs, entropies = (torch.zeros(len(rows[0]), width, device=rows[0].device) for _ in range(2))
-        for index, (ours, theirs) in enumerate(found):
-            log_probs[index::count], entropies[index::count] = ours, theirs
+            found.append(own(*part, width) if answer is None else [torch.from_numpy(np.array(x)) for x in answer])
+        device = self.engine.bank.v.device
+        log_probs, entropies = (torch.zeros(len(prompts), width, device=device) for _ in range(2))
+        for (rows, *_), answer in zip(parts, found, strict=True):
+            log_probs[rows], entropies[rows] = (x.to(device) for x in answer)
         return log_probs, entropies
 
 
-def merged_found(parts: list[Found]) -> Found:
-    """What the training pass over a batch found, from what it found of its shares."""
-    compared = sum(part.compared for part in parts)
-    charts: dict[str, list[float]] = {}
-    for part in parts:
-        for name, values in part.charts.items():
-            charts.setdefault(name, []).extend(values)
-    return Found(
-        loss=sum(part.loss for part in parts),
-        mismatch=sum(part.mismatch * part.compared for part in parts) / max(1, compared),
-        compared=compared,
-        charts=charts,
-        rows_trained=sum(part.rows_trained for part in parts),
-        trained=sum(part.trained for part in parts),
-    )
+def whole_prompts(prompts: Tokens, count: int) -> list[list[int]]:
+    """At most `count` lists of rows, none empty; rows with one prompt are in one of them."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(row)
+    members = list(groups.values())
+    return [[row for group in members[index::count] for row in group] for index in range(min(count, len(members)))]

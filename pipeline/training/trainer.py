@@ -3,17 +3,19 @@
 A step is `roll_out`, which draws and judges a batch, and `train_on`, which adds its gradient. What stays TRL's: every
 loss and the optimizer loop (`trl_hooks.py`). What is ours, and why:
 - generation, so that only `v` travels and completions are graded as they finish;
-- log-probabilities, computed in token-budget batches without padding or kept logits (`logprobs.py`);
+- log-probabilities, computed without padding or kept logits, each prompt once for its group (`logprobs.py`);
 - the training step, which cuts the batch into such batches and leaves out rows without an advantage;
-- checkpoints, which hold `v` and appear whole.
-With several replicas this is the driver's: it draws through `FleetEngine` and trains through `Spread`.
+- checkpoints, which hold `v` and appear whole;
+- with `--staleness 1`, batches that are drawn a step before they are trained (`ahead.py`).
+One process trains on one device; those of several replicas are in `roles.py`.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,35 +31,28 @@ from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
 from pipeline.rollout import Sampling
-from pipeline.rollout.rollouts import Rollouts, padded_log_probs
+from pipeline.rollout.rollouts import UNJUDGED, Rollouts, padded_log_probs
 from pipeline.rollout.sampling_support import Truncation
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
 from pipeline.run_folder import PHASES, RunFolder
-from pipeline.scale.engine import FleetEngine
-from pipeline.scale.wire import Found
-from pipeline.tasks.problem_sets import advantage_scale
-from pipeline.training.advantages import group_advantages, reward_tensor
+from pipeline.training.ahead import DrawnAhead
 from pipeline.training.collapse import check_mismatch
 from pipeline.training.device import peak_memory, wait_for_device
+from pipeline.training.distance import Distance
 from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.entropy_bonus import entropy_loss
 from pipeline.training.grpo import grpo_arguments, training_rows, training_task
-from pipeline.training.kl_step import MEASURED_ROWS, StepLength
-from pipeline.training.logprobs import (
-    completion_log_probs,
-    kl_k3,
-    log_probs_without_gradient,
-    packed_rows,
-    unpadded_rows,
-)
-from pipeline.training.microbatch import micro_batches, spread_rows
+from pipeline.training.judging import Judging
+from pipeline.training.kl_step import StepLength
+from pipeline.training.logprobs import completion_log_probs, kl_k3, log_probs_without_gradient
+from pipeline.training.microbatch import micro_batches, packed_part, rows_of, spread_rows
+from pipeline.training.packing import Pack, Tokens
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
-from pipeline.training.spread import Spread
+from pipeline.training.timeline import Timeline
 from pipeline.training.trl_hooks import RolloutTrainer
 from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
-from rewards.verdict import Verdict
 
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
@@ -75,6 +70,7 @@ class TinyLoRATrainer(RolloutTrainer):
         folder: RunFolder,
         on_step: Callable[[dict[str, Any]], bool | None],
         origin: Mapping[str, int] | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         memory = policy.memory
         self.run_config = config
@@ -82,14 +78,12 @@ class TinyLoRATrainer(RolloutTrainer):
         arguments = grpo_arguments(config, folder.path, checkpointing=bool(memory and memory.gradient_checkpointing))
         super().__init__(policy, arguments, training_rows(problems, config, origin), config.beta)
         self.grader, self.problems, self.folder, self.on_step = grader, problems, folder, on_step
-        self.record = StepRecord()
+        self.timeline = timeline or Timeline(grader.pool)
+        self.record = StepRecord(self.timeline)
         self.rollouts: Rollouts | None = None  # of the step
+        self.judging: Judging | None = None  # of the step's rollouts
         self.scales = parse_scales(config.advantage_scale)
         self.length: StepLength | None = None  # with `--lr auto`
-        self.spread: Spread | None = None  # with several replicas
-        if isinstance(policy.engine, FleetEngine):
-            self.spread = Spread(policy.engine, self.gradient, self._take_scores)
-        self._trained_elsewhere = 0  # rows of the step that other replicas trained
         self._one_policy = False  # whether engine and trainer were seen to be one
         self.bank = policy.model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
@@ -100,6 +94,9 @@ class TinyLoRATrainer(RolloutTrainer):
         self.dynamic: DynamicRollouts | None = None
         if config.dynamic_sampling:
             self.dynamic = DynamicRollouts(self.sampler, self.scoring, config, origin)
+        self.ahead: DrawnAhead | None = None
+        if config.staleness:
+            self.ahead = DrawnAhead(self.sampler, list(self.train_dataset["problem"]), config.prompts_per_step)
         norms = [dense_weight(layer.base_layer).float().norm() for layer in self.bank.layers]
         self.base_norm = float(torch.stack(norms).norm())
         self.sigma = torch.stack([layer.left.norm(dim=0) for layer in self.bank.layers])[..., None]  # (modules, r, 1)
@@ -107,108 +104,134 @@ class TinyLoRATrainer(RolloutTrainer):
     # rollouts
 
     def roll_out(self, problems: list[int]) -> Rollouts:
-        """Draw, judge and weigh the batch of a step, and write it down. What the model computes of it comes before the
-        verdicts are waited for, since the last programs are still being graded then."""
-        if self.dynamic is None:
-            drawn = self.sampler.draw(self.state.global_step, self.record, problems)
-        else:  # chooses problems of its own
-            drawn = self.dynamic.draw(self.state.global_step, self.record)
+        """Draw the batch of a step, judge it and write it down; one that was drawn ahead is judged while it is trained
+        (`judged`). What the model computes of it comes before the verdicts are waited for, since the last programs are
+        still being graded then."""
+        drawn = self._draw(problems)
         masked = self.scoring.masked(drawn.completions)
         base = self._compare_with_base(drawn)
+        if self.ahead is not None and self.ahead.next is not None:  # drawn by the policy that is trained now
+            self._note_mismatch(self._compare(self.ahead.next, KL_ROWS)[1])
         old = None if self.num_iterations == 1 else self._old_log_probs(drawn, masked)
-        verdicts = self._verdicts(drawn)
-        texts = [self.sampler.text(completion) for completion in drawn.completions]
-        judged = [self.problems[index] for index in drawn.problems]
-        scores, totals = self.scoring.scores(judged, drawn.completions, texts, verdicts)
+        count = len(drawn.completions)
         self.rollouts = Rollouts(
             group_size=self.num_generations,
             problems=drawn.problems,
             prompts=drawn.prompts,
             completions=drawn.completions,
             versions=drawn.versions,
-            texts=texts,
+            texts=[self.sampler.text(completion) for completion in drawn.completions],
             masked=masked,
-            verdicts=verdicts,
-            scores=scores,
-            totals=totals,
-            advantages=self._advantages(judged, totals),
+            verdicts=[UNJUDGED] * count,
+            scores={},
+            totals=[None] * count,
+            advantages=[math.nan] * count,
             base_log_probs=base if self.beta else None,
             old_log_probs=old,
         )
-        self._write_down(self.rollouts)
+        of_rows = [self.problems[index] for index in drawn.problems]
+        scale, device = self.run_config.scale_rewards, self.accelerator.device
+        self.judging = Judging(self.rollouts, drawn, self.scoring, of_rows, scale, self.scales, device)
+        if self.ahead is None:
+            self._judge(self.judging, self.judging.left)
         if old is not None:
             differences = (old.cpu() - self.rollouts.sampled_log_probs())[self.rollouts.mask().bool()]
             self._note_mismatch(kl_k3(differences, torch.ones_like(differences)))
         return self.rollouts
 
+    def _draw(self, problems: list[int]) -> Drawn:
+        step = self.state.global_step
+        if self.ahead is not None:
+            return self.ahead.draw(step, self.record)
+        self.sampler.serve(step, self.record)
+        if self.dynamic is not None:  # chooses problems of its own
+            return self.dynamic.draw(step, self.record)
+        return self.sampler.draw(step, self.record, problems)
+
     def _compare_with_base(self, drawn: Drawn) -> Tensor:
         """Log-probabilities (n, T) under the base and the KL to it: of all rows where the loss has a KL term, else of
         rows spread over all groups."""
-        count = len(drawn.completions)
-        chosen = spread_rows(count, count if self.beta else KL_ROWS)
+        with self.bank.disabled():
+            base, kl = self._compare(drawn, len(drawn.completions) if self.beta else KL_ROWS)
+        self.record.values["kl_base"] = kl
+        return base
+
+    def _compare(self, drawn: Drawn, count: int) -> tuple[Tensor, float]:
+        """Log-probabilities (n, T) of `count` rows, spread over all groups, by the model as it is, and its KL (k3, nats
+        a token) from the policy that drew them."""
+        chosen = spread_rows(len(drawn.completions), count)
         sampled = padded_log_probs(drawn.completions).to(self.accelerator.device)
         completions = [drawn.completions[row].token_ids for row in chosen]
-        rows, prompts, lengths = unpadded_rows([drawn.prompts[row] for row in chosen], completions, sampled.device)
-        width = sampled.shape[1]
-        with self.bank.disabled():
-            base, _ = self._log_probs_of_rows(rows, prompts, lengths, width)
-        mask = torch.arange(width, device=rows.device) < lengths.unsqueeze(1)
-        self.record.values["kl_base"] = kl_k3(base - sampled[chosen], mask)
-        return base
+        log_probs, _ = self._log_probs_of([drawn.prompts[row] for row in chosen], completions, sampled.shape[1])
+        lengths = torch.tensor([len(tokens) for tokens in completions], device=log_probs.device)
+        mask = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths.unsqueeze(1)
+        return log_probs, kl_k3(log_probs - sampled[chosen], mask)
 
     def _old_log_probs(self, drawn: Drawn, masked: list[bool]) -> Tensor:
         """(B, T) of the policy that drew, computed as in training: for batches that are trained more than once."""
         trained = [[] if cut else c.token_ids for c, cut in zip(drawn.completions, masked, strict=True)]
-        rows, prompts, lengths = unpadded_rows(drawn.prompts, trained, self.accelerator.device)
         width = max(len(completion.token_ids) for completion in drawn.completions)
-        return self._log_probs_of_rows(rows, prompts, lengths, width)[0]
+        return self._log_probs_of(drawn.prompts, trained, width)[0]
 
-    def _verdicts(self, drawn: Drawn) -> list[Verdict]:
-        verdicts = self.grader.collect(drawn.graded_rows)
-        self.record.seconds["grade_wait"] += self.grader.times.wait
-        self.record.values["grading_hidden"] = self.grader.times.hidden
-        self.record.values |= drawn.metrics or verdict_metrics(verdicts)
-        return verdicts
+    def _judge(self, judging: Judging, groups: list[int]) -> list[int]:
+        """Wait for the verdicts of these groups; returns their rows. With the last ones the batch is written down."""
+        rows = judging.judge(groups)
+        if not judging.left:
+            drawn, times = judging.drawn, judging.drawn.grading.times
+            self.record.seconds["grade_wait"] += times.wait
+            self.record.values["grading_hidden"] = times.hidden
+            self.record.values["zero_variance_groups"] = judging.silent
+            self.record.values |= verdict_metrics(judging.rollouts.verdicts) | drawn.metrics
+            self._write_down(judging.rollouts)
+            self.chart(judging.rollouts)
+        return rows
 
-    def _advantages(self, problems: list[Problem], totals: list[float | None]) -> list[float]:
-        rewards = reward_tensor(totals).to(self.accelerator.device)
-        advantages = group_advantages(rewards, self.num_generations, self.run_config.scale_rewards)
-        silent = (advantages.view(-1, self.num_generations) == 0).all(dim=1)
-        self.record.values["zero_variance_groups"] = float(silent.float().mean())
-        if self.scales:  # here and not in the rewards: the group's normalisation would take any factor out again
-            factors = [advantage_scale(problem, self.scales) for problem in problems]
-            advantages = advantages * advantages.new_tensor(factors)
-        return advantages.tolist()
+    def judged(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The batch; one that was drawn ahead as its groups are complete, so that late graders do not hold the rest."""
+        judging = self.judging
+        if judging is None or not judging.left:
+            yield batch
+            return
+        place = batch["row"].argsort()
+        while judging.left:
+            rows = self._judge(judging, judging.complete())
+            advantages = batch["advantages"].new_tensor([judging.rollouts.advantages[row] for row in rows])
+            yield rows_of(batch, place[rows]) | {"advantages": advantages}
 
     def _write_down(self, rollouts: Rollouts) -> None:
         step = self.state.global_step + 1
         self.record.rollouts = rollouts.records(step, [self.problems[index].id for index in rollouts.problems])
         self.folder.write_rollouts(f"step-{step:05d}", self.record.rollouts)
 
-    def _log_probs_of_rows(
-        self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (B, width) of the model as it is, without a gradient. Many rows are shared
-        out to all replicas."""
-        if self.spread is not None and len(rows) > KL_ROWS:
-            return self.spread.log_probs((rows, prompts, completions), width, self._log_probs_here)
-        return self._log_probs_here(rows, prompts, completions, width)
-
-    def _log_probs_here(self, rows: Tensor, prompts: Tensor, completions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    def _log_probs_of(self, prompts: Tokens, completions: Tokens, width: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
         start = time.perf_counter()
         log_probs, entropies = log_probs_without_gradient(
-            self.model, rows, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
+            self.model, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
         )
         wait_for_device()
+        self.timeline.add("train", start)
         self.record.seconds["log_probs"] += time.perf_counter() - start
         return log_probs, entropies
 
     def _note_mismatch(self, mismatch: float) -> None:
-        """Record the mismatch of trainer and engine, k3 a token; the first must be small."""
+        """Record the mismatch of trainer and engine, k3 in nats a token; the first must be small."""
         self.record.values["mismatch"] = mismatch
         if not self._one_policy:
             check_mismatch(mismatch, self.run_config.model or "")
             self._one_policy = True
+
+    def _note_distance(self) -> None:
+        """Record how far the policy that is trained is from the one that drew: with batches drawn ahead what the step
+        between did, and what of it was cut, else the mismatch."""
+        distance = self._distance()
+        if distance.tokens and self.ahead is None:
+            self._note_mismatch(distance.kl)
+        elif distance.tokens:
+            self.record.values |= {"off_policy": distance.kl, "ratios_cut": distance.cut}
+
+    def _distance(self) -> Distance:
+        return Distance.of(self.record.distances)
 
     # the training pass
 
@@ -219,30 +242,28 @@ class TinyLoRATrainer(RolloutTrainer):
         return loss
 
     def train_on(self, batch: dict[str, Any]) -> Tensor:
-        """Add the gradient of a batch, part by part; returns its loss."""
+        """Add the gradient of a batch, or of some groups of it; returns its loss."""
         begin = time.perf_counter()
         if self.rollouts is not None and self.rollouts.old_log_probs is None:
-            self.rollouts.check_version(self.state.global_step)
-        found = self.gradient(batch) if self.spread is None else self.spread.gradient(batch, self._every_row)
-        for name, values in found.charts.items():
-            self._metrics["train"][name].extend(values)
-        self.record.values["rows_trained"] = found.rows_trained
-        self._trained_elsewhere = found.trained - (self.length.trained_rows if self.length else 0)
-        if found.compared:
-            self._note_mismatch(found.mismatch)
+            self.rollouts.check_version(self.state.global_step, self.run_config.staleness)
+        total = self.gradient(batch)
+        self._note_distance()
+        wait_for_device()
+        self.timeline.add("train", begin)
         self.record.seconds["backward"] += time.perf_counter() - begin
-        return torch.tensor(found.loss, device=self.accelerator.device)
+        return total
 
-    def gradient(self, batch: dict[str, Any]) -> Found:
-        """Add the gradient of a batch, or of a share of one, to `v`, part by part."""
+    def gradient(self, batch: dict[str, Any]) -> Tensor:
+        """As `train_on`, part by part on this device."""
         tokens, bonus = int(batch["num_items_in_batch"]), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
-        differences = []
-        if self.length is not None:
-            self.length.forget()
         for part, weight in self._micro_batches(batch):
-            with self.length.rows(part) if self.length else nullcontext(), self.compute_loss_context_manager():
-                loss, entropies, difference = self.loss_of(part)
+            pack = packed_part(part)
+            with (
+                self.length.rows(pack, part["group"]) if self.length else nullcontext(),
+                self.compute_loss_context_manager(),
+            ):
+                loss, entropies, difference = self.loss_of(part, pack)
                 loss = loss * weight
                 self.accelerator.backward(loss, retain_graph=bonus > 0)
                 total += loss.detach()
@@ -252,22 +273,15 @@ class TinyLoRATrainer(RolloutTrainer):
                     loss = entropy_loss(entropies, part["completion_mask"], tokens, bonus)
                     self.accelerator.backward(loss)
                     total += loss.detach()
-            differences += [] if difference is None else [difference]
-        wait_for_device()
-        found = Found(float(total), rows_trained=self.record.values["rows_trained"])
-        found.trained = self.length.trained_rows if self.length else 0
-        if differences:
-            every = torch.cat(differences)
-            found.mismatch, found.compared = kl_k3(every, torch.ones_like(every)), len(every)
-        return found
+            self.record.distances += [] if difference is None else [difference]
+        return total
 
-    def loss_of(self, part: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The loss of a part of the batch, its entropies (n, T), and where the policy that is trained drew it, log p of
-        the trainer less that of the engine, of every trained token."""
-        columns = (part[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"))
+    def loss_of(self, part: dict[str, Any], pack: Pack) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The loss of a part of the batch, whose pack is given, its entropies (n, T), and where the policy that is
+        trained drew it, log p of the trainer less that of the engine, of every trained token."""
         log_probs, entropies = completion_log_probs(
             self.model,
-            *packed_rows(*columns),
+            pack,
             part["completion_ids"].shape[1],
             self.temperature,
             self.truncation,
@@ -284,27 +298,14 @@ class TinyLoRATrainer(RolloutTrainer):
         return self.policy_loss(part, log_probs, entropies), entropies, difference
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self._every_row)
-        self.record.values["rows_trained"] = share
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self.every_row)
+        self.record.values["rows_trained"] = self.record.values.get("rows_trained", 0.0) + share
         return parts
 
     @property
-    def _every_row(self) -> bool:
+    def every_row(self) -> bool:
         """Whether rows without an advantage are trained, too."""
         return self.beta != 0 or self.run_config.entropy_bonus != 0
-
-    def as_replica(self) -> TinyLoRATrainer:
-        """Made ready to give gradients to another trainer, as `train` makes it ready to step."""
-        self.create_optimizer()
-        self.current_gradient_accumulation_steps = 1
-        if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
-        self.model.train()
-        return self
-
-    def _take_scores(self, scores: Tensor) -> None:
-        if self.length is not None:
-            self.length.optimizer.observe(scores)
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
         """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not.
@@ -332,27 +333,22 @@ class TinyLoRATrainer(RolloutTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         averages = self.averages()
         if "grad_norm" in logs and self.length is not None:
-            self.record.values |= self._measured_step(self.length)
-        if self.spread is not None:
-            self.record.values["replicas"] = self.spread.fleet.lanes()
+            noise = self.record.values.get("mismatch", self.record.values.get("off_policy", 0.0))
+            self.record.values |= self._measured_step(self.length, noise)
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)
         if record is not None:
             tracker, callbacks = self.run_config.report_to, self.callback_handler.callbacks
             log_rollouts(tracker, callbacks, self.state.global_step, self.record.rollouts)
-            self.record = StepRecord()
+            line, record["idle"] = self.timeline.close(self.state.global_step)
+            self.folder.append("timeline", line)
+            self.record = StepRecord(self.timeline)
             if self.on_step(record):
                 self.control.should_training_stop = True
 
-    def _measured_step(self, length: StepLength) -> dict[str, float]:
-        """The KL of the step just made, on rows of the whole batch."""
-        mismatch = self.record.values.get("mismatch", 0.0)
-        if self.spread is None or not length.optimizer.last_predicted:
-            return length.measure(self._log_probs_of_rows, mismatch)
-        stride = -(-(length.trained_rows + self._trained_elsewhere) // MEASURED_ROWS)
-        own = length.sums(self._log_probs_here, stride)
-        return length.judged([own, *self.spread.sums(stride)], mismatch)
+    def _measured_step(self, length: StepLength, noise: float) -> dict[str, float]:
+        return length.measure(self._log_probs_of, noise)
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
         seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}
@@ -381,8 +377,9 @@ class TinyLoRATrainer(RolloutTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(folder, self.model, self.run_config.model or "")
-        if self.dynamic is not None:
-            self.dynamic.save(folder)
+        for part in (self.dynamic, self.ahead):
+            if part is not None:
+                part.save(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Written under a temporary name: a killed run never leaves half a checkpoint behind."""
@@ -395,5 +392,6 @@ class TinyLoRATrainer(RolloutTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_checkpoint(resume_from_checkpoint, self.model)
-        if self.dynamic is not None:
-            self.dynamic.load(Path(resume_from_checkpoint))
+        for part in (self.dynamic, self.ahead):
+            if part is not None:
+                part.load(Path(resume_from_checkpoint))

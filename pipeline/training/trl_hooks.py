@@ -19,6 +19,7 @@ Of `transformers.Trainer`: `_save`, `_save_checkpoint`, `_get_output_dir` and `_
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,8 +77,12 @@ class RolloutTrainer(GRPOTrainer):
         raise NotImplementedError
 
     def train_on(self, batch: dict[str, Any]) -> Tensor:
-        """Add the gradient of a whole batch, as TRL's tensors; returns its loss."""
+        """Add the gradient of a batch, or of a part of one, as TRL's tensors; returns its loss."""
         raise NotImplementedError
+
+    def judged(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The batch, or parts of it as their verdicts come; the normalisers of a part are those of the whole."""
+        yield batch
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -86,13 +91,15 @@ class RolloutTrainer(GRPOTrainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         model.train()
-        loss = self.train_on(self._prepare_inputs(inputs))
+        losses = [self.train_on(part) for part in self.judged(self._prepare_inputs(inputs))]
         self._step += 1
-        return loss
+        return torch.stack(losses).sum()
 
     def policy_loss(self, part: dict[str, Any], log_probs: Tensor, entropies: Tensor) -> Tensor:
         """TRL's loss of a part of the batch, with (n, T) log-probabilities that carry the gradient, and entropies. A
-        part without old log-probabilities was drawn by the policy that is trained: there, old and new are one."""
+        part without old log-probabilities is trained once: there, old and new are one, whoever drew it. The importance
+        ratio is to the policy that drew. So a batch drawn ahead has the decoupled loss of AReaL (arXiv 2505.24298),
+        whose proximal policy is the one that is trained."""
         if "old_per_token_logps" not in part:
             old = log_probs.detach()
             part = part | _of_old(old, part["sampling_per_token_logps"])
@@ -109,7 +116,6 @@ class RolloutTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         rollouts = self.roll_out([row["problem"] for row in inputs])
-        self._chart(rollouts)
         return trl_batch(rollouts, self._tokenizer.pad_token_id, self.accelerator.device)
 
     def averages(self) -> dict[str, float]:
@@ -117,7 +123,7 @@ class RolloutTrainer(GRPOTrainer):
         self._metrics["train"].pop("entropy", None)
         return {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
 
-    def _chart(self, rollouts: Rollouts) -> None:
+    def chart(self, rollouts: Rollouts) -> None:
         """What TRL itself would have charted of the batch."""
         lengths = torch.tensor([len(completion.token_ids) for completion in rollouts.completions]).float()
         cut = torch.tensor([completion.token_ids[-1] not in self.ends for completion in rollouts.completions])
@@ -145,7 +151,7 @@ class RolloutTrainer(GRPOTrainer):
 
 def trl_batch(rollouts: Rollouts, pad: int, device: torch.device) -> dict[str, Any]:
     """The batch as TRL's loss takes it, on `device`. Prompts (B, P) are padded on the left, all else (B, T) on the
-    right; `group` (B,) numbers the groups, since TRL shuffles the rows."""
+    right; `row` and `group` (B,) number rows and groups, since TRL shuffles the rows."""
     ones = [[1] * len(prompt) for prompt in rollouts.prompts]
     mask = rollouts.mask()
     batch = {
@@ -157,6 +163,7 @@ def trl_batch(rollouts: Rollouts, pad: int, device: torch.device) -> dict[str, A
         "num_items_in_batch": mask.sum(),
         "num_rows_in_batch": torch.tensor(len(rollouts)),
         "sampling_per_token_logps": rollouts.sampled_log_probs(),
+        "row": torch.arange(len(rollouts)),
         "group": torch.arange(len(rollouts)) // rollouts.group_size,
     }
     batch = {name: tensor.to(device) for name, tensor in batch.items()}

@@ -16,7 +16,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections import Counter, OrderedDict
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -39,6 +40,7 @@ from rewards.verdict import Status, Verdict
 ROOT = Path(__file__).resolve().parents[2]
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from rewards.grader.worker import main; main(int(sys.argv[2]))"
 _KEPT_VARIABLES = ("PATH", "HOME", "TINYLORA_CACHE", "XDG_CACHE_HOME", "TMPDIR", "QHOME", "QLIC")
+KEPT_SPANS = 100_000  # of graded programs, where nobody takes them
 _LONGEST_WAIT = 2_000_000.0  # seconds; poll() counts milliseconds in 31 bits
 _SELF_TEST = Problem("self-test", "", (Test("20 22\n", "42\n"),))
 _SELF_TEST_SOURCE = '#include <cstdio>\nint main() { int a, b; scanf("%d%d", &a, &b); printf("%d\\n", a + b); }\n'
@@ -99,6 +101,7 @@ class GraderPool:
         self._languages = {"cpp"}  # known to have a toolchain
         self._closed = False
         self.counts: Counter[str] = Counter()
+        self._spans: deque[tuple[float, float]] = deque(maxlen=KEPT_SPANS)
         self._graders = [_Grader(self.config) for _ in range(self.workers)]
         self._threads = [
             threading.Thread(target=self._serve, args=(grader,), name=f"grader-{index}", daemon=True)
@@ -145,6 +148,10 @@ class GraderPool:
             self._pending[key] = done
         self._jobs.put((key, done))
         return done
+
+    def take_spans(self) -> list[tuple[float, float]]:
+        """Begin and end, by `time.perf_counter`, of the grading of every program that ended since the last call."""
+        return [self._spans.popleft() for _ in range(len(self._spans))]
 
     @property
     def process_ids(self) -> list[int]:
@@ -216,7 +223,10 @@ class GraderPool:
         while (job := self._jobs.get()) is not None:
             key, future = job
             if future.set_running_or_notify_cancel():
-                self._finish(key, future, self._grade(grader, key))
+                start = time.perf_counter()
+                verdict = self._grade(grader, key)
+                self._spans.append((start, time.perf_counter()))
+                self._finish(key, future, verdict)
             else:
                 with self._lock:
                     self._pending.pop(key, None)

@@ -32,7 +32,7 @@ def test_entry_gradients_are_those_of_finite_differences(tiny_model_folder: Path
     bank = model.tinylora
     rows = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(0))
     groups = [layer.group for layer in bank.layers]
-    with entry_rows(bank, 2) as entries:
+    with entry_rows(bank, torch.arange(2).repeat_interleave(11), 2) as entries:
         logits = model(input_ids=rows[:, :-1]).logits.log_softmax(-1)
         logits.gather(-1, rows[:, 1:, None]).sum().backward()
     assert entries.grad is not None and entries.grad.shape == (2, len(bank.layers), 4)

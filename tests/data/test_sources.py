@@ -342,7 +342,7 @@ def test_mbxp() -> None:
         "entry_point": "twice",
         "language": "cpp",
         "canonical_solution": "    return 2 * x;\n}",
-        "test": "int main() { if (twice(2) != 4) throw runtime_error(\"no\"); }",
+        "test": 'int main() { if (twice(2) != 4) throw runtime_error("no"); }',
     }
     found = converted("mbxp", record)
     assert (found.problem.id, found.problem.source) == ("mbxp/MBCPP/7", "mbxp")

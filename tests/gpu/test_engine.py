@@ -4,6 +4,7 @@ samples from the trained model."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,17 +18,29 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 PROMPTS = [list(range(20, 80)), list(range(90, 120)), list(range(7, 200))]
 
 
-@pytest.fixture(scope="module", params=["merge", "lowrank"])
+WAYS: dict[str, dict[str, Any]] = {
+    "merge": {},
+    "lowrank": {"refresh": "lowrank"},
+    "packed": {"engine_weights": "nf4"},
+    "packed-lowrank": {"engine_weights": "nf4", "refresh": "lowrank"},
+}
+
+
+@pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
 def policy(request) -> Iterator[Policy]:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from pipeline.policy.loading import load_policy
 
-    settings = Settings(vllm=True, dataset="starter", gpu_memory=12, refresh=request.param)
+    settings = Settings(vllm=True, dataset="starter", gpu_memory=12, **request.param)
     policy = load_policy(choose_model("starter"), resolved(settings, starter=True, gpu=True))
     serve(policy, 0)
     yield policy
     policy.close()
     torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def scheduler_of(policy: Policy) -> Any:
+    return policy.engine.llm.llm_engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
 
 
 def serve(policy: Policy, seed: int) -> None:
@@ -54,7 +67,7 @@ def test_a_seed_fixes_the_completions_and_samples_of_a_group_differ(policy: Poli
 
 
 def test_the_short_way_changes_no_token(policy: Policy) -> None:
-    scheduler = policy.engine._scheduler  # type: ignore[attr-defined]
+    scheduler = scheduler_of(policy)
     assert scheduler._possible
     serve(policy, 2)
     short = sampled(policy, 3)
@@ -67,7 +80,7 @@ def test_the_short_way_changes_no_token(policy: Policy) -> None:
 @pytest.mark.parametrize("seats", [None, 5])
 def test_log_probs_are_those_of_the_trained_model(policy: Policy, seats: int | None, monkeypatch) -> None:
     """After every refresh, for prompts that are read at once and for those that wait for a seat."""
-    scheduler = policy.engine._scheduler  # type: ignore[attr-defined]
+    scheduler = scheduler_of(policy)
     if seats:
         monkeypatch.setattr(scheduler, "max_num_running_reqs", seats)
         monkeypatch.setattr(scheduler, "_crowd", 2)
@@ -82,10 +95,64 @@ def test_log_probs_are_those_of_the_trained_model(policy: Policy, seats: int | N
             assert max(distances) < 1 and sum(distances) / len(distances) < 0.1
 
 
+def test_an_engine_without_weights_holds_the_bits_of_one_with(policy: Policy) -> None:
+    """Of every matrix, at two vectors, from the packed codes; and the embedding is the trainer's own tensor."""
+    theirs = policy.engine.worker.get_model()  # type: ignore[attr-defined]
+    assert theirs.model.embed_tokens.weight.data_ptr() == policy.model.get_input_embeddings().weight.data_ptr()
+    if policy.model.tinylora.merger is None:
+        return
+    bank = policy.model.tinylora
+    for seed in range(2):
+        serve(policy, seed)
+        bank.served.drop()
+        for index in range(len(bank.layers)):
+            served = policy.engine.worker._tinylora_served(index)  # type: ignore[attr-defined]
+            assert torch.equal(served.view(torch.int16), bank.merged_weight(index).view(torch.int16))
+
+
+def test_completions_that_are_preempted_go_on_as_they_were(policy: Policy, monkeypatch) -> None:
+    """With blocks for a few sequences, of which all are let in, every one ends with its length and the trained model's
+    log-probabilities."""
+    scheduler = scheduler_of(policy)
+    pool = scheduler.kv_cache_manager.block_pool
+    serve(policy, 4)
+    rows = [prompt for prompt in PROMPTS for _ in range(8)]
+    monkeypatch.setattr(scheduler, "_room", lambda: len(rows))
+    kept = pool.get_new_blocks(pool.get_num_free_blocks() - 60)
+    before = policy.engine.preemptions  # type: ignore[attr-defined]
+    try:
+        completions = policy.engine.generate(rows, Sampling(128, seed=5), lambda row, completion: None)
+    finally:
+        pool.free_blocks(kept)
+    assert policy.engine.preemptions > before  # type: ignore[attr-defined]
+    for prompt, completion in zip(rows, completions, strict=True):
+        assert len(completion.token_ids) == len(completion.log_probs)
+        ended = completion.token_ids[-1] in policy.engine._eos_token_ids  # type: ignore[attr-defined]
+        assert ended or len(completion.token_ids) == 128
+        own = trained(policy, prompt, completion.token_ids)
+        distances = [abs(a - b) for a, b in zip(own, completion.log_probs, strict=True)]
+        assert sum(distances) / len(distances) < 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9, 16, 17, 300])
+def test_products_from_packed_codes_are_those_of_the_dense_matrix(policy: Policy, rows: int) -> None:
+    """bitsandbytes' fused product for few rows, and a matrix made in the scratch, against float64."""
+    packed = policy.engine.worker.tinylora_packed  # type: ignore[attr-defined]
+    if packed is None:
+        pytest.skip("this engine has weights of its own")
+    serve(policy, 0)
+    generator = torch.Generator("cuda").manual_seed(0)
+    for name in list(packed.parts)[:4]:
+        dense = torch.cat([packed.one(index).clone() for index in packed.parts[name]])
+        x = torch.randn(rows, dense.shape[1], device="cuda", generator=generator).bfloat16()
+        expected = x.double() @ dense.double().T
+        found = packed.product(name, x, None).double()
+        assert (found - expected).norm() < 0.01 * expected.norm()
+
+
 def trained(policy: Policy, prompt: list[int], sampled: list[int]) -> list[float]:
     """Log-probabilities of the sampled tokens under the trained model."""
     ids = torch.tensor([prompt + sampled], device="cuda")
     with torch.no_grad():
         logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].tolist()
-

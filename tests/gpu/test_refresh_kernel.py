@@ -41,16 +41,17 @@ def test_same_bits_as_the_reference(kind: str, rounding: Rounding, rank: int, sh
     salts = [salt_of(str(i)) for i in range(len(shapes))]
     targets = [torch.full(shape, torch.nan, device="cuda", dtype=torch.bfloat16) for shape in shapes]
     refresh = FusedRefresh(targets, bases, lefts, rights, salts, rounding == "stochastic")
-    refresh(mixings)
+    every = range(len(shapes))
+    refresh(mixings, every)
     for i, base in enumerate(bases):
         expected = merged(base, lefts[i], mixings[i], rights[i], rounding, salts[i])
         assert torch.equal(targets[i].view(torch.int16), expected)
     assert torch.equal(targets[1], dense(bases[1]))
-    refresh(torch.zeros_like(mixings))
+    refresh(torch.zeros_like(mixings), every)
     for target, base in zip(targets, bases, strict=True):
         assert torch.equal(target.view(torch.int16), dense(base).view(torch.int16))
     for i, base in enumerate(bases):  # one at a time
-        refresh(mixings, i)
+        refresh(mixings, range(i, i + 1))
         expected = merged(base, lefts[i], mixings[i], rights[i], rounding, salts[i])
         assert torch.equal(targets[i].view(torch.int16), expected)
         assert all(torch.equal(t, dense(b)) for t, b in zip(targets[i + 1 :], bases[i + 1 :], strict=True))

@@ -26,9 +26,7 @@ def model(request, tiny_model_folder: Path):
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny_model_folder, dtype=torch.bfloat16, device_map="cuda", **options
-    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16, device_map="cuda", **options)
     torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8, groups=3)).v, std=0.1)
     return model
 

@@ -54,6 +54,21 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
+    "wrong, gpu, named",
+    [
+        ({"engine_weights": "nf4"}, True, "add --vllm --quant nf4"),
+        ({"engine_weights": "nf4", "vllm": True}, False, "add --vllm --quant nf4"),
+        ({"engine_weights": "nf4", "vllm": True, "quant": "none"}, True, "add --vllm --quant nf4"),
+        ({"kv_dtype": "fp8", "vllm": True}, False, "--kv-dtype fp8"),
+        ({"kv_dtype": "fp8"}, True, "--kv-dtype fp8"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused(wrong: dict, gpu: bool, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        resolved(Settings(**wrong), starter=True, gpu=gpu)
+
+
+@pytest.mark.parametrize(
     "wrong, named",
     [({"overlong_cache": 224}, "--max-completion-length, 224"), ({"warmup_steps": 7, "steps": 7}, "--warmup-steps 7")],
 )

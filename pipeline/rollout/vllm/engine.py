@@ -36,26 +36,29 @@ class EngineLimits:
 class VLLMEngine:
     """A `RolloutEngine` on vLLM.
 
-    model: folder or hub id of the unquantised checkpoint. adapter: the trainer's; its frozen weights, dequantised if
-    they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps ΔW beside them
-    (`lowrank.py`). limits: of a GPU. plain: use vLLM's own scheduler and `LLM.generate`, which hands completions
-    on when all are done; for versions whose private parts nobody has looked at. numbered: rows will have numbers
-    (`Sampling.number`); on a CPU prompts are then read whole, since vLLM cannot take back what a generator of its own
-    drew for half a prompt. Raises `EngineError` where the
-    trainer's weights were not made from this checkpoint.
+    location: folder or hub id of the checkpoint, of which only settings are read. model: the trainer's, adapted; its
+    frozen weights, dequantised if they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps
+    ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
+    own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler
+    and `LLM.generate`, which hands completions on when all are done; for versions whose private parts nobody has looked
+    at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then read whole, since vLLM cannot
+    take back what a generator of its own drew for half a prompt. Raises `EngineError` where the trainer's weights do
+    not fill vLLM's model.
     """
 
     name = "vllm"
 
     def __init__(
         self,
-        model: str,
-        adapter: TinyLoRA,
+        location: str,
+        model: Any,
         *,
         dtype: str,
         max_model_len: int,
         eos_token_ids: list[int],
         rounding: Rounding | None,
+        packed: bool = False,
+        kv_dtype: str = "auto",
         limits: EngineLimits | None = None,
         seed: int = 0,
         plain: bool = False,
@@ -65,7 +68,7 @@ class VLLMEngine:
             raise EngineError("the engine must live in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
         from vllm import LLM
 
-        from pipeline.rollout.vllm.lowrank import lowrank_options, register
+        from pipeline.rollout.vllm.layers import METHOD, PackedWeights, Source, building_from
 
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
@@ -88,36 +91,48 @@ class VLLMEngine:
                 options["scheduler_cls"] = RolloutScheduler
         elif numbered:
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, max_model_len)}
-        if rounding is None:
-            register()
-            options |= lowrank_options(adapter.config.rank)
-        self.llm = LLM(
-            model=model,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=limits.sequences,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            worker_extension_cls="pipeline.rollout.vllm.worker.TinyLoRAWorker",
-            seed=seed,
-            disable_log_stats=True,
-            **options,
-        )
-        self.adapter, self.merges = adapter, rounding is not None
+        self.adapter: TinyLoRA = model.tinylora
+        weights = PackedWeights(self.adapter, rounding, getattr(torch, dtype)) if packed else None
+        with building_from(Source(model, weights, beside=rounding is None)):
+            self.llm = LLM(
+                model=location,
+                quantization=METHOD,
+                load_format=METHOD,
+                dtype=dtype,
+                kv_cache_dtype=kv_dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=limits.sequences,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",
+                worker_extension_cls="pipeline.rollout.vllm.worker.TinyLoRAWorker",
+                seed=seed,
+                disable_log_stats=True,
+                **options,
+            )
+        self.holds_merged = rounding is not None and not packed
         self._eos_token_ids = eos_token_ids
         self._count = 0  # of requests so far
         self._plain = plain
-        stranger = self._rpc("tinylora_attach", adapter, rounding)
-        if stranger:
-            raise EngineError(
-                f"the trainer's weights were not made from the engine's checkpoint: {stranger} differs; was {model} "
-                "changed on disk?"
-            )
+        self._rpc("tinylora_attach", self.adapter, rounding, weights)
 
     @property
     def worker(self) -> Any:
         """vLLM's worker with the methods of `TinyLoRAWorker`; it lives in this process."""
         return self.llm.llm_engine.model_executor.driver_worker.worker
+
+    @property
+    def _scheduler(self) -> Any:
+        return self.llm.llm_engine.engine_core.engine_core.scheduler
+
+    @property
+    def seats(self) -> int:
+        """Sequences that are generated at a time at most."""
+        return self._scheduler.max_num_running_reqs
+
+    @property
+    def preemptions(self) -> int:
+        """How often a sequence gave up its place in the cache, to go on later; 0 where vLLM's scheduler runs."""
+        return getattr(self._scheduler, "preemptions", 0)
 
     def _rpc(self, method: str, *arguments: Any) -> Any:
         return self.llm.collective_rpc(method, args=arguments)[0]
@@ -128,7 +143,7 @@ class VLLMEngine:
         vector = v.detach().float().cpu().tolist()
         self.adapter.served.drop()
         self._rpc("tinylora_refresh", vector)
-        if self.merges:
+        if self.holds_merged:
             self.adapter.served.put(v, self.worker.tinylora_weights)
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
@@ -146,8 +161,7 @@ class VLLMEngine:
             torch.manual_seed(sampling.seed)  # see `_params`
         if self._plain:
             return self._generate_plainly(prompts, sampling, on_finished, more)
-        core = self.llm.llm_engine.engine_core
-        scheduler = core.engine_core.scheduler
+        core, scheduler = self.llm.llm_engine.engine_core, self._scheduler
         completions: list[Completion] = []
         unfinished: dict[str, int] = {}
 

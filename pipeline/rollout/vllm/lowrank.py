@@ -1,9 +1,9 @@
 """Serving ΔW beside the frozen weights in vLLM: y = x Wᵀ + ((x Aᵀ) Rᵀ) Bᵀ inside the CUDA graph.
 
 A refresh then writes only R, a few bytes a layer, and nothing is rounded into the weights; every token pays for the
-extra products. vLLM builds its graphs when it loads the model, so the layers get their buffers there, by vLLM's own way
-to add a kind of linear layer: a registered quantisation method. A = Vᵀ and B = U Σ are in the activations' dtype, x Aᵀ,
-R and the sum are float32. On a GPU it takes two kernels: one reads x, one reads and writes y.
+extra products. vLLM builds its graphs when it loads the model, so the layers get their buffers there (`layers.py`).
+A = Vᵀ and B = U Σ are in the activations' dtype, x Aᵀ, R and the sum are float32. On a GPU it takes two kernels: one
+reads x, one reads and writes y.
 """
 
 from __future__ import annotations
@@ -15,74 +15,18 @@ from torch import Tensor, nn
 
 from adapters.tinylora import TinyLoRA, is_skinny
 
-METHOD = "tinylora-lowrank"
-RANK = "tinylora_rank"  # key in vLLM's additional_config
 MOST_PARTS = 3  # of a fused layer that the kernel takes
-ADAPTED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
-def lowrank_options(rank: int) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` that make it build its layers with room for a rank-r update."""
-    return {"quantization": METHOD, "additional_config": {RANK: rank}}
-
-
-def register() -> None:
-    """Make the method known to vLLM in this process; safe to call again."""
-    from vllm.config import get_current_vllm_config
-    from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
-    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, register_quantization_config
-    from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
-
-    if METHOD in QUANTIZATION_METHODS:
-        return
-
-    class LowRankMethod(UnquantizedLinearMethod):
-        def create_weights(self, layer: nn.Module, *args: Any, **options: Any) -> None:
-            super().create_weights(layer, *args, **options)
-            weight: Tensor = layer.weight  # type: ignore[assignment]
-            rank = get_current_vllm_config().additional_config[RANK]
-            sizes = options["output_partition_sizes"] if "output_partition_sizes" in options else args[1]
-            layer.tinylora_sizes = list(sizes)  # type: ignore[assignment]
-            out, width = weight.shape
-            layer.register_buffer("tinylora_right", weight.new_zeros(len(sizes) * rank, width), persistent=False)
-            layer.register_buffer("tinylora_left", weight.new_zeros(rank, out), persistent=False)
-            mixing = weight.new_zeros(len(sizes), rank, rank, dtype=torch.float32)
-            layer.register_buffer("tinylora_mixing", mixing, persistent=False)
-
-        def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-            return add_lowrank(
-                super().apply(layer, x, bias),
-                x,
-                layer.tinylora_right,
-                layer.tinylora_mixing,
-                layer.tinylora_left,
-                layer.tinylora_sizes,
-            )
-
-    @register_quantization_config(METHOD)
-    class LowRankConfig(QuantizationConfig):
-        def get_name(self) -> str:  # type: ignore[override]
-            return METHOD
-
-        def get_supported_act_dtypes(self) -> list[torch.dtype]:
-            return [torch.bfloat16, torch.float16, torch.float32]
-
-        @classmethod
-        def get_min_capability(cls) -> int:
-            return 0
-
-        @staticmethod
-        def get_config_filenames() -> list[str]:
-            return []
-
-        @classmethod
-        def from_config(cls, config: dict[str, Any]) -> LowRankConfig:
-            return cls()
-
-        def get_quant_method(self, layer: nn.Module, prefix: str) -> Any:
-            if not isinstance(layer, LinearBase):
-                return None
-            return LowRankMethod() if prefix.endswith(ADAPTED) else UnquantizedLinearMethod()
+def add_buffers(layer: nn.Module, sizes: list[int], width: int, rank: int) -> None:
+    """Give a layer of parts of the given sizes the room for a rank-r update, zeros at first."""
+    dtype = torch.get_default_dtype()  # vLLM sets it to that of activations while it builds a model
+    layer.tinylora_sizes = list(sizes)  # type: ignore[assignment]
+    shapes = {"right": (len(sizes) * rank, width), "left": (rank, sum(sizes))}
+    for name, shape in shapes.items():
+        layer.register_buffer(f"tinylora_{name}", torch.zeros(shape, dtype=dtype), persistent=False)
+    mixing = torch.zeros(len(sizes), rank, rank, dtype=torch.float32)
+    layer.register_buffer("tinylora_mixing", mixing, persistent=False)
 
 
 def add_lowrank(y: Tensor, x: Tensor, right: Tensor, mixing: Tensor, left: Tensor, sizes: list[int]) -> Tensor:

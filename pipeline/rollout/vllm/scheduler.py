@@ -7,7 +7,9 @@ is vLLM's. The state between steps is vLLM's own, so short and ordinary steps fo
 sequences get the same tokens as without this class, and the same slots while nobody waits (tests compare the two).
 
 Who waits is let in together with others: a step that also reads prompts has no CUDA graph and lasts several times as
-long, and no one looks at the latency of a single rollout.
+long, and no one looks at the latency of a single rollout. The cache need not hold the longest possible completions of
+all seats: as many are let in as can be expected to end, by the lengths of those that ended before. Where they need more
+nevertheless, vLLM preempts the last that came in, which later goes on with the tokens that it has.
 
 Left out: everything that is not plain sampling with the log-probability of the sampled token from a model whose layers
 all attend to everything, on one GPU with vLLM's second model runner. Then all steps are vLLM's.
@@ -15,6 +17,8 @@ all attend to everything, on one GPU with vLLM's second model runner. Then all s
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,9 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists
 
 CROWD_SHARE = 6  # that part of all seats is free before new sequences are let in
+FIRST_SHARE = 0.5  # of the longest completion that one is expected to take, before any has ended
+SEATS = ("max_num_running_reqs", "max_num_active_reqs")  # vLLM's names of the limit, by version
+MEMORY = 1024  # ended completions that the expected length is the mean of
 
 
 class RolloutScheduler(AsyncScheduler):
@@ -42,6 +49,9 @@ class RolloutScheduler(AsyncScheduler):
         self._block = kinds[0].block_size if kinds else 0
         self._short: list[SchedulerOutput] = []  # short steps on their way through the GPU
         self._crowd = max(1, self.max_num_running_reqs // CROWD_SHARE)
+        self._lengths: deque[int] = deque(maxlen=MEMORY)  # of completions that ended
+        self._changed = True  # whether room may have come up since it was last looked for
+        self.preemptions = 0
         self._possible = (
             [type(kind) for kind in kinds] == [FullAttentionSpec]
             and self.use_v2_model_runner
@@ -53,19 +63,68 @@ class RolloutScheduler(AsyncScheduler):
         )
 
     def add_request(self, request: Any) -> None:
+        self._changed = True
         request.held = _Held() if _is_plain(request) else None
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        step = None
-        if self._possible and self._pause_state == PauseState.UNPAUSED and not self._lets_in():
-            step = self._short_step()
-        return super().schedule(*args, **kwargs) if step is None else step
+        if not self._possible or self._pause_state != PauseState.UNPAUSED:
+            return super().schedule(*args, **kwargs)
+        let_in = self._let_in()
+        step = None if let_in else self._short_step()
+        if step is not None:
+            return step
+        self._changed = self._changed or let_in > 0  # the rest may come in with the next step
+        seats = {name: getattr(self, name) for name in SEATS if hasattr(self, name)}
+        try:
+            for name in seats:
+                setattr(self, name, len(self.running) + let_in)
+            return super().schedule(*args, **kwargs)
+        finally:
+            for name, count in seats.items():
+                setattr(self, name, count)
 
-    def _lets_in(self) -> bool:
-        """Whether there are enough seats for all who wait, or for a crowd of them."""
+    def _let_in(self) -> int:
+        """How many of those who wait come in: all, a crowd of them, or none yet."""
         running, waiting = self.get_request_counts()
-        return waiting > 0 and self.max_num_running_reqs - running >= min(waiting, self._crowd)
+        free = self.max_num_running_reqs - running
+        wanted = min(waiting, self._crowd) if running else 1
+        if not waiting or free < wanted or (running and not self._changed):
+            return 0
+        room = min(self._room(), free)
+        self._changed = False
+        return room if room >= wanted else 0
+
+    def _room(self) -> int:
+        """How many of those who wait can be expected to end, beside those who run, without one being preempted."""
+        block, present = self._block, set()
+        mean = sum(self._lengths) / len(self._lengths) if self._lengths else None
+
+        def left(request: Any) -> float:
+            """Tokens still to come; of one that is longer than most, as many as an eighth of those."""
+            expected = FIRST_SHARE * request.max_tokens if mean is None else mean
+            return max(expected - request.num_output_tokens, expected / 8)
+
+        def prompt(request: Any) -> tuple[Any, int]:
+            """What stands for the full blocks of the prompt, and their number."""
+            count = request.num_prompt_tokens // block
+            return (request.block_hashes[count - 1] if 0 < count <= len(request.block_hashes) else None), count
+
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        for request in self.running:
+            free -= math.ceil(left(request) / block)
+            present.add(prompt(request)[0])
+        count = 0
+        for request in self.waiting:
+            key, shared = prompt(request)
+            free -= math.ceil((request.num_tokens + left(request)) / block)
+            if key is not None and key in present:
+                free += shared
+            if free < 0:
+                break
+            present.add(key)
+            count += 1
+        return count if self.running else max(count, 1)
 
     def _short_step(self) -> SchedulerOutput | None:
         """One more token for every running sequence that is not about to end; None if this is no such step."""
@@ -172,7 +231,13 @@ class RolloutScheduler(AsyncScheduler):
         self.running = remove_all(self.running, set(ended))
         return outputs
 
+    def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        self._changed = True
+        self._lengths.append(request.num_output_tokens)
+        return super()._free_request(request, *args, **kwargs)
+
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        self.preemptions += 1
         self._short.clear()  # vLLM knows what of the steps on their way is still wanted
         super()._preempt_request(request, *args, **kwargs)
 

@@ -90,10 +90,10 @@ def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
     problems = [task.problem for task in contest_tasks(4)]
     with GraderPool(1, quiet=True) as pool:
         grader = ProgramGrader(pool, problems)
-        grader.begin(problems)
+        grading = grader.begin(problems)
         for index in (2, 0, 3, 1):
-            grader.submit(index, "what the model wrote")
-        verdicts = grader.collect()
+            grading.submit(index, "what the model wrote")
+        verdicts = grading.collect()
         assert [verdict.status for verdict in verdicts] == [Status.ACCEPTED, Status.WRONG_ANSWER] * 2
         assert all(verdict.compiled for verdict in verdicts)
         assert grader.seconds_alone() > 0
@@ -121,7 +121,7 @@ def test_the_json_must_not_lie_where_the_picture_goes(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader"}))
+@pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader", "steps"}))
 def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert error_of(name, "--model", "./nowhere").startswith("error: --model ./nowhere: no such folder")

@@ -42,9 +42,10 @@ def test_scores_of_entries_become_those_of_the_vector(tiny_model_folder: Path, g
         logits = model(input_ids=ids[:, :-1]).logits.log_softmax(-1)
         logits.gather(-1, ids[:, 1:, None]).sum().backward()
 
-    with entry_rows(bank, 2) as entries:
+    owners = torch.arange(2).repeat_interleave(11)
+    with entry_rows(bank, owners, 2) as entries:
         backward()
-    with bank.per_row(2) as rows:
+    with bank.per_row(owners, 2) as rows:
         backward()
     assert entries.grad is not None and rows.grad is not None
     torch.testing.assert_close(vector_scores(entries.grad, bank), rows.grad.flatten(1), rtol=1e-4, atol=1e-5)

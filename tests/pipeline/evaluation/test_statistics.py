@@ -142,9 +142,7 @@ def test_equal_policies_are_rarely_told_apart_and_unequal_ones_mostly(samples: i
     alarms = found = 0
     for trial in range(30):
         rates = random.beta(0.6, 0.9, size=100)
-        a, b, better = (
-            random.binomial(samples, r) / samples for r in (rates, rates, np.minimum(1, rates + 0.3))
-        )
+        a, b, better = (random.binomial(samples, r) / samples for r in (rates, rates, np.minimum(1, rates + 0.3)))
         alarms += compare(a.tolist(), b.tolist(), seed=trial).proven
         found += compare(a.tolist(), better.tolist(), seed=trial).proven
     assert alarms <= 5 and found >= 24

@@ -36,6 +36,7 @@ def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1.5b", 1_543_714_304, 196, 28 * 1536 * (2 * 1536 + 2 * 256 + 3 * 8960)),
         ("3b", 3_085_938_688, 252, 2_774_532_096),
         ("7b", 7_615_616_512, 196, 28 * 3584 * (2 * 3584 + 2 * 512 + 3 * 18944)),
+        ("14b", 14_770_033_664, 336, 48 * 5120 * (2 * 5120 + 2 * 1024 + 3 * 13824)),
     ],
 )
 def test_a_shape_has_the_published_parameters(name: str, parameters: int, modules: int, projections: int) -> None:
@@ -166,6 +167,6 @@ def test_the_command_says_what_it_wrote_and_which_names_there_are(
     assert "already there: shapes/0.5b" in CliRunner().invoke(main, ["0.5b"]).output
     refused = CliRunner().invoke(main, ["0.5b", "--seed", "1"])
     assert refused.exit_code == 2 and len(refused.stderr.splitlines()) == 1
-    unknown = CliRunner().invoke(main, ["14b"])
+    unknown = CliRunner().invoke(main, ["32b"])
     assert unknown.exit_code == 2
-    assert all(f"'{name}'" in unknown.output for name in ("0.5b", "1.5b", "3b", "7b"))
+    assert all(f"'{name}'" in unknown.output for name in ("0.5b", "1.5b", "3b", "7b", "14b"))

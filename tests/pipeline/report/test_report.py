@@ -47,8 +47,12 @@ def write_run(path: Path, steps: int, per_step: int, program_lines: int = 3) -> 
                 "v": [0.01 * step * (-1) ** i for i in range(32)],
                 "kept_share": 0.9,
                 "seconds": seconds,
+                "idle": {"device": 0.2, "graders": 0.1 * step},
             },
         )
+        start = 1e9 + 6 * step
+        lanes = {"generate": [[start, start + 2]], "train": [[start + 3, start + 6]], "grade": [[start + 1, start + 5]]}
+        folder.append("timeline", {"step": step, "start": start, "end": start + 6, "lanes": lanes})
         folder.write_rollouts(f"step-{step:05d}", [rollout("train", step, i, program_lines) for i in range(per_step)])
     for step, value in ((0, 0.4), (steps, 0.6)):
         one = {"pass_at_1": value, "low": value - 0.1, "high": value + 0.1, "n": 40}
@@ -82,6 +86,9 @@ def test_collects_what_there_is(tmp_path: Path) -> None:
     assert len(data["rollouts"]["step"]) == 3 * 8 + 2 * 40 and data["left_out"] == 0
     assert data["verdicts"]["ACCEPTED"] == [2, 2, 2] and len(data["v"][0]) == 32
     assert [e["value"] for e in data["evaluations"]] == [0.4, 0.6]
+    assert data["idle"] == {"device": [0.2] * 3, "graders": [0.1, 0.2, pytest.approx(0.3)]}
+    assert data["timeline"]["steps"] == [[1, 6], [2, 12], [3, 18]]
+    assert data["timeline"]["lanes"]["train"] == [[3, 6], [9, 12], [15, 18]]
     low, high = data["intervals"]["1"]
     assert 0 <= low < 0.25 < high <= 1
     problem = data["problems"]["train-3"]
@@ -130,7 +137,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     from pipeline.report.pictures import draw
 
     paths = draw(run_data(write_run(tmp_path / "run", 3, 8), 1000), tmp_path)
-    assert [path.name for path in paths] == ["solving.png", "scalars.png", "time.png", "verdicts.png"]
+    assert [path.name for path in paths] == ["solving.png", "scalars.png", "time.png", "timeline.png", "verdicts.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 

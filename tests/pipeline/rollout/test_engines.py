@@ -31,7 +31,12 @@ def model(tiny_model_folder: Path):
     return model
 
 
-WAYS = {"merged": ("stochastic", False), "beside": (None, False), "plain": ("stochastic", True)}
+WAYS: dict[str, dict[str, Any]] = {
+    "merged": {"rounding": "stochastic"},
+    "beside": {"rounding": None},
+    "plain": {"rounding": "stochastic", "plain": True},
+    "packed": {"rounding": "stochastic", "packed": True},
+}
 
 
 @pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
@@ -40,13 +45,7 @@ def engine(request, model, tiny_model_folder: Path):
     from pipeline.rollout.vllm.engine import VLLMEngine
 
     engine = VLLMEngine(
-        str(tiny_model_folder),
-        model.tinylora,
-        dtype="float32",
-        max_model_len=512,
-        eos_token_ids=[],
-        rounding=request.param[0],
-        plain=request.param[1],
+        str(tiny_model_folder), model, dtype="float32", max_model_len=512, eos_token_ids=[], **request.param
     )
     yield engine
     engine.close()
@@ -222,7 +221,7 @@ def test_completions_are_handed_on_while_others_are_generated(model, engine) -> 
 
 
 def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> None:
-    if not engine.merges:
+    if not engine.holds_merged:
         pytest.skip("an update beside the weights leaves the engine nothing merged to share")
     bank, before = model.tinylora, model.tinylora.v.detach().clone()
     layers = list(adapted_layers(model).values())
@@ -253,10 +252,10 @@ def test_the_trainer_computes_with_the_engines_own_weights(model, engine) -> Non
 
 def trained_log_probs(model: Any, asked: list[list[int]], completions: list[Completion]) -> torch.Tensor:
     """(rows, tokens) as the training pass computes them now."""
-    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
+    from pipeline.training.logprobs import log_probs_without_gradient
 
-    rows, lengths, counts = unpadded_rows(asked, [completion.token_ids for completion in completions], "cpu")
-    return log_probs_without_gradient(model, rows, lengths, counts, NEW_TOKENS, 1.0, 4096)[0]
+    ids = [completion.token_ids for completion in completions]
+    return log_probs_without_gradient(model, asked, ids, NEW_TOKENS, 1.0, 4096)[0]
 
 
 def test_engine_and_training_pass_hold_the_same_version(model, engine) -> None:
@@ -270,7 +269,7 @@ def test_engine_and_training_pass_hold_the_same_version(model, engine) -> None:
     optimizer = torch.optim.SGD([bank.v], lr=0.3, fused=True)
     count_steps(optimizer, bank.v)
     own = TransformersEngine(model, eos_token_ids=[], pad_token_id=0)
-    for rollouts, merges in ((engine, engine.merges), (own, False)):
+    for rollouts, merges in ((engine, engine.holds_merged), (own, False)):
         if merges:
             bank.merge_with("stochastic")
         policy = Policy(model, None, rollouts)

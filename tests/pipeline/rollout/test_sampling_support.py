@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import pipeline.training.logprobs as logprobs
 from adapters import TinyLoRAConfig, inject
 from pipeline.rollout.sampling_support import WHOLE, Truncation
-from pipeline.training.logprobs import completion_log_probs, unpadded_rows
+from pipeline.training.logprobs import completion_log_probs
+from pipeline.training.packing import packed
 
 TRUNCATIONS = [Truncation(top_k=5), Truncation(top_p=0.7), Truncation(top_k=6, top_p=0.8)]
 
@@ -87,8 +88,8 @@ def test_log_probabilities_entropies_and_both_gradients(
     """∂/∂v of Σ a log p + b H in closed form against autograd through the model's own logits."""
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk)
     prompts, sampled = [list(range(5, 20)), [7, 9]], [[40, 41, 42, 2], [50, 51]]
-    ids, asked, counts = unpadded_rows(prompts, sampled, "cpu")
-    values, entropies = completion_log_probs(model, ids, asked, counts, 4, temperature, truncation, True)
+    pack = packed(prompts, sampled, "cpu")
+    values, entropies = completion_log_probs(model, pack, 4, temperature, truncation, True)
     a, b = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (values * a + entropies * b).sum().backward()
     gradient, model.tinylora.v.grad = model.tinylora.v.grad.clone(), None
@@ -108,6 +109,5 @@ def test_log_probabilities_entropies_and_both_gradients(
 
 
 def test_entropies_have_a_gradient_only_if_asked_for(model: Any) -> None:
-    ids, asked, counts = unpadded_rows([[7, 9]], [[50, 51]], "cpu")
-    values, entropies = completion_log_probs(model, ids, asked, counts, 2, 1.0)
+    values, entropies = completion_log_probs(model, packed([[7, 9]], [[50, 51]], "cpu"), 2, 1.0)
     assert values.requires_grad and not entropies.requires_grad

@@ -159,7 +159,8 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(rows: Any, blocks: int, se
     reference, expected = run(make(AsyncScheduler, blocks, sequences), work)
     steps, got = run(make(RolloutScheduler, blocks, sequences), work)
     assert got == expected
-    assert steps == reference
+    if blocks == 200:  # room for all; else some are let in later, so that fewer are preempted
+        assert steps == reference
     for name, (tokens, log_probs, ranks, ends) in got.items():
         assert len(tokens) == len(log_probs) == len(ranks), name
         assert len(ends) == 1, name
@@ -181,6 +182,41 @@ def test_who_waits_is_let_in_with_others() -> None:
             expected = got
     assert got == expected
     assert admitting[1] < 0.75 * admitting[0]
+
+
+def test_few_blocks_preempt_few_and_end_all() -> None:
+    """Seats for 32 with blocks for about 12: all end with the same tokens as alone, and once lengths are known fewer
+    are preempted than vLLM's own scheduler preempts."""
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    class Counting(AsyncScheduler):
+        preemptions = 0
+
+        def _preempt_request(self, *args: Any, **kwargs: Any) -> None:
+            self.preemptions += 1
+            super()._preempt_request(*args, **kwargs)
+
+    rng = random.Random(1)
+    work = [(0, f"r{index}", [index // 8, 1, 2, 3] * 3, rng.randrange(20, 50)) for index in range(96)]
+    counts, ends = [], []
+    for kind in (Counting, RolloutScheduler):
+        scheduler = make(kind, 150, 32, tokens=256)
+        _, got = run(scheduler, work)
+        assert [len(end) for _, _, _, end in got.values()] == [1] * len(work)
+        counts.append(scheduler.preemptions)
+        ends.append(got)
+    assert ends[0] == ends[1]
+    assert 0 < counts[1] < 0.5 * counts[0]
+
+
+def test_one_that_needs_the_whole_cache_ends() -> None:
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    work = [(0, f"r{index}", [index, 1, 2], 60) for index in range(5)]
+    _, got = run(make(RolloutScheduler, 17, 4, length=64), work)  # 16 blocks of 4, one sequence of 63 tokens
+    assert all(len(ends) == 1 for _, _, _, ends in got.values())
 
 
 def test_decoding_takes_the_short_way() -> None:

@@ -17,7 +17,6 @@ from pipeline.scale import fleet as fleet_module
 from pipeline.scale import generation as generation_module
 from pipeline.scale.engine import FleetEngine, grade_where_drawn
 from pipeline.scale.fleet import Fleet
-from pipeline.scale.wire import Found
 from pipeline.tasks import task_of
 from pipeline.training.spread import Spread
 from rewards.problem import Problem
@@ -45,12 +44,12 @@ def drawn_by(engine: Any, grader: StreamingGrader) -> tuple[list[Completion], li
 
     def on_finished(row: int, completion: Completion) -> None:
         finished.append(row)
-        grader.submit(row, "".join(map(chr, completion.token_ids)))
+        grading.submit(row, "".join(map(chr, completion.token_ids)))
 
-    grader.begin([problem for problem in PROBLEMS for _ in range(SIZE)])
+    grading = grader.begin([problem for problem in PROBLEMS for _ in range(SIZE)])
     completions = engine.generate(PROMPTS, SAMPLING, on_finished)
     assert sorted(finished) == list(range(len(PROMPTS)))
-    return completions, [verdict.status for verdict in grader.collect()]
+    return completions, [verdict.status for verdict in grading.collect()]
 
 
 def step_of(engine: FleetEngine) -> tuple[Any, ...]:
@@ -61,12 +60,13 @@ def step_of(engine: FleetEngine) -> tuple[Any, ...]:
     completions, verdicts = drawn_by(engine, grade_where_drawn(policy, StreamingGrader(None, task_of(config()))))
     batch = batch_of([[len(completions[g * SIZE + i].token_ids) for i in range(SIZE)] for g in range(GROUPS)])
 
-    def own(share: dict[str, torch.Tensor]) -> Found:
+    def own(share: dict[str, torch.Tensor]) -> torch.Tensor:
         weight = float((share["completion_mask"].sum(dim=1) * share["advantages"]).sum())
         policy.bank.v.grad = torch.full((1, 4), weight)
-        return Found()
+        return torch.zeros(())
 
-    Spread(engine, own, lambda scores: None).gradient(batch, True)
+    policy.bank.v.grad = None
+    Spread(engine, own, lambda found: None).gradient(batch, True)
     return completions, verdicts, policy.bank.v.grad.tolist()
 
 

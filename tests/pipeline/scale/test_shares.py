@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.rollout.rollouts import Rollouts
 from pipeline.scale.shares import shares_of
-from pipeline.scale.wire import Share, Vector, total_gradient
-from pipeline.training.spread import merged_found
+from pipeline.scale.wire import Found, Share, Vector, total_gradient
+from pipeline.training.distance import Distance
+from pipeline.training.kl_step import KLAdam
 from pipeline.training.trl_hooks import trl_batch
 from rewards.problem import Problem
 from tests.pipeline.training.tiny_trainer import tiny_trainer
@@ -30,38 +30,50 @@ LOSSES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", LOSSES, ids=lambda s: "-".join(map(str, s.values())))
 def test_gradients_of_shares_add_up(tiny_model_folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Recorded completions, trained whole and in two and three shares."""
-    trainer = tiny_trainer(tiny_model_folder, tmp_path, problems=PROBLEMS, prompts_per_step=5, **settings).as_replica()
-    rollouts = trainer.roll_out([row for row in range(5) for _ in range(4)])
-    assert isinstance(rollouts, Rollouts)
+    """Recorded completions, trained whole and in two and three shares, in one of which a prompt has two groups."""
+    from pipeline.training.roles import ReplicaTrainer
+
+    driver = tiny_trainer(tiny_model_folder, tmp_path, problems=PROBLEMS, prompts_per_step=6, **settings)
+    policy, config, folder = driver.sampler.policy, driver.run_config, driver.folder
+    trainer = ReplicaTrainer(policy, driver.scoring.task, config, folder)
+    rollouts = driver.roll_out([row for row in (0, 1, 2, 3, 4, 2) for _ in range(4)])
     batch = trl_batch(rollouts, 0, torch.device("cpu"))
-
-    def passed(part: dict[str, Any]) -> Any:
-        trainer.bank.v.grad = None
-        found = trainer.gradient(part)
-        found.gradient = trainer.bank.v.grad.numpy().copy()
-        if trainer.length:
-            found.scores = [scores.numpy() for scores in trainer.length.optimizer.take_observed()]
-        return found
-
-    whole = passed(batch)
+    whole = trainer.found(batch, 0)
     for count in (2, 3):
         vector = Vector.of(trainer.bank.v, trainer.bank)
-        shares = shares_of(batch, count, every_row=trainer._every_row)
+        shares = shares_of(batch, count, every_row=trainer.every_row)
         assert len(shares) == count and sum(len(share["group"]) for share in shares) == len(batch["group"])
-        found = [passed(Share.of(share, vector).batch(torch.device("cpu"))) for share in shares]
-        gradient, merged = total_gradient([part.gradient for part in found]), merged_found(found)
+        found = [trainer.found(Share.of(share, vector).batch(torch.device("cpu")), count) for share in shares]
+        gradient = total_gradient([part.gradient for part in found])
         assert np.linalg.norm(gradient - whole.gradient) <= 3e-6 * np.linalg.norm(whole.gradient)
-        assert merged.loss == pytest.approx(whole.loss, rel=1e-5, abs=1e-7)
-        assert (merged.compared, merged.trained) == (whole.compared, whole.trained)
-        assert merged.mismatch == pytest.approx(whole.mismatch, rel=1e-3, abs=1e-12)
-        assert merged.rows_trained == pytest.approx(whole.rows_trained)
-        every = [scores for part in found for scores in part.scores]
-        assert np.allclose(fisher(every), fisher(whole.scores), rtol=1e-4)
+        assert sum(part.loss for part in found) == pytest.approx(whole.loss, rel=1e-5, abs=1e-7)
+        assert sum(part.trained for part in found) == whole.trained
+        kl, cut, tokens = Distance.merged([part.distance for part in found])
+        assert tokens == whole.distance[2] and cut == pytest.approx(whole.distance[1])
+        assert kl == pytest.approx(whole.distance[0], rel=1e-3, abs=1e-12)
+        assert sum(part.rows_trained for part in found) == pytest.approx(whole.rows_trained)
+        if trainer.length is not None:
+            assert stepped(found) == pytest.approx(stepped([whole]), rel=1e-4)
 
 
-def fisher(scores: list[np.ndarray]) -> np.ndarray:
-    return np.sum([part.T @ part for part in scores], axis=0)
+def stepped(found: list[Found]) -> list[float]:
+    """What steps are made of, whose gradient and observations came in these parts: Fisher matrix, noise of the groups,
+    share of signal, length."""
+    v = torch.zeros(found[0].gradient.shape, requires_grad=True)
+    optimizer = KLAdam([v], 0.04)
+    v.grad = torch.from_numpy(total_gradient([part.gradient for part in found]))
+    for _ in range(20):  # the average is more than noise then
+        for part in found:
+            assert part.observed is not None
+            scores, count, gradients, groups = part.observed
+            optimizer.observe(torch.from_numpy(scores), count)
+            optimizer.observe_gradients(torch.from_numpy(gradients), torch.from_numpy(groups))
+        optimizer.step()
+    state = optimizer.state[v]
+    assert float(state["noise"]) > 0 and optimizer.last_signal > 0
+    fisher = state["fisher"]
+    return [float(fisher.norm()), float(fisher.trace()), float(state["noise"]), optimizer.last_signal,
+            optimizer.last_length]  # fmt: skip
 
 
 def batch_of(lengths: list[list[int]], advantages: float = 1.0) -> dict[str, torch.Tensor]:
@@ -72,7 +84,7 @@ def batch_of(lengths: list[list[int]], advantages: float = 1.0) -> dict[str, tor
     group = torch.tensor([index for index, group in enumerate(lengths) for _ in group])
     ones = torch.ones(len(rows), 1, dtype=torch.long)
     return {
-        "prompt_ids": ones,
+        "prompt_ids": group.unsqueeze(1) + 1,
         "prompt_mask": ones,
         "completion_ids": mask * 7,
         "completion_mask": mask,

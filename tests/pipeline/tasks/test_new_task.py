@@ -39,7 +39,7 @@ TASK = Task(
     generator=Generator("numbers", _problems, lambda count, seed: _problems("train", count, seed), "starter"),
 )
 '''
-SESSION = '''
+SESSION = """
 import pytest
 from click.testing import CliRunner
 
@@ -66,7 +66,7 @@ with start_graders(config):
 assert [verdict.status.name for verdict in verdicts] == ["ACCEPTED", "WRONG_ANSWER", "WRONG_ANSWER", "NO_CODE"]
 scores = task.scores([problem] * 4, texts, verdicts, config)
 assert task.totals(scores) == [1.5, 0.0, 0.5, 0.5]
-'''
+"""
 
 
 def test_a_file_in_the_folder_is_a_task(tmp_path: Path) -> None:

@@ -38,9 +38,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_loaded(tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "nameless.pt", "tiny_lora_v.pt"]
 
 
-def test_an_upload_that_fails_says_why_and_where_the_export_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upload_that_fails_says_why_and_where_the_export_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

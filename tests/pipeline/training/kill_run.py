@@ -1,6 +1,6 @@
 """Kill a training run at random moments, continue it each time, and compare it with one that was left alone.
 
-python tests/pipeline/training/kill_run.py FOLDER --kills 20
+python tests/pipeline/training/kill_run.py FOLDER --kills 20 [--staleness 1]
 
 The libraries are imported once; every run is a fork of this process, so twenty kills take a few minutes. Each third
 kill waits for a checkpoint to be in the middle of being written. Prints one line a kill and a JSON line at the end; the
@@ -22,12 +22,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
-TIMES = ("seconds", "tokens_per_second", "grading_hidden")  # differ from run to run
+TIMES = ("seconds", "tokens_per_second", "grading_hidden", "idle")  # differ from run to run
 STEPS = 6
 
 
-def settings(folder: Path) -> dict:
+def settings(folder: Path, staleness: int) -> dict:
     return {
+        "staleness": staleness,
+        "scale_rewards": "batch",  # which waits for all verdicts: parts trained as they come would sum in another order
         "model": "starter",
         "steps": STEPS,
         "prompts_per_step": 2,
@@ -40,7 +42,7 @@ def settings(folder: Path) -> dict:
     }
 
 
-def fork_run(folder: Path) -> int:
+def fork_run(folder: Path, staleness: int) -> int:
     """Start or continue the run in a process of its own; returns its number."""
     child = os.fork()
     if child:
@@ -55,7 +57,7 @@ def fork_run(folder: Path) -> int:
         from pipeline.training.run import stored_config, train
 
         resume = (folder / "config.yaml").is_file()
-        config = stored_config(RunFolder.resume(str(folder)), {}) if resume else Settings(**settings(folder))
+        config = stored_config(RunFolder.resume(str(folder)), {}) if resume else Settings(**settings(folder, staleness))
         train(config, resume=resume)
         code = 0
     except BaseException:  # noqa: BLE001 - a forked child must not return into the parent's code
@@ -101,6 +103,7 @@ def state(folder: Path) -> dict:
         "best": read_checkpoint(folder / "best").v.tolist(),
         "metrics": lines("metrics.jsonl"),
         "evaluations": lines("evaluations.jsonl"),
+        "validation": lines("validation.jsonl"),
         "rollouts": rollouts,
     }
 
@@ -110,6 +113,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--staleness", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -126,7 +130,7 @@ def main() -> int:
 
     whole = options.folder / "whole"
     start = time.monotonic()
-    wait(fork_run(whole), 3600)
+    wait(fork_run(whole, options.staleness), 3600)
     total = time.monotonic() - start
     expected = state(whole)
     stepping = sum(r["seconds"]["step"] for r in map(json.loads, (whole / "metrics.jsonl").read_text().splitlines()))
@@ -139,7 +143,7 @@ def main() -> int:
         cut = options.folder / f"cut-{runs}"
         finished = False
         while not finished:
-            child = fork_run(cut)
+            child = fork_run(cut, options.staleness)
             if kills >= options.kills:
                 finished = wait(child, 3600)
                 break

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.training.microbatch import packed_part
 from tests.pipeline.training.tiny_trainer import PROBLEMS, by_text, tiny_trainer
 
 pytestmark = pytest.mark.integration
@@ -31,7 +32,7 @@ def rolled_out(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 def gradient(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:
     for part, weight in trainer._micro_batches(batch):
-        (trainer.loss_of(part)[0] * weight).backward()
+        (trainer.loss_of(part, packed_part(part))[0] * weight).backward()
     return trainer.bank.v.grad.clone()
 
 

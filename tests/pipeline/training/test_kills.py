@@ -27,9 +27,11 @@ pytestmark = [
 ]
 
 
-def test_killed_runs_end_like_one_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("staleness", ["0", "1"])
+def test_killed_runs_end_like_one_left_alone(tmp_path: Path, staleness: str) -> None:
+    script = [str(ROOT / "tests/pipeline/training/kill_run.py"), str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/pipeline/training/kill_run.py"), str(tmp_path), "--kills", KILLS],
+        [sys.executable, *script, "--kills", KILLS, "--staleness", staleness],
         capture_output=True,
         text=True,
         timeout=1800,

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import pipeline.training.logprobs as logprobs
 from adapters import TinyLoRAConfig, inject
-from pipeline.training.logprobs import completion_log_probs, kl_k3, packed_rows, token_budget_batches
+from pipeline.training.logprobs import completion_log_probs, kl_k3, log_probs_without_gradient
+from pipeline.training.packing import packed
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +22,7 @@ def model(tiny_model_folder: Path):
     return model
 
 
-def padded(rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, ...]:
-    """TRL's layout: prompts padded on the left, completions on the right."""
-    p, c = max(len(prompt) for prompt, _ in rows), max(len(completion) for _, completion in rows)
-    prompt_ids, completion_ids = (
-        torch.zeros(len(rows), p, dtype=torch.long),
-        torch.zeros(len(rows), c, dtype=torch.long),
-    )
-    prompt_mask, completion_mask = torch.zeros_like(prompt_ids), torch.zeros_like(completion_ids)
-    for i, (prompt, completion) in enumerate(rows):
-        prompt_ids[i, p - len(prompt) :], prompt_mask[i, p - len(prompt) :] = torch.tensor(prompt), 1
-        completion_ids[i, : len(completion)], completion_mask[i, : len(completion)] = torch.tensor(completion), 1
-    return prompt_ids, prompt_mask, completion_ids, completion_mask
-
-
-ROWS = [(list(range(5, 30)), [40, 41, 42, 43, 44, 2]), ([7, 9], [50, 2]), ([11] * 9, [60, 61, 62])]
+ROWS = [(list(range(5, 30)), [40, 41, 42, 43, 44, 2]), ([7, 9], [50, 2]), ([11] * 9, [60, 61, 62]), ([7, 9], [51, 8])]
 
 
 def reference(model, prompt: list[int], completion: list[int], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,8 +35,8 @@ def reference(model, prompt: list[int], completion: list[int], temperature: floa
 @pytest.mark.parametrize("chunk", [1 << 26, 700])
 def test_values_and_gradients_equal_the_plain_ones(model, monkeypatch, temperature: float, chunk: int) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk)
-    rows, prompts, completions = packed_rows(*padded(ROWS))
-    values, entropies = completion_log_probs(model, rows, prompts, completions, 6, temperature)
+    pack = packed([prompt for prompt, _ in ROWS], [completion for _, completion in ROWS], "cpu")
+    values, entropies = completion_log_probs(model, pack, 6, temperature)
     weights = torch.linspace(-1, 1, values.numel()).view_as(values)
     (values * weights).sum().backward()
     gradient, model.tinylora.v.grad = model.tinylora.v.grad.clone(), None
@@ -68,18 +53,15 @@ def test_values_and_gradients_equal_the_plain_ones(model, monkeypatch, temperatu
     model.tinylora.v.grad = None
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
-@settings(deadline=None)
-def test_batches_cover_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = list(token_budget_batches(torch.tensor(lengths), budget))
-    assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or len(batch) * longest <= budget
-
-
-def test_no_rows_give_no_batches() -> None:
-    assert list(token_budget_batches(torch.empty(0, dtype=torch.long), 100)) == []
+@pytest.mark.parametrize("budget", [1, 30, 1000])
+def test_no_budget_changes_a_value_and_empty_completions_have_none(model, budget: int) -> None:
+    prompts, completions = (list(part) for part in zip(*ROWS, ([7, 9], []), strict=True))
+    values, entropies = log_probs_without_gradient(model, prompts, completions, 6, 1.0, budget)
+    with torch.no_grad():
+        expected = completion_log_probs(model, packed(prompts[:4], completions[:4], "cpu"), 6, 1.0)
+    for found, whole in zip((values, entropies), expected, strict=True):
+        torch.testing.assert_close(found[:4], whole, rtol=1e-5, atol=1e-5)
+        assert (found[4] == 0).all()
 
 
 def test_k3_estimates_the_divergence_and_ignores_missing_tokens() -> None:

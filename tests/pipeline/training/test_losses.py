@@ -245,4 +245,6 @@ def test_steps_are_adams_with_warm_up_betas_and_clipping(made: Made, lr: str, cl
         length = records[index]["lr"] if lr == "auto" else 0.01 * shares[index]
         torch.testing.assert_close(moved, -length * direction, rtol=1e-3, atol=1e-6)
         if lr == "auto":
-            assert records[index]["step_kl_predicted"] == pytest.approx(0.02 * shares[index] ** 2, rel=1e-3)
+            assert records[index]["step_kl_predicted"] == pytest.approx(
+                0.04 * (shares[index] * records[index]["step_signal"]) ** 2, rel=1e-3
+            )

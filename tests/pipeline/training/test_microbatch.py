@@ -68,6 +68,7 @@ def scored_batch(seed: int, groups: int, size: int) -> dict[str, Any]:
     log_probs, old = (-3 * torch.rand(groups, kinds, MAX_LENGTH, generator=g, dtype=torch.float64) for _ in range(2))
     return {
         "group": group,
+        "prompt_ids": group.unsqueeze(1).expand(-1, 2),
         "prompt_mask": torch.ones(groups * size, 2, dtype=torch.long),
         "completion_ids": torch.randint(5, 250, (kinds, MAX_LENGTH), generator=g)[kind] * mask,
         "completion_mask": mask,
@@ -99,6 +100,7 @@ def test_groups_that_judge_a_completion_differently_are_not_added_up() -> None:
     be clipped."""
     batch = {
         "group": torch.tensor([0, 1]),
+        "prompt_ids": torch.tensor([[3], [4]]),
         "prompt_mask": torch.ones(2, 1, dtype=torch.long),
         "completion_ids": torch.tensor([[7], [7]]),
         "completion_mask": torch.ones(2, 1, dtype=torch.long),

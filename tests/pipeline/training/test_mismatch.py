@@ -104,7 +104,7 @@ def starter() -> tuple[Any, Any]:
 
 def benchmark_rows(starter: tuple[Any, Any], rounding: Any) -> list[Row]:
     """The benchmark's rows of the trainer's side, for one completion."""
-    from pipeline.training.logprobs import log_probs_without_gradient, unpadded_rows
+    from pipeline.training.logprobs import log_probs_without_gradient
 
     model, exact = starter
     direction = torch.randn(model.tinylora.v.shape, generator=torch.Generator().manual_seed(0))
@@ -115,8 +115,7 @@ def benchmark_rows(starter: tuple[Any, Any], rounding: Any) -> list[Row]:
         expected[scale] = exact.log_probs([PROMPT], [ANSWER])
         with torch.no_grad():
             model.tinylora.v.copy_(scale * direction)
-        rows = unpadded_rows([PROMPT], [ANSWER], "cpu")
-        found[scale] = log_probs_without_gradient(model, *rows, len(ANSWER), 1.0, 4096)[0][0]
+        found[scale] = log_probs_without_gradient(model, [PROMPT], [ANSWER], len(ANSWER), 1.0, 4096)[0][0]
     return exact_rows("trainer", found, expected, gpu=False, barred=True)
 
 

@@ -75,28 +75,35 @@ def test_v_and_optimizer_state_are_float32_once_the_trainer_is_built(loaded, con
 def test_engine_serves_the_dequantised_base_of_the_trainer(
     loaded, rounding, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """Greedy tokens are those of the 4-bit model, merged or beside; a checkpoint that the weights are not from is
-    refused."""
+    """Greedy tokens are those of the 4-bit model, merged or beside, with weights of the engine's own and without; and
+    nothing but the settings is read from the folder: that of another checkpoint serves as well."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
     from pipeline.policy.models import compute_dtype
-    from pipeline.rollout import EngineError, Sampling
+    from pipeline.rollout import Sampling
     from pipeline.rollout.transformers_engine import TransformersEngine
     from pipeline.rollout.vllm.engine import VLLMEngine
 
     model, _ = loaded
     options: dict[str, Any] = {"dtype": compute_dtype(), "max_model_len": 128, "eos_token_ids": []}
     other = save_tiny_model(tmp_path / "other", seed=1)
-    with pytest.raises(EngineError, match="not made from the engine's checkpoint"):
-        VLLMEngine(str(other), model.tinylora, rounding="stochastic", **options)
-    engine = VLLMEngine(str(tiny_model_folder), model.tinylora, rounding=rounding, **options)
-    own = TransformersEngine(model, eos_token_ids=[], pad_token_id=0)
     v = torch.randn(model.tinylora.v.shape, generator=torch.Generator().manual_seed(0)) * 0.2
     prompts, sampling = [list(range(5, 40)), [9, 8, 7]], Sampling(12, temperature=0)
-    served = []
-    for rollouts in (engine, own):
-        rollouts.refresh(v)
-        served.append(rollouts.generate(prompts, sampling, lambda row, completion: None))
-    engine.close()
-    for theirs, ours in zip(*served, strict=True):
-        assert theirs.token_ids == ours.token_ids
-        assert theirs.log_probs == pytest.approx(ours.log_probs, abs=1e-3)
+    served, digests = [], []
+    for packed in (False, True):
+        engine = VLLMEngine(str(other), model, rounding=rounding, packed=packed, **options)
+        engine.refresh(v)
+        served.append(engine.generate(prompts, sampling, lambda row, completion: None))
+        digests.append(engine.digest())
+        theirs = engine.worker.get_model()
+        assert theirs.model.embed_tokens.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+        held = sum(p.numel() for name, p in theirs.named_parameters() if "proj.weight" in name)
+        assert held == (0 if packed else sum(layer.in_features * layer.out_features for layer in model.tinylora.layers))
+        engine.close()
+    own = TransformersEngine(model, eos_token_ids=[], pad_token_id=0)
+    own.refresh(v)
+    expected = own.generate(prompts, sampling, lambda row, completion: None)
+    assert digests[0] == digests[1]
+    for completions in served:
+        for theirs, ours in zip(completions, expected, strict=True):
+            assert theirs.token_ids == ours.token_ids
+            assert theirs.log_probs == pytest.approx(ours.log_probs, abs=1e-3)

@@ -63,7 +63,8 @@ def test_greedy_text_is_sensible_and_ends(policy: Policy) -> None:
 
 
 def test_trainer_and_engine_agree_on_log_probs(policy: Policy) -> None:
-    from pipeline.training.logprobs import completion_log_probs, unpadded_rows
+    from pipeline.training.logprobs import completion_log_probs
+    from pipeline.training.packing import packed
 
     v = policy.model.tinylora.v
     with torch.no_grad():
@@ -71,9 +72,8 @@ def test_trainer_and_engine_agree_on_log_probs(policy: Policy) -> None:
     policy.engine.refresh(v.detach())
     prompts = [prompt for prompt in asked(policy) for _ in range(2)]
     sampled = policy.engine.generate(prompts, Sampling(16, seed=1), lambda row, completion: None)
-    rows, lengths, counts = unpadded_rows(prompts, [c.token_ids for c in sampled], v.device)
     with torch.no_grad():
-        own, _ = completion_log_probs(policy.model, rows, lengths, counts, int(counts.max()), 1.0)
+        own, _ = completion_log_probs(policy.model, packed(prompts, [c.token_ids for c in sampled], v.device), 16, 1.0)
         v.zero_()
     policy.engine.refresh(v.detach())
     tolerance = 0.1 if has_gpu() else 1e-3  # bf16 there, float32 here

@@ -10,6 +10,7 @@ import torch
 
 from adapters import TinyLoRAConfig, inject
 from pipeline.config import LOSS_TYPES, Settings, resolved
+from pipeline.training.microbatch import packed_part, prompts_and_completions
 from rewards.problem import Problem, Test
 
 pytestmark = pytest.mark.integration
@@ -40,14 +41,15 @@ def trainer(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """A scored batch as TRL hands it over, with ragged rows and two groups, one of them without any advantage."""
+    """A scored batch as TRL hands it over, with ragged rows and two groups of a prompt each, one of them without any
+    advantage."""
     g = torch.Generator().manual_seed(0)
-    prompts = torch.randint(2, PROMPT + 1, (ROWS,), generator=g)
+    prompts = torch.randint(2, PROMPT + 1, (2,), generator=g).repeat_interleave(4)
     completions = torch.randint(1, COMPLETION + 1, (ROWS,), generator=g)
     completion_mask = (torch.arange(COMPLETION) < completions.unsqueeze(1)).long()
     old = -torch.rand(ROWS, COMPLETION, generator=g) * 8
     return {
-        "prompt_ids": torch.randint(5, 250, (ROWS, PROMPT), generator=g),
+        "prompt_ids": torch.randint(5, 250, (2, PROMPT), generator=g).repeat_interleave(4, dim=0),
         "prompt_mask": (torch.arange(PROMPT) >= PROMPT - prompts.unsqueeze(1)).long(),
         "completion_ids": torch.randint(5, 250, (ROWS, COMPLETION), generator=g),
         "completion_mask": completion_mask,
@@ -64,7 +66,7 @@ def batch() -> dict[str, torch.Tensor]:
 def gradient(trainer, parts) -> torch.Tensor:
     trainer.bank.v.grad = None
     for part, weight in parts:
-        (trainer.loss_of(part)[0] * weight).backward()
+        (trainer.loss_of(part, packed_part(part))[0] * weight).backward()
     return trainer.bank.v.grad.clone()
 
 
@@ -74,7 +76,7 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
     trainer.loss_type, trainer.beta = loss_type, beta
     trainer.model.train()
     whole = gradient(trainer, [(batch(), 1.0)])
-    trainer.micro_batch_tokens = 45
+    trainer.micro_batch_tokens = 30
     parts = trainer._micro_batches(batch())
     assert len(parts) >= 2
     assert sum(len(part["advantages"]) for part, _ in parts) == (ROWS if beta else 4)
@@ -83,21 +85,42 @@ def test_cutting_the_batch_keeps_the_gradient(trainer, loss_type: str, beta: flo
     trainer.beta = 0.0
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_prompts_that_are_shared_change_no_loss(trainer, loss_type: str) -> None:
+    """Value and gradient of v against rows that plain transformers computes one by one."""
+    trainer.loss_type, trainer.beta = loss_type, 0.1
+    trainer.model.train()
+    one = batch()
+    rows = []
+    for prompt, completion in zip(*prompts_and_completions(one), strict=True):
+        logits = trainer.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        values = logits.log_softmax(-1).gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
+        rows.append(torch.nn.functional.pad(values, (0, COMPLETION - len(completion))))
+    trainer.bank.v.grad = None
+    expected = trainer.policy_loss(one, torch.stack(rows), torch.zeros(ROWS, COMPLETION))
+    expected.backward()
+    separate = trainer.bank.v.grad.clone()
+    pack = packed_part(one)
+    assert len(pack.groups) == 2
+    torch.testing.assert_close(trainer.loss_of(one, pack)[0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), separate, rtol=1e-4, atol=1e-6)
+    trainer.beta = 0.0
+
+
 def test_one_pass_on_policy_gives_the_gradient_of_two(trainer) -> None:
     """Leaving out the pass for the old log-probabilities changes nothing: they are the new ones, detached."""
-    from pipeline.training.logprobs import kl_k3, log_probs_without_gradient, packed_rows
+    from pipeline.training.logprobs import kl_k3, log_probs_without_gradient
     from pipeline.training.trl_hooks import RATIO_CAP
 
     trainer.loss_type, trainer.beta = "dapo", 0.0
     one = batch()
-    rows = packed_rows(one["prompt_ids"], one["prompt_mask"], one["completion_ids"], one["completion_mask"])
-    old, _ = log_probs_without_gradient(trainer.model, *rows, COMPLETION, 1.0, 4096)
+    old, _ = log_probs_without_gradient(trainer.model, *prompts_and_completions(one), COMPLETION, 1.0, 4096)
     one["sampling_per_token_logps"] = old + 0.5 * torch.randn(old.shape, generator=torch.Generator().manual_seed(1))
     ratio = (old - one["sampling_per_token_logps"]).exp().clamp(max=RATIO_CAP)
     two_passes = gradient(trainer, [(one | {"old_per_token_logps": old, "importance_sampling_ratio": ratio}, 1.0)])
     del one["old_per_token_logps"], one["importance_sampling_ratio"]
     torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), two_passes, rtol=1e-5, atol=1e-8)
-    _, _, mismatch = trainer.loss_of(one)
+    _, _, mismatch = trainer.loss_of(one, packed_part(one))
     assert kl_k3(mismatch, torch.ones_like(mismatch)) > 0.01
 
 
@@ -124,13 +147,14 @@ def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
     trainer._metrics["train"].clear()
     far = batch() | {"advantages": torch.ones(ROWS)}
     far["old_per_token_logps"] = far["old_per_token_logps"] - 50  # ratios far above any bound
-    trainer.loss_of(far)
+    trainer.loss_of(far, packed_part(far))
     with torch.no_grad():
         assert trainer._step_metrics({"grad_norm": 0.0}, trainer.averages())["clip_ratio"] == pytest.approx(1)
     trainer.loss_type, trainer.epsilon_high = "dapo", 0.2
 
 
 def test_a_batch_without_advantages_has_no_parts(trainer) -> None:
+    trainer.record.values.clear()
     assert trainer._micro_batches(batch() | {"advantages": torch.zeros(ROWS)}) == []
     assert trainer.record.values["rows_trained"] == 0
 
@@ -146,7 +170,7 @@ def test_a_step_makes_what_is_kept_of_the_vector_stale(trainer, optim: str, monk
         monkeypatch.setattr(trainer, "run_config", replace(trainer.run_config, lr="0.01"))
     optimizer = trainer.create_optimizer()
     if optim == "auto":
-        trainer.length.optimizer.observe(torch.randn(8, bank.v.numel()))
+        trainer.length.optimizer.observe(torch.randn(8, bank.v.numel()), 8)
     bank.merge_with("stochastic")
     served = bank.served.put(bank.v, [layer.base_layer.weight for layer in bank.layers])
     assert bank.merged_weight(0) is served[0]

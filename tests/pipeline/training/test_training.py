@@ -58,7 +58,7 @@ def killed_after(folder: Path, steps: int, *options: str) -> None:
 
 
 def without_times(records: list[dict]) -> list[dict]:
-    timed = ("seconds", "tokens_per_second", "grading_hidden")
+    timed = ("seconds", "tokens_per_second", "grading_hidden", "idle")
     return [{key: value for key, value in record.items() if key not in timed} for record in records]
 
 

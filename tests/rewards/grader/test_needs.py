@@ -15,7 +15,7 @@ from rewards.problem import Problem, ProblemError, Test, problem_from_record
 MD5 = Problem(
     "md5",
     "",
-    (Test("int main() { unsigned char d[16]; MD5((const unsigned char *)\"a\", 1, d); return d[0] != 0x0c; }", ""),),
+    (Test('int main() { unsigned char d[16]; MD5((const unsigned char *)"a", 1, d); return d[0] != 0x0c; }', ""),),
     preamble="#include <string>\n#include <openssl/md5.h>\nusing namespace std;\nint f() {\n",
     tests_are_code=True,
     libraries=("crypto",),
