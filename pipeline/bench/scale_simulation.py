@@ -166,8 +166,8 @@ def batch_of(groups: int) -> dict[str, torch.Tensor]:
     ones = torch.ones(rows, PROMPT, dtype=torch.long)
     mask = torch.ones(rows, COMPLETION, dtype=torch.long)
     batch = {"prompt_ids": ones + group.unsqueeze(1), "prompt_mask": ones}
-    batch |= {"completion_ids": mask, "completion_mask": mask, "sampling_per_token_logps": mask.float(), "advantages": torch.ones(rows)}
-    return batch | {"group": group}
+    batch |= {"completion_ids": mask, "completion_mask": mask, "sampling_per_token_logps": mask.float()}
+    return batch | {"advantages": torch.ones(rows), "group": group}
 
 
 def byte_rows() -> list[Row]:
