@@ -129,8 +129,10 @@ class StandIn(Replica):
 class ThreadHandle:
     """A replica in threads of this process; once dead, every call fails, as that of an actor does."""
 
-    def __init__(self, number: int, moment: Callable[[str], None], pace: float) -> None:
-        self.replica = StandIn(number, self._moment, pace)
+    def __init__(
+        self, number: int, moment: Callable[[str], None], pace: float, made: Callable[[int], Replica] | None = None
+    ) -> None:
+        self.replica = made(number) if made else StandIn(number, self._moment, pace)
         self.dead = threading.Event()
         self._of_test = moment
         self._pools = {False: ThreadPoolExecutor(1), True: ThreadPoolExecutor(4)}
@@ -176,20 +178,27 @@ class ThreadHandle:
 
 
 class ThreadLauncher:
-    """moment(number, start, name): called at a replica's moments; start counts its lives."""
+    """moment(number, start, name): called at a replica's moments; start counts its lives. made: makes replicas that
+    are not stand-ins."""
 
     sharing = 1
 
     def __init__(
-        self, count: int, moment: Callable[[int, int, str], None] = lambda *_: None, pace: float = 0.0
+        self,
+        count: int,
+        moment: Callable[[int, int, str], None] = lambda *_: None,
+        pace: float = 0.0,
+        made: Callable[[int], Replica] | None = None,
     ) -> None:
-        self.count, self.moment, self.pace = count, moment, pace
+        self.count, self.moment, self.pace, self.made = count, moment, pace, made
         self.handles: list[ThreadHandle] = []
         self.starts: dict[int, int] = {}
 
     def start(self, number: int) -> ThreadHandle:
         life = self.starts[number] = self.starts.get(number, 0) + 1
-        self.handles.append(ThreadHandle(number, lambda name: self.moment(number, life, name), self.pace))
+        self.handles.append(
+            ThreadHandle(number, lambda name: self.moment(number, life, name), self.pace, self.made)
+        )
         return self.handles[-1]
 
     def wanted(self) -> int:
