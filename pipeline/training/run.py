@@ -13,12 +13,10 @@ from pipeline.policy.loading import load_policy
 from pipeline.policy.models import made_ready
 from pipeline.report.trackers import prepare_tracker
 from pipeline.run_folder import RunFolder
-from pipeline.scale.start import fleet_of, launching, lead, sharing_of
 from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
-from pipeline.training.replica import TrainingReplica
 
 __all__ = ["described", "stored_config", "train"]
 
@@ -29,6 +27,9 @@ CHANGEABLE += ("replicas", "ray_address", "grader_nodes")
 
 def train(settings: Settings, *, resume: bool = False) -> Path:
     """Run or continue a training run; returns its folder."""
+    from pipeline.scale.start import fleet_of, launching, lead, sharing_of  # with torch, after the settings' checks
+    from pipeline.training.replica import TrainingReplica
+
     start = time.perf_counter()
     choice, config = prepare(settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)

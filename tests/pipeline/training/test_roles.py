@@ -16,7 +16,9 @@ from rewards.problem import Problem
 from tests.pipeline.scale.stand_in import Died, ThreadLauncher, versions
 from tests.pipeline.training.tiny_trainer import tiny_trainer
 
-PROBLEMS = [Problem(name, f"{name}?" * n, answer="1") for n, name in enumerate("abcdefg", start=1)]
+# One for each group of a run: whose gradient a prompt's is that two groups have follows from the order of rows, and
+# replicas that are threads shuffle one another's random numbers.
+PROBLEMS = [Problem(name, f"{name}?" * (1 + n % 5), answer="1") for n, name in enumerate("abcdefghijklmno")]
 STEPS = 3
 SIZES: dict[str, Any] = {"prompts_per_step": 5, "num_generations": 4, "steps": STEPS}
 KINDS: list[dict[str, Any]] = [{"beta": 0.1}, {"staleness": 1}, {"staleness": 1, "scale_rewards": "batch"}]
