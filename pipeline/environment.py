@@ -35,9 +35,16 @@ GPU_ONLY = {
 @cache
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU answers. Asks the driver's tool, so torch need not be imported."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or shutil.which("nvidia-smi") is None:
-        return False
-    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.startswith("GPU")
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and gpu_count() > 0
+
+
+@cache
+def gpu_count() -> int:
+    """How many NVIDIA GPUs this machine has, whether this process may use them or not."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return sum(line.startswith("GPU") for line in listed.splitlines())
 
 
 def prepare_environment(model: str | None = None) -> None:

@@ -54,6 +54,8 @@ def check_packages(config: RunConfig) -> None:
     """Raise `ConfigError` for an engine or tracker that is asked for but not installed."""
     if config.vllm and importlib.util.find_spec("vllm") is None:
         raise ConfigError("--vllm: vLLM is not installed here; run `make setup`, or generate with --no-vllm")
+    if config.replicas != "1" and importlib.util.find_spec("ray") is None:
+        raise ConfigError(f"--replicas {config.replicas}: Ray is not installed here; run `make setup`")
     package = REPORTER_PACKAGES.get(config.report_to)
     if package and importlib.util.find_spec(package) is None:
         raise ConfigError(f"--report-to {config.report_to}: the package is not installed; run `pip install {package}`")
@@ -64,6 +66,6 @@ def check_processes() -> None:
     count = os.environ.get("WORLD_SIZE") or "1"
     if count != "1":
         raise ConfigError(
-            f"WORLD_SIZE={count}: everything here works in one process on one GPU; start it with python, without "
-            f"torchrun or accelerate"
+            f"WORLD_SIZE={count}: a process here works on one GPU; start it with python, without torchrun or "
+            f"accelerate, and add --replicas for several"
         )

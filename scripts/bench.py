@@ -12,6 +12,7 @@ import repo_root  # noqa: F401
 from command import one_sentence_errors
 
 from pipeline.environment import has_gpu
+from pipeline.run_folder import read_json
 from rewards.grader.pool import compiler_version
 
 
@@ -267,6 +268,58 @@ def gain(
 
     count = completions or (4096 if gpu else 256)
     finish(f"gain, {Path(choice.name).name}", out, lambda: measure(choice, config, count, lengths, samples))
+
+
+@bench.command()
+@MODEL
+@QUANT
+@GPU_MEMORY
+@click.option("--replicas", default="1,2", show_default=True, help="Numbers of replicas, separated by commas.")
+@click.option("--prompts", type=click.IntRange(min=1), help="Prompts of one replica. Default: 32 on a GPU, 4 on a CPU.")
+@click.option("--generations", type=click.IntRange(min=2), default=8, show_default=True, help="Completions of each.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps after the first.")
+@click.option("--simulate", is_flag=True, help="Only the driver's work, with replicas that are stand-ins.")
+@out_option("scale")
+def scale(
+    model: str,
+    quant: str | None,
+    gpu_memory: float | None,
+    replicas: str,
+    prompts: int | None,
+    generations: int,
+    steps: int,
+    simulate: bool,
+    out: str,
+) -> None:
+    """Whole steps of several replicas: a batch that grows with them, and one that is shared out."""
+    try:
+        counts = sorted({1, *(int(part) for part in replicas.split(","))})
+    except ValueError:
+        said = f"must be numbers separated by commas, not {replicas!r}"
+        raise click.BadParameter(said, param_hint="--replicas") from None
+    if counts[0] < 1:
+        raise click.BadParameter("must be at least 1", param_hint="--replicas")
+    if simulate:
+        from pipeline.bench import scale_simulation
+
+        finish("scale, simulated", out, lambda: scale_simulation.measure(counts))
+        scale_simulation.draw(read_json(Path(out))["rows"], Path(out).with_suffix(".png"))
+        return
+    gpu = has_gpu()
+    choice, config, _ = settings(
+        model,
+        quant=quant,
+        vllm=True,
+        gpu_memory=gpu_memory,
+        prompts_per_step=prompts or (32 if gpu else 4),
+        num_generations=generations,
+        max_prompt_length=384 if gpu else None,
+        max_completion_length=512 if gpu else None,
+        replicas=str(max(counts)),
+    )
+    from pipeline.bench.scale import measure
+
+    finish(f"scale, {Path(choice.name).name}", out, lambda: measure(choice, config, counts, steps, gpu))
 
 
 if __name__ == "__main__":

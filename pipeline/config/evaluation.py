@@ -30,6 +30,9 @@ FROM_A_RUN = (  # what may be told of `Settings`; else it is as the run was trai
     "header_store",
     "canary",
     "gpu_memory",
+    "replicas",
+    "ray_address",
+    "grader_nodes",
     "engine_weights",
 )
 

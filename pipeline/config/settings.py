@@ -182,8 +182,14 @@ class Settings(Declared):
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "A tracker that gets the metrics as well."
     )
+    # where it runs
+    replicas: str = setting("1", "Copies of the policy that share the work, one a GPU: a number, or auto (all GPUs).")
+    ray_address: str | None = setting(
+        None, "Ray cluster to use: auto, or host:port. Default: several replicas start Ray on this machine."
+    )
+    grader_nodes: bool = setting(False, "Nodes of the cluster without a replica grade, too.")
 
-    @field_validator("lr", mode="before")
+    @field_validator("lr", "replicas", mode="before")
     @classmethod
     def _number_as_text(cls, value: Any) -> Any:
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -221,6 +227,10 @@ class Settings(Declared):
             raise ConfigError(f"--dataset-weights must be greater than 0, not {self.dataset_weights!r}")
         if self.difficulty:
             parse_windows(self.difficulty)
+        if self.replicas != "auto" and not (self.replicas.isdecimal() and int(self.replicas) > 0):
+            raise ConfigError(f"--replicas must be auto or a number greater than 0, not {self.replicas!r}")
+        if self.grader_nodes and self.ray_address is None:
+            raise ConfigError("--grader-nodes: graders are lent by nodes of a cluster; name it with --ray-address")
 
     @property
     def datasets(self) -> list[str]:

@@ -6,7 +6,8 @@ The model is loaded once for both where their adapters have the same shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from pipeline.progress import EvaluationBar
 from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
 from pipeline.run_folder import check_target
+from pipeline.scale.engine import grade_where_drawn
+from pipeline.scale.fleet import Launcher
+from pipeline.scale.replica import Replica
+from pipeline.scale.start import fleet_of, launching, lead, sharing_of
 from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
@@ -58,13 +63,14 @@ def evaluate_policies(
     results: dict[str, Any] = {}
     counts: dict[str, list[tuple[int, int]]] = {}
     loaded: Loaded | None = None
-    with start_graders(config) as pool:
+    with launching(config, Replica) as launcher, start_graders(config, sharing_of(launcher)) as pool:
         grader = StreamingGrader(pool, task_of(config))
         canary = Canary(pool, grader.task, problems)  # graded while the model is loaded
         checked: dict[str, Any] | None = None
         for name, checkpoint in policies:
-            loaded = policy_of(checkpoint, choice, config, loaded)
+            loaded = policy_of(checkpoint, choice, config, loaded, launcher)
             policy = loaded.policy
+            grade_where_drawn(policy, grader)
             checked = checked or canary.check(config.canary)
             problems, dropped = fitting_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
             bar = EvaluationBar(len(problems) * samples, name)
@@ -76,7 +82,7 @@ def evaluate_policies(
             write_json_lines(out.with_name(f"{out.stem}-{name}.jsonl"), result.rows(config))
         assert loaded is not None
         engine = loaded.policy.engine.name
-        loaded.policy.close()
+        loaded.close()
     record: dict[str, Any] = {
         "model": choice.name,
         "policies": {name: str(checkpoint) if checkpoint else None for name, checkpoint in policies},
@@ -102,13 +108,24 @@ def evaluate_policies(
 
 @dataclass
 class Loaded:
-    """A policy in memory and the adapter's settings with which its modules were made."""
+    """A policy in memory, the adapter's settings with which its modules were made, and its other replicas."""
 
     policy: Policy
     adapter: tuple[Any, ...]
+    replicas: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        self.policy.close()
+        self.replicas.close()
 
 
-def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, loaded: Loaded | None) -> Loaded:
+def policy_of(
+    checkpoint: Path | None,
+    choice: ModelChoice,
+    config: RunConfig,
+    loaded: Loaded | None,
+    launcher: Launcher | None = None,
+) -> Loaded:
     """The policy of a checkpoint, or the base, refreshed into the engine. The model is loaded again only for an adapter
     of another shape."""
     import torch
@@ -117,8 +134,11 @@ def policy_of(checkpoint: Path | None, choice: ModelChoice, config: RunConfig, l
     adapter = tuple(getattr(settings, name) for name in ADAPTER_SETTINGS)
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
         if loaded is not None:
-            loaded.policy.close()
-        loaded = Loaded(load_policy(choice, settings), adapter)
+            loaded.close()
+        replicas = ExitStack()
+        fleet = replicas.enter_context(fleet_of(launcher, settings))
+        loaded = Loaded(load_policy(choice, settings), adapter, replicas)
+        lead(loaded.policy, fleet, settings)
     policy = loaded.policy
     if checkpoint is None:
         torch.nn.init.zeros_(policy.model.tinylora.v)

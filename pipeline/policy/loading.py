@@ -99,6 +99,7 @@ def load_engine(
             limits=EngineLimits(memory.kv_bytes, memory.sequences, memory.batched_tokens) if memory else None,
             seed=config.seed,
             plain=plain_vllm(),
+            numbered=config.replicas != "1",
         )
 
 

@@ -70,6 +70,7 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "curves": {name: _finite([record.get(name) for record in metrics]) for name in CURVES},
         "seconds": {name: _finite([record.get("seconds", {}).get(name) for record in metrics]) for name in PHASES},
         "step_seconds": _finite([record.get("seconds", {}).get("step") for record in metrics]),
+        "lanes": _lanes(metrics),
         "idle": {name: _finite([record.get("idle", {}).get(name) for record in metrics]) for name in IDLE},
         "timeline": _timeline(read_json_lines(folder / "timeline.jsonl")),
         "verdicts": _verdicts(metrics),
@@ -106,6 +107,22 @@ def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
         "n": one["n"],
         "verdicts": record.get("verdicts", {}),
     }
+
+
+def _lanes(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each replica of a run with several: its name, and by step its tokens and the seconds of its phases, None
+    where it was not there."""
+    steps = [{lane["replica"]: lane for lane in record.get("replicas", [])} for record in metrics]
+    numbers = sorted({number for step in steps for number in step})
+    phases = sorted({phase for step in steps for lane in step.values() for phase in lane["seconds"]})
+    found = []
+    for number in numbers:
+        lanes = [step.get(number) for step in steps]
+        place = next((f" on {lane['node']}" for lane in lanes if lane and lane.get("node")), "")
+        seconds = {phase: [lane["seconds"].get(phase) if lane else None for lane in lanes] for phase in phases}
+        tokens = [lane["tokens"] if lane else None for lane in lanes]
+        found.append({"name": f"replica {number}{place}", "tokens": tokens, "seconds": seconds})
+    return found
 
 
 def _timeline(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -57,6 +57,8 @@ function curves(run) {
     one("Reward and compile rate", [["reward", "mean reward"], ["compile_rate", "compiles"]], { low: 0, high: 1 }),
     stackedChart("Verdicts of the training rollouts", run.steps, Object.keys(VERDICT_COLOURS).filter((name) => run.verdicts[name]).map((name) => ({ name: words(name), colour: VERDICT_COLOURS[name], values: run.verdicts[name] })), { share: true }),
     stackedChart("Seconds of a step, by phase", run.steps, Object.entries(run.seconds).map(([name, values], i) => ({ name: PHASE_NAMES[name] || name, colour: colour(i), values })), { unit: " s" }),
+    lineChart("Tokens of each replica", run.lanes.map((lane, i) => ({ name: lane.name, colour: colour(i), steps: run.steps, values: lane.tokens })), { low: 0 }),
+    ...run.lanes.map((lane) => stackedChart(`Seconds of ${lane.name}`, run.steps, Object.entries(lane.seconds).map(([name, values], i) => ({ name, colour: colour(i), values })), { unit: " s" })),
     run.v.length ? lineChart(`All ${run.v[0].length} trained numbers`, run.v[0].map((_, i) => ({ name: `v${i}`, colour: colour(i), steps: run.steps, values: run.v.map((v) => v[i]) })), { thin: true, legend: false }) : null,
     one("Share of the update that survives the merge", [["kept_share", "kept share"]], { low: 0 }),
     one("Distance, nats per token", [["kl_base", "KL to the base"], ["mismatch", "engine against trainer"], ["off_policy", "from the policy that drew"]], {}),

@@ -20,12 +20,19 @@ class EngineError(UserError, RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to sample. `temperature` 0 is greedy. `seed` fixes the random numbers of one `generate` call. `truncation`
-    is applied at the temperature."""
+    is applied at the temperature. `number` tells a row's number among all completions of a generation of which the
+    engine draws only some: with it the random numbers of a completion depend on `seed` and its number alone, not on
+    who draws it and beside what."""
 
     max_tokens: int
     temperature: float = 1.0
     seed: int = 0
     truncation: Truncation = WHOLE
+    number: Callable[[int], int] | None = None
+
+    def row_seed(self, row: int) -> int:
+        """Of one row's own random numbers, below 2^63."""
+        return ((self.seed << 24) + (row if self.number is None else self.number(row))) % 2**63
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class Grading:
         self._grade, self._on_graded = grade, on_graded
         self._problems: list[Problem] = []
         self._futures: list[Future[Verdict] | None] = []
+        self._elsewhere: dict[int, Future[Verdict]] = {}
         self._first = self.last_verdict = 0.0  # of the submissions, of the verdicts; by `time.perf_counter`
         self.waited = 0.0  # seconds, for verdicts
         self.expect(problems)
@@ -59,9 +60,21 @@ class Grading:
         self._problems += problems
         self._futures += [None] * len(problems)
 
+    def problem(self, row: int) -> Problem:
+        """The problem whose completion is expected as `row`."""
+        return self._problems[row]
+
+    def graded_elsewhere(self, row: int, verdict: Future[Verdict]) -> None:
+        """Take that a row, which is about to be submitted, is graded where it was drawn."""
+        self._elsewhere[row] = verdict
+
+    def grade(self, row: int, completion: str) -> Future[Verdict]:
+        """Begin to grade a completion of `row` here, whether or not it is submitted."""
+        return self._grade(completion, self._problems[row])
+
     def submit(self, row: int, completion: str) -> None:
         self._first = self._first or time.perf_counter()
-        future = self._grade(completion, self._problems[row])
+        future = self._elsewhere.pop(row, None) or self.grade(row, completion)
         self._futures[row] = future
         future.add_done_callback(self._graded)
 
@@ -110,14 +123,18 @@ class Grading:
 
 @dataclass
 class StreamingGrader:
-    """Begins to grade batches of completions. Several can be on their way; the graders take what came first."""
+    """Begins to grade batches of completions. Several can be on their way; the graders take what came first. on_begin:
+    is told of each."""
 
     pool: GraderPool | None  # None for a task that runs no programs
     task: Task = CODE
+    on_begin: Callable[[Grading], None] = lambda grading: None
 
     def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
         """Expect one completion for each of `problems`."""
-        return Grading(self.grade, problems, on_graded)
+        grading = Grading(self.grade, problems, on_graded)
+        self.on_begin(grading)
+        return grading
 
     def grade(self, completion: str, problem: Problem) -> Future[Verdict]:
         return self.task.grade(self.pool, completion, problem)

@@ -16,18 +16,25 @@ from pipeline.rollout.sampling_support import Truncation
 
 
 class _ScoreTap(LogitsProcessor):
-    """Makes the scores (rows, vocabulary) of the step at hand those that are sampled from, and keeps them."""
+    """Makes the scores (rows, vocabulary) of the step at hand those that are sampled from, and keeps them. With a seed
+    for each row it adds noise that makes the largest a draw (the Gumbel trick)."""
 
-    def __init__(self, temperature: float, truncation: Truncation) -> None:
+    def __init__(self, temperature: float, truncation: Truncation, seeds: list[int], device: torch.device) -> None:
         self.temperature = temperature or 1.0
         self.truncation = truncation
         self.scores = torch.empty(0)
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.scores = scores / self.temperature
         if self.truncation:
             self.scores = self.truncation.of(self.scores)
-        return self.scores
+        if not self.generators:
+            return self.scores
+        noise = torch.empty_like(self.scores, dtype=torch.float32)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return self.scores - noise.log()
 
 
 class _Recorder(StoppingCriteria):
@@ -119,9 +126,11 @@ class TransformersEngine:
         for i, row in enumerate(rows):  # padded on the left, as decoding needs
             ids[i, width - len(prompts[row]) :] = torch.tensor(prompts[row])
             mask[i, width - len(prompts[row]) :] = 1
-        tap = _ScoreTap(sampling.temperature, sampling.truncation)
+        seeded = sampling.number is not None and sampling.temperature > 0
+        seeds = [sampling.row_seed(row) for row in rows] if seeded else []
+        tap = _ScoreTap(sampling.temperature, sampling.truncation, seeds, device)
         recorder = _Recorder(rows, tap, self.eos_token_ids, collect)
-        greedy = sampling.temperature == 0
+        greedy = seeded or sampling.temperature == 0
         with torch.inference_mode():
             self.model.generate(
                 input_ids=ids.to(device),

@@ -31,9 +31,10 @@ class NoGraders(AbstractContextManager["NoGraders"]):
         return None
 
 
-def start_graders(config: RunConfig) -> Any:
+def start_graders(config: RunConfig, sharing: int = 1) -> Any:
     """The grader pool of a run, or `NoGraders`; to be started before a model is loaded: graders are spawned, and must
     not inherit a GPU. On a GPU machine two cores are left to the engine's loop, which launches the GPU's work.
+    sharing: how many runs or replicas share this machine's cores.
 
     Raises `GraderError` where the task's language cannot be run here.
     """
@@ -43,5 +44,6 @@ def start_graders(config: RunConfig) -> Any:
     if task.language:
         find_toolchain(task.language)
     cores = len(os.sched_getaffinity(0))
+    cores = max(1, cores // sharing)
     workers = config.grader_workers or (max(1, cores - ENGINE_CORES) if has_gpu() else cores)
     return GraderPool(workers=workers, unsafe=config.unsafe_grader, header_bytes=config.header_store << 20)

@@ -28,6 +28,7 @@ from pipeline.launch import prepare
 from pipeline.policy.loading import load_policy
 from pipeline.policy.models import choose_model, made_ready
 from pipeline.rollout import Sampling
+from pipeline.tools.cluster import faults, nodes_told
 from rewards.extraction import extract_source
 from rewards.grader import needs
 from rewards.grader.pool import GraderPool, compiler_version
@@ -114,6 +115,8 @@ def examine(config: Settings, *, with_model: bool = True) -> list[Check]:
             it.policy.close()
         if it.pool is not None:
             it.pool.close(cancel=True)
+    if config.ray_address is not None and with_model:
+        it.add("cluster", lambda: _cluster(config))
     return it.checks
 
 
@@ -284,6 +287,17 @@ def _load(it: Examination) -> tuple[str, str, str]:
         f"{it.policy.engine.name}, {time.perf_counter() - start:.0f} s"
     )
     return OK, found, ""
+
+
+def _cluster(config: Settings) -> tuple[str, str, str]:
+    """A replica on every node of a Ray cluster, beside one another."""
+    _, resolved = prepare(replace(config, dataset=STARTER, replicas="auto"))
+    told = nodes_told(resolved)
+    wrong = faults(told)
+    if wrong:
+        return FAILURE, "; ".join(wrong), "make the nodes alike: the same checkout, `make setup`, the same model files"
+    tiers = {about["tier"] for _, about in told if not isinstance(about, str)}
+    return OK, f"{len(told)} nodes with the same versions, weights and factors, grader tier {', '.join(tiers)}", ""
 
 
 def _sample(it: Examination, tokens: int, temperature: float) -> list[Any]:

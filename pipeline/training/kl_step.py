@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ MEASURED_ROWS = 32
 MEMORY = 0.9  # of the averages of F and of KLs, per step
 CORRECTION_LIMIT = 16.0
 TRUST = 2.0  # steps' worth of KL as it was asked for, with which the sums of measured and predicted KL begin
+Sums = tuple[float, int, int]  # over rows: k3 of their tokens from before a step; how many rows, how many tokens
 
 
 def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,16 +90,31 @@ def signal_share(average: Tensor, noise: float, fisher: Tensor) -> float:
     return max(0.0, 1 - noise / whole) if whole > 0 else 0.0
 
 
+def group_sums(gradients: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums (m, p) of the rows (n, p) of each group, and the groups' numbers (m,)."""
+    names, group = torch.unique(groups, return_inverse=True)
+    return gradients.new_zeros(len(names), gradients.shape[1]).index_add(0, group, gradients), names
+
+
 def group_noise(gradients: Tensor, groups: Tensor, fisher: Tensor) -> float:
     """E[εᵀ F⁻¹ ε] of the sum of row gradients (n, p): what independent groups (n,) of rows, by their differences, let
     it vary by. Of a single group nothing is known: 0. fisher (p, p)."""
-    names, group = torch.unique(groups, return_inverse=True)
+    sums, names = group_sums(gradients, groups)
     count = len(names)
     if count < 2:
         return 0.0
-    sums = gradients.new_zeros(count, gradients.shape[1]).index_add(0, group, gradients)
     sums = sums - sums.mean(dim=0)
     return count / (count - 1) * float((sums * torch.linalg.solve(fisher, sums.mT).mT).sum())
+
+
+class Observed(NamedTuple):
+    """What a step is made with beside the gradient: scores (n, p) of `completions`, and the sums of ∂loss/∂v (m, p) of
+    the groups with these numbers (m,)."""
+
+    scores: Tensor
+    completions: int
+    gradients: Tensor
+    groups: Tensor
 
 
 class KLAdam(torch.optim.Optimizer):
@@ -152,6 +168,17 @@ class KLAdam(torch.optim.Optimizer):
     def observe_gradients(self, gradients: Tensor, groups: Tensor) -> None:
         """Take ∂loss/∂v of rows (n, p) and the numbers of their groups (n,), in one call or several."""
         self._gradients.append((gradients.detach().float(), groups))
+
+    def take_observed(self) -> Observed:
+        """What was taken for the step to come, which is another optimizer's to make it with."""
+        parts, self._scores = self._scores, []
+        count, self._count = self._count, 0
+        gradients, self._gradients = self._gradients, []
+        none = self.parameter.detach().new_zeros(0, self.parameter.numel()).float()
+        numbers = torch.zeros(0, dtype=torch.long, device=none.device)
+        of_groups = torch.cat([none, *(rows for rows, _ in gradients)])
+        groups = torch.cat([numbers, *(numbers_of for _, numbers_of in gradients)])
+        return Observed(torch.cat([none, *parts]), count, *group_sums(of_groups, groups))
 
     def measured(self, kl: float, noise: float) -> None:
         """Take what the KL of the last step was, in nats a completion, and the noise that is part of that number."""
@@ -244,26 +271,51 @@ class StepLength:
             self.optimizer.observe_gradients(gradients.clone(), torch.stack([*groups, *of_prompts]))
         self._token_weights = None
 
-    def measure(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], mismatch: float) -> dict[str, float]:
+    @property
+    def trained_rows(self) -> int:
+        """Rows of the parts that were trained since the last step was measured."""
+        return sum(len(old) for _, old in self._trained)
+
+    def forget(self) -> None:
+        """Let go of the parts that were trained."""
+        self._trained = []
+
+    def measure(
+        self,
+        log_probs_of: Callable[..., tuple[Tensor, Tensor]],
+        mismatch: float,
+        elsewhere: int = 0,
+        sums_of: Callable[[int, Callable[[], Sums]], list[Sums]] = lambda stride, own: [own()],
+    ) -> dict[str, float]:
         """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
 
         log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
-        `MEASURED_ROWS` rows, spread over the parts.
+        `MEASURED_ROWS` rows, spread over the parts. elsewhere: rows that other replicas trained; sums_of(stride, own)
+        gives the sums of all, `own()` being this process's.
         """
-        trained, self._trained = self._trained, []
+        trained, predicted = self.trained_rows + elsewhere, self.optimizer.last_predicted
         if not trained:
             return {}
-        if not self.optimizer.last_predicted:
+        if not predicted:
+            self.forget()
             return {"step_signal": self.optimizer.last_signal}
-        stride = -(-sum(len(old) for _, old in trained) // MEASURED_ROWS)
+        stride = -(-trained // MEASURED_ROWS)
+        parts = sums_of(stride, lambda: self.sums(log_probs_of, stride))
+        total, rows, tokens = (sum(column) for column in zip(*parts, strict=True))
+        if not rows:  # who trained them was lost
+            return {"step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
+        self.optimizer.measured(total / rows, mismatch * tokens / rows)
+        found = {"step_kl": total / rows, "step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
+        return found | {"step_kl_correction": self.optimizer.correction}
+
+    def sums(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], stride: int) -> Sums:
+        """Of every `stride`th row trained here; forgets them."""
+        trained, self._trained = self._trained, []
         total, rows, tokens = 0.0, 0, 0
         for part, old in trained:
             mask = part["completion_mask"][::stride]
             new, _ = log_probs_of(*prompts_and_completions(part, slice(None, None, stride)), old.shape[1])
             total += kl_k3(new - old[::stride], mask) * int(mask.sum())
             rows, tokens = rows + len(mask), tokens + int(mask.sum())
-        predicted = self.optimizer.last_predicted
-        self.optimizer.measured(total / rows, mismatch * tokens / rows)
-        found = {"step_kl": total / rows, "step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
-        return found | {"step_kl_correction": self.optimizer.correction}
+        return total, rows, tokens

@@ -26,12 +26,13 @@ from pipeline.report.curves import draw_curves
 from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
 from pipeline.run_folder import RunFolder, read_json
+from pipeline.scale.engine import grade_where_drawn
 from pipeline.tasks import Task
 from pipeline.tasks.problem_sets import UNDIVIDED, ProblemSets, clusters_of
 from pipeline.training.calibration import calibrate
 from pipeline.training.collapse import CollapseWatch, JudgeWatch
+from pipeline.training.roles import trainer_of
 from pipeline.training.timeline import Timeline
-from pipeline.training.trainer import TinyLoRATrainer
 from pipeline.versions import describe_versions
 from rewards.grader.pool import GraderPool
 from storage.files import write_json
@@ -74,7 +75,7 @@ class Run:
         self.config, self.task, self.policy, self.folder = config, task, policy, folder
         self.steps, self.resumed, self.canary, self.started = config.steps, resume, canary, started
         self.problems, self.dropped = fitting_sets(policy.tokenizer, problems, config, task)
-        self.grader = StreamingGrader(pool, task)
+        self.grader = grade_where_drawn(policy, StreamingGrader(pool, task))
         self.done, self.checkpoint = folder.whole_checkpoint() if resume else (0, None)
         self.metrics = folder.truncate("metrics", self.done)
         self.logs = {name: folder.truncate(file, self.done) for name, file in LOGS.items()}
@@ -134,7 +135,7 @@ class Run:
     def learn(self) -> int:
         """Train until the steps are made, the policy collapses, or SIGTERM comes; returns the last step."""
         problems, origin = self.problems.train, self.problems.origin
-        trainer = TinyLoRATrainer(
+        trainer = trainer_of(self.policy)(
             self.policy, self.grader, problems, self.config, self.folder, self.on_step, origin, self.timeline
         )
         self.bar = TrainingBar(self.steps, self.done)

@@ -50,17 +50,17 @@ def rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
 
 
 def micro_batches(
-    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool, count: int | None = None
+    batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
     are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
-    bonus; those that are masked whole are never kept. count: rows of the whole batch where this is a part of it, whose
-    `num_items_in_batch` are the tokens of the whole.
+    bonus; those that are masked whole are never kept. Of a batch that is a part of another, `num_rows_in_batch` and
+    `num_items_in_batch` (tokens) are of the whole one, and so are weights and share.
     """
     own, tokens = len(batch["completion_ids"]), int(batch["num_items_in_batch"])
-    count = count or own
+    count = int(batch.get("num_rows_in_batch", own))
     if every_row:
         chosen = torch.arange(own, device=batch["completion_ids"].device)
     else:

@@ -22,16 +22,24 @@ __all__ = ["described", "stored_config", "train"]
 
 CHANGEABLE: tuple[str, ...] = ("steps", "eval_every", "report_to", "grader_workers", "output_dir", "unsafe_grader")
 CHANGEABLE += ("stop_kl", "stop_entropy", "stop_idle", "header_store", "canary", "engine_weights")
+CHANGEABLE += ("replicas", "ray_address", "grader_nodes")
 
 
 def train(settings: Settings, *, resume: bool = False) -> Path:
     """Run or continue a training run; returns its folder."""
+    from pipeline.scale.start import fleet_of, launching, lead, sharing_of  # with torch, after the settings' checks
+    from pipeline.training.replica import TrainingReplica
+
     start = time.perf_counter()
     choice, config = prepare(settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
     choice = made_ready(choice)
-    with start_graders(config) as pool:
+    with (
+        launching(config, TrainingReplica) as launcher,
+        start_graders(config, sharing_of(launcher)) as pool,
+        fleet_of(launcher, config) as fleet,
+    ):
         if resume:
             folder = RunFolder(Path(config.output_dir or ""))
         else:
@@ -46,6 +54,7 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
         task = task_of(config)
         canary = Canary(pool, task, [*sets.train, *sets.held_out])  # graded while the model is loaded
         policy = load_policy(choice, config)
+        lead(policy, fleet, config)
         try:
             from pipeline.training.lifecycle import Run  # with TRL, which must come after Unsloth
 

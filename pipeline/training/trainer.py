@@ -7,7 +7,7 @@ loss and the optimizer loop (`trl_hooks.py`). What is ours, and why:
 - the training step, which cuts the batch into such batches and leaves out rows without an advantage;
 - checkpoints, which hold `v` and appear whole;
 - with `--staleness 1`, batches that are drawn a step before they are trained (`ahead.py`).
-Left out: several processes. One process drives one engine.
+One process trains on one device; those of several replicas are in `roles.py`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from pipeline.run_folder import PHASES, RunFolder
 from pipeline.training.ahead import DrawnAhead
 from pipeline.training.collapse import check_mismatch
 from pipeline.training.device import peak_memory, wait_for_device
+from pipeline.training.distance import Distance
 from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.entropy_bonus import entropy_loss
 from pipeline.training.grpo import grpo_arguments, training_rows, training_task
@@ -49,7 +50,7 @@ from pipeline.training.packing import Pack, Tokens
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
 from pipeline.training.timeline import Timeline
-from pipeline.training.trl_hooks import RATIO_CAP, RolloutTrainer
+from pipeline.training.trl_hooks import RolloutTrainer
 from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
 
@@ -220,15 +221,17 @@ class TinyLoRATrainer(RolloutTrainer):
             check_mismatch(mismatch, self.run_config.model or "")
             self._one_policy = True
 
-    def _note_distance(self, differences: Tensor) -> None:
-        """Record log p − log p of sampled tokens, of the policy that is trained and of the one that drew: with batches
-        drawn ahead how far the step between took it, and the share of tokens whose importance ratio was cut."""
-        distance = kl_k3(differences, torch.ones_like(differences))
-        if self.ahead is None:
-            self._note_mismatch(distance)
-            return
-        cut = float((differences > math.log(RATIO_CAP)).float().mean())
-        self.record.values |= {"off_policy": distance, "ratios_cut": cut}
+    def _note_distance(self) -> None:
+        """Record how far the policy that is trained is from the one that drew: with batches drawn ahead what the step
+        between did, and what of it was cut, else the mismatch."""
+        distance = self._distance()
+        if distance.tokens and self.ahead is None:
+            self._note_mismatch(distance.kl)
+        elif distance.tokens:
+            self.record.values |= {"off_policy": distance.kl, "ratios_cut": distance.cut}
+
+    def _distance(self) -> Distance:
+        return Distance.of(self.record.distances)
 
     # the training pass
 
@@ -239,10 +242,19 @@ class TinyLoRATrainer(RolloutTrainer):
         return loss
 
     def train_on(self, batch: dict[str, Any]) -> Tensor:
-        """Add the gradient of a batch, or of some groups of it, part by part; returns its loss."""
+        """Add the gradient of a batch, or of some groups of it; returns its loss."""
         begin = time.perf_counter()
         if self.rollouts is not None and self.rollouts.old_log_probs is None:
             self.rollouts.check_version(self.state.global_step, self.run_config.staleness)
+        total = self.gradient(batch)
+        self._note_distance()
+        wait_for_device()
+        self.timeline.add("train", begin)
+        self.record.seconds["backward"] += time.perf_counter() - begin
+        return total
+
+    def gradient(self, batch: dict[str, Any]) -> Tensor:
+        """As `train_on`, part by part on this device."""
         tokens, bonus = int(batch["num_items_in_batch"]), self.run_config.entropy_bonus
         total = torch.zeros((), device=self.accelerator.device)
         for part, weight in self._micro_batches(batch):
@@ -262,11 +274,6 @@ class TinyLoRATrainer(RolloutTrainer):
                     self.accelerator.backward(loss)
                     total += loss.detach()
             self.record.distances += [] if difference is None else [difference]
-        if self.record.distances:
-            self._note_distance(torch.cat(self.record.distances))
-        wait_for_device()
-        self.timeline.add("train", begin)
-        self.record.seconds["backward"] += time.perf_counter() - begin
         return total
 
     def loss_of(self, part: dict[str, Any], pack: Pack) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -291,11 +298,14 @@ class TinyLoRATrainer(RolloutTrainer):
         return self.policy_loss(part, log_probs, entropies), entropies, difference
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        every_row = self.beta != 0 or self.run_config.entropy_bonus != 0
-        count = self.run_config.batch_size
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=every_row, count=count)
+        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self.every_row)
         self.record.values["rows_trained"] = self.record.values.get("rows_trained", 0.0) + share
         return parts
+
+    @property
+    def every_row(self) -> bool:
+        """Whether rows without an advantage are trained, too."""
+        return self.beta != 0 or self.run_config.entropy_bonus != 0
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
         """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not.
@@ -324,7 +334,7 @@ class TinyLoRATrainer(RolloutTrainer):
         averages = self.averages()
         if "grad_norm" in logs and self.length is not None:
             noise = self.record.values.get("mismatch", self.record.values.get("off_policy", 0.0))
-            self.record.values |= self.length.measure(self._log_probs_of, noise)
+            self.record.values |= self._measured_step(self.length, noise)
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)
@@ -336,6 +346,9 @@ class TinyLoRATrainer(RolloutTrainer):
             self.record = StepRecord(self.timeline)
             if self.on_step(record):
                 self.control.should_training_stop = True
+
+    def _measured_step(self, length: StepLength, noise: float) -> dict[str, float]:
+        return length.measure(self._log_probs_of, noise)
 
     def _step_metrics(self, logs: dict[str, float], averages: dict[str, float]) -> dict[str, Any]:
         seconds = {name: round(self.record.seconds[name], 4) for name in (*PHASES, "step")}

@@ -161,6 +161,7 @@ def trl_batch(rollouts: Rollouts, pad: int, device: torch.device) -> dict[str, A
         "completion_mask": mask,
         "advantages": torch.tensor(rollouts.advantages),
         "num_items_in_batch": mask.sum(),
+        "num_rows_in_batch": torch.tensor(len(rollouts)),
         "sampling_per_token_logps": rollouts.sampled_log_probs(),
         "row": torch.arange(len(rollouts)),
         "group": torch.arange(len(rollouts)) // rollouts.group_size,

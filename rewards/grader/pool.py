@@ -158,6 +158,11 @@ class GraderPool:
         """The grader processes that run now."""
         return [pid for grader in self._graders if (pid := grader.process_id) is not None]
 
+    @property
+    def waiting(self) -> int:
+        """Programs for which no grader has been free yet."""
+        return self._jobs.qsize()
+
     def summary(self) -> str:
         """One line for people: tier, graders, toolchain."""
         about = self.describe()

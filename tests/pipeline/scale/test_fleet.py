@@ -1,0 +1,213 @@
+"""A fleet draws what one engine draws, whoever dies when; who holds another policy is not listened to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.rollout import Completion, EngineError, Sampling
+from pipeline.rollout.streaming import StreamingGrader
+from pipeline.scale import fleet as fleet_module
+from pipeline.scale import generation as generation_module
+from pipeline.scale.engine import FleetEngine, grade_where_drawn
+from pipeline.scale.fleet import Fleet
+from pipeline.tasks import task_of
+from pipeline.training.spread import Spread
+from rewards.problem import Problem
+from tests.pipeline.scale.stand_in import CountingEngine, Died, StandInPolicy, ThreadLauncher, config
+from tests.pipeline.scale.test_shares import batch_of
+
+GROUPS, SIZE = 12, 4
+PROBLEMS = [Problem(f"p{n}", "?", answer="1") for n in range(GROUPS)]
+PROMPTS = [[n, n] for n in range(GROUPS) for _ in range(SIZE)]
+SAMPLING = Sampling(10, seed=3)
+
+
+def fleet_engine(launcher: ThreadLauncher, said: list[str], monkeypatch: Any) -> tuple[Fleet, FleetEngine]:
+    monkeypatch.setattr("pipeline.scale.engine.factor_probe", lambda model: torch.ones(3))
+    fleet = Fleet(launcher, config(), said.append)
+    fleet.__enter__()
+    policy: Any = StandInPolicy(pace=launcher.pace)
+    policy.engine = FleetEngine(policy, fleet, seats=16)
+    return fleet, policy.engine
+
+
+def drawn_by(engine: Any, grader: StreamingGrader) -> tuple[list[Completion], list[Any]]:
+    """Completions and verdicts of all prompts, as training draws and judges them."""
+    finished: list[int] = []
+
+    def on_finished(row: int, completion: Completion) -> None:
+        finished.append(row)
+        grading.submit(row, "".join(map(chr, completion.token_ids)))
+
+    grading = grader.begin([problem for problem in PROBLEMS for _ in range(SIZE)])
+    completions = engine.generate(PROMPTS, SAMPLING, on_finished)
+    assert sorted(finished) == list(range(len(PROMPTS)))
+    return completions, [verdict.status for verdict in grading.collect()]
+
+
+def step_of(engine: FleetEngine) -> tuple[Any, ...]:
+    """One step: a policy, completions, verdicts, the gradient of a batch."""
+    policy: Any = engine.policy
+    policy.bank.v += 0.125
+    engine.refresh(policy.bank.v)
+    completions, verdicts = drawn_by(engine, grade_where_drawn(policy, StreamingGrader(None, task_of(config()))))
+    batch = batch_of([[len(completions[g * SIZE + i].token_ids) for i in range(SIZE)] for g in range(GROUPS)])
+
+    def own(share: dict[str, torch.Tensor]) -> torch.Tensor:
+        weight = float((share["completion_mask"].sum(dim=1) * share["advantages"]).sum())
+        policy.bank.v.grad = torch.full((1, 4), weight)
+        return torch.zeros(())
+
+    policy.bank.v.grad = None
+    Spread(engine, own, lambda found: None).gradient(batch, True)
+    return completions, verdicts, policy.bank.v.grad.tolist()
+
+
+def expected_step() -> tuple[Any, ...]:
+    policy: Any = StandInPolicy()
+    policy.bank.v += 0.125
+    policy.engine.refresh(policy.bank.v)
+    completions, verdicts = drawn_by(policy.engine, StreamingGrader(None, task_of(config())))
+    return completions, verdicts, [[float(sum(len(c.token_ids) for c in completions))] * 4]
+
+
+def test_replicas_draw_and_train_what_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    fleet, engine = fleet_engine(ThreadLauncher(3, pace=0.001), said, monkeypatch)
+    with fleet:
+        assert step_of(engine) == expected_step()
+        lanes = fleet.lanes()
+    assert [lane["replica"] for lane in lanes] == [0, 1, 2] and all(lane["tokens"] for lane in lanes)
+    assert sum("joined" in sentence for sentence in said) == len(said) == 2
+
+
+MOMENTS = ["load", "serve", "probe", "generate", "put", "take", "drawing", "grading", "end", "gradient"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_replica_that_dies_costs_nothing_but_time_and_comes_back(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died = threading.Event()
+
+    def dies(number: int, life: int, name: str) -> None:
+        if (number, life, name) == (1, 1, moment):
+            died.set()
+            raise Died("killed")
+
+    said: list[str] = []
+    fleet, engine = fleet_engine(ThreadLauncher(3, dies, pace=0.001), said, monkeypatch)
+    with fleet:
+        assert step_of(engine) == expected_step()
+        assert died.is_set()
+        deadline = time.monotonic() + 20
+        while len(fleet.joined) < 2 or fleet.launcher.starts[1] < 2:  # type: ignore[attr-defined]
+            engine.refresh(engine.bank.v)
+            time.sleep(0.01)
+            assert time.monotonic() < deadline
+        engine.bank.v.zero_()
+        assert step_of(engine) == expected_step()
+    taken_out = [sentence for sentence in said if "was taken out" in sentence]
+    assert len(taken_out) == 1 and "replica 1" in taken_out[0] and "Died" in taken_out[0]
+
+
+def test_all_replicas_may_die_in_one_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(number: int, life: int, name: str) -> None:
+        if life == 1 and name == "grading":
+            raise Died("killed")
+
+    fleet, engine = fleet_engine(ThreadLauncher(4, dies, pace=0.001), [], monkeypatch)
+    with fleet:
+        assert step_of(engine) == expected_step()
+
+
+@pytest.mark.parametrize("method", ["generate", "serve", "gradient"])
+def test_a_replica_that_does_not_answer_is_named_and_left(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wake = threading.Event()
+
+    def sleeps(number: int, life: int, name: str) -> None:
+        if (number, life, name) == (1, 1, method):
+            wake.wait(30)
+
+    monkeypatch.setattr(fleet_module, "SERVE_LIMIT", 0.3)
+    monkeypatch.setattr(generation_module, "ROW_SECONDS", 0.3)
+    monkeypatch.setattr(generation_module, "TOKEN_SECONDS", 0.0)
+    monkeypatch.setattr(generation_module, "LOOK", 0.05)
+    monkeypatch.setattr("pipeline.training.spread.LEAST_LIMIT", 0.3)
+    said: list[str] = []
+    fleet, engine = fleet_engine(ThreadLauncher(2, sleeps), said, monkeypatch)
+    with fleet:
+        assert step_of(engine) == expected_step()
+        wake.set()
+    assert any("was taken out" in sentence and "0 s" in sentence for sentence in said), said
+
+
+def test_another_policy_or_base_is_taken_out_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.pipeline.scale import stand_in
+
+    def other(change: Callable[[Any], None]) -> str:
+        said: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            fleet, engine = fleet_engine(ThreadLauncher(2), said, monkeypatch)
+            with fleet, pytest.raises(EngineError, match="no other replica could be started"):
+                engine.refresh(engine.bank.v)
+        assert len(said) == 3
+        return said[0]
+
+    kind = stand_in.StandIn
+    assert "bit for bit" in other(lambda patch: patch.setattr(kind, "vector_digest", lambda self: "0" * 32))
+    factors = np.array([1, 1, 1.1], np.float32)
+    assert "factors differ" in other(lambda patch: patch.setattr(kind, "probe", lambda self: factors))
+    own = stand_in.versions()
+    for what in ("transformers", "this code"):
+        older = own | {what: "4.0"}
+        assert f"{what} 4.0" in other(lambda patch, older=older: patch.setattr(stand_in, "versions", lambda: older))  # type: ignore[misc]
+
+    def fails(self: Any, *_: Any) -> None:
+        raise MemoryError("the card is full\nof other things")
+
+    assert "MemoryError: the card is full;" in other(lambda patch: patch.setattr(kind, "load", fails))
+
+
+def test_a_replica_that_joins_late_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = ThreadLauncher(1)
+    fleet, engine = fleet_engine(launcher, [], monkeypatch)
+    with fleet:
+        assert step_of(engine) == expected_step() and not fleet.joined
+        launcher.count = 3
+        while len(fleet.joined) < 2:
+            engine.refresh(engine.bank.v)
+            time.sleep(0.01)
+        engine.bank.v.zero_()
+        assert step_of(engine) == expected_step()
+        assert all(lane["tokens"] for lane in fleet.lanes())  # and does not do it all, to catch up
+
+
+def test_projections_reach_those_who_have_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, engine = fleet_engine(ThreadLauncher(2), [], monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+        engine.bank.set_projections(torch.full((2, 4, 2, 2), 5.0))
+        engine.refresh(engine.bank.v)
+        replica = fleet.joined[0].handle.replica  # type: ignore[attr-defined]
+        assert torch.equal(replica.policy.model.tinylora.projections, engine.bank.projections)
+
+
+def test_an_error_of_the_drivers_engine_ends_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise EngineError("the engine is broken")
+
+    fleet, engine = fleet_engine(ThreadLauncher(2), [], monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+        monkeypatch.setattr(CountingEngine, "generate", broken)
+        with pytest.raises(EngineError):
+            engine.generate(PROMPTS, SAMPLING, lambda row, completion: None)
