@@ -50,6 +50,20 @@ def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
         return settings_of(model, **options)
 
 
+def step_settings(model: str, prompts: int | None, generations: int, **told: Any) -> tuple[Any, Any, bool]:
+    """`settings` for whole steps: 32 prompts on a GPU, 4 on a CPU, unless told."""
+    gpu = has_gpu()
+    return settings(
+        model,
+        vllm=True,
+        prompts_per_step=prompts or (32 if gpu else 4),
+        num_generations=generations,
+        max_prompt_length=384 if gpu else None,
+        max_completion_length=512 if gpu else None,
+        **told,
+    )
+
+
 @bench.command()
 @click.option(
     "--programs", type=click.IntRange(min=8), default=96, show_default=True, help="How many different programs."
@@ -142,16 +156,12 @@ def train_step(
     out: str,
 ) -> None:
     """The training pass against the frozen model's, and whole steps with real grading."""
-    gpu = has_gpu()
-    choice, config, _ = settings(
+    choice, config, gpu = step_settings(
         model,
+        prompts,
+        generations,
         quant=quant,
-        vllm=True,
         gpu_memory=gpu_memory,
-        prompts_per_step=prompts or (32 if gpu else 4),
-        num_generations=generations,
-        max_prompt_length=384 if gpu else None,
-        max_completion_length=512 if gpu else None,
         engine_weights=engine_weights,
         kv_dtype=kv_dtype,
         unsafe_grader=unsafe_grader,
@@ -305,16 +315,12 @@ def scale(
         finish("scale, simulated", out, lambda: scale_simulation.measure(counts))
         scale_simulation.draw(read_json(Path(out))["rows"], Path(out).with_suffix(".png"))
         return
-    gpu = has_gpu()
-    choice, config, _ = settings(
+    choice, config, gpu = step_settings(
         model,
+        prompts,
+        generations,
         quant=quant,
-        vllm=True,
         gpu_memory=gpu_memory,
-        prompts_per_step=prompts or (32 if gpu else 4),
-        num_generations=generations,
-        max_prompt_length=384 if gpu else None,
-        max_completion_length=512 if gpu else None,
         replicas=str(max(counts)),
     )
     from pipeline.bench.scale import measure

@@ -7,22 +7,19 @@ are graded in the place of completions, and ends are drawn, as for `train-step`;
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.bench.form import Row, row
 from pipeline.bench.programs import contest_tasks
-from pipeline.bench.train_step import MEAN_LENGTH, ProgramGrader, problems_of_length
+from pipeline.bench.train_step import MEAN_LENGTH, ProgramGrader, problems_of_length, timed_steps
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
 from pipeline.rollout import Completion
-from pipeline.run_folder import RunFolder
 from pipeline.scale.engine import FleetEngine, grade_where_drawn
 from pipeline.scale.fleet import Fleet, Handle, Launcher
 from pipeline.scale.replica import seats_of
@@ -121,22 +118,10 @@ def _rows(found: dict[tuple[int, int], dict[str, float]], config: RunConfig, gpu
 
 
 def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str, float]:
-    from pipeline.training.roles import trainer_of
-
     problems = problems_of_length(policy.tokenizer, 2 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
     grader = ProgramGrader(pool, problems)
     grade_where_drawn(policy, grader)
-    records: list[dict[str, Any]] = []
-    ends: list[float] = []
-
-    def on_step(record: dict[str, Any]) -> None:
-        records.append(record)
-        ends.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as name:
-        folder = RunFolder.create(str(Path(name) / "run"), "bench")
-        trainer_of(policy)(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step).train()
-    walls = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
+    records, walls = timed_steps(policy, grader, problems, config, steps)
     return {
         "wall": statistics.median(walls),
         "sync": statistics.median(synchronisation(record) for record in records[1:]),

@@ -213,13 +213,13 @@ class ProgramGrader(StreamingGrader):
         return statistics.median(once(lambda batch=batch: grade(batch)) for batch in self.batches)  # type: ignore[misc]
 
 
-def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bool) -> list[Row]:
-    from pipeline.training.trainer import TinyLoRATrainer
+def timed_steps(
+    policy: Policy, grader: StreamingGrader, problems: list[Problem], config: RunConfig, steps: int
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Make one training step, which compiles, and `steps` more; their records, and the seconds of each of the latter
+    from the end of the one before."""
+    from pipeline.training.roles import trainer_of
 
-    problems = problems_of_length(policy.tokenizer, 4 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
-    vocabulary = policy.model.config.vocab_size
-    policy.engine._eos_token_ids = list(range(100, 100 + max(1, vocabulary // MEAN_LENGTH)))  # type: ignore[attr-defined]
-    grader = ProgramGrader(pool, problems)
     records: list[dict[str, Any]] = []
     ends: list[float] = []
 
@@ -229,14 +229,21 @@ def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bo
 
     with tempfile.TemporaryDirectory(prefix="tinylora-bench-") as name:
         folder = RunFolder.create(str(Path(name) / "run"), "bench")
-        trainer = TinyLoRATrainer(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step)
-        trainer.train()
+        trainer_of(policy)(policy, grader, problems, replace(config, steps=steps + 1), folder, on_step).train()
+    return records, [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _step_rows(policy: Policy, config: RunConfig, pool: Any, steps: int, gpu: bool) -> list[Row]:
+    problems = problems_of_length(policy.tokenizer, 4 * config.prompts_per_step, config.max_prompt_length * 3 // 4)
+    vocabulary = policy.model.config.vocab_size
+    policy.engine._eos_token_ids = list(range(100, 100 + max(1, vocabulary // MEAN_LENGTH)))  # type: ignore[attr-defined]
+    grader = ProgramGrader(pool, problems)
+    records, walls = timed_steps(policy, grader, problems, config, steps)
 
     def median(name: str) -> float:
         return statistics.median(record[name] for record in measured)
 
     measured = records[1:]  # the first step compiles
-    walls = [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)]
     phases = {name: statistics.median(r["seconds"][name] for r in measured) for name in measured[0]["seconds"]}
     grade = grader.seconds_alone()
     generate = phases["generate"] + phases["log_probs"]  # the comparison with the base runs beside the graders too

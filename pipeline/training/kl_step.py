@@ -170,7 +170,7 @@ class KLAdam(torch.optim.Optimizer):
         self._gradients.append((gradients.detach().float(), groups))
 
     def take_observed(self) -> Observed:
-        """What was taken for the step to come, which is another optimizer's to make it with."""
+        """What was taken for the step to come, of this optimizer or of another's; nothing is left."""
         parts, self._scores = self._scores, []
         count, self._count = self._count, 0
         gradients, self._gradients = self._gradients, []
@@ -189,13 +189,11 @@ class KLAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         group, state, v = self.param_groups[0], self._kept(), self.parameter
-        parts, self._scores = self._scores, []
-        count, self._count = self._count, 0
-        gradients, self._gradients = self._gradients, []
+        observed = self.take_observed()
+        scores, count = observed.scores, observed.completions
         self.last_length = self.last_predicted = self.last_signal = 0.0
         if v.grad is None or not count:
             return
-        scores = torch.cat(parts)
         state["fisher"].mul_(MEMORY).add_(scores.mT @ scores / count, alpha=1 - MEMORY)
         state["count"].mul_(MEMORY).add_(count)
         state["step"] += 1
@@ -208,20 +206,17 @@ class KLAdam(torch.optim.Optimizer):
         cost = predicted_kl(direction, fisher) * self.correction
         if not (math.isfinite(cost) and cost > 0):
             return
-        state["noise"].mul_(beta1**2).add_((1 - beta1) ** 2 * self._noise(gradients, fisher))
+        state["noise"].mul_(beta1**2).add_((1 - beta1) ** 2 * self._noise(observed, fisher))
         self.last_signal = signal_share(state["exp_avg"].flatten(), float(state["noise"]), fisher)
         self.last_length = self.last_signal * group["lr"] * math.sqrt(group["step_kl"] / cost)
         self.last_predicted = self.last_length**2 * cost
         v.sub_(self.last_length * direction.view_as(v))
 
-    def _noise(self, parts: list[tuple[Tensor, Tensor]], fisher: Tensor) -> float:
-        """`group_noise` of the parameter's gradient, the rows' sum but for clipping and what else was added."""
-        if not parts:
-            return 0.0
-        gradients, groups = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        total, final = gradients.sum(dim=0), self.parameter.grad.flatten()  # type: ignore[union-attr]
+    def _noise(self, observed: Observed, fisher: Tensor) -> float:
+        """`group_noise` of the parameter's gradient, the groups' sum but for clipping and what else was added."""
+        total, final = observed.gradients.sum(dim=0), self.parameter.grad.flatten()  # type: ignore[union-attr]
         scale = float(final @ total / (total @ total).clamp(min=torch.finfo(total.dtype).tiny))
-        return scale**2 * group_noise(gradients, groups, fisher)
+        return scale**2 * group_noise(observed.gradients, observed.groups, fisher)
 
 
 class StepLength:
