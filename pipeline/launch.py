@@ -21,8 +21,9 @@ def prepare(settings: Settings) -> tuple[ModelChoice, RunConfig]:
     """Everything that can be checked before anything heavy is imported."""
     check_processes()
     choice = choose_model(settings.model, settings.hub)
-    settings = replace(settings, model=choice.name, projections=projections_of(settings, choice))
+    settings = replace(settings, model=choice.name)
     config = resolved(with_dataset(settings, starter=choice.is_starter), starter=choice.is_starter, gpu=has_gpu())
+    config = replace(config, projections=projections_of(settings.projections, config, choice))
     check_packages(config)
     task_of(config)
     warn_of_untested()
@@ -37,17 +38,17 @@ def described(settings: Settings) -> str:
     return f"model: {choice.name} ({choice.reason})\n\n" + "\n".join(f"{name:24}{value}" for name, value in table)
 
 
-def projections_of(settings: Settings, choice: ModelChoice) -> Rule:
+def projections_of(told: Rule | None, config: RunConfig, choice: ModelChoice) -> Rule:
     """The rule that gives P. Raises `ConfigError` for more principal ones than a group has mixing entries."""
     layers = architecture(choice).get("num_hidden_layers")
-    entries = layers * len(PROJECTIONS) * settings.rank**2 // settings.groups if layers else None
-    fits = entries is None or settings.u <= entries
-    if settings.projections == "principal" and not fits:
+    entries = layers * len(PROJECTIONS) * config.rank**2 // config.groups if layers else None
+    fits = entries is None or config.u <= entries
+    if told == "principal" and not fits:
         raise ConfigError(
-            f"--projections principal: a group has {entries} mixing entries at --rank {settings.rank}, fewer than --u "
-            f"{settings.u}; use at most {entries} scalars, a larger --rank, or --projections normal"
+            f"--projections principal: a group has {entries} mixing entries at --rank {config.rank}, fewer than --u "
+            f"{config.u}; use at most {entries} scalars, a larger --rank, or --projections normal"
         )
-    return settings.projections or ("normal" if choice.is_starter or not fits else "principal")
+    return told or ("normal" if choice.is_starter or not fits else "principal")
 
 
 def check_packages(config: RunConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,7 @@ class RunConfig(Settings):
 
     model: str
     quant: Quant
+    rank: int
     projections: Rule
     max_prompt_length: int
     num_generations: int
@@ -34,7 +35,6 @@ class RunConfig(Settings):
     max_completion_length: int
     steps: int
     epsilon_high: float
-    scale_rewards: Literal["group", "batch", "none"]
     eval_problems: int
 
     def __post_init__(self) -> None:
@@ -65,6 +65,7 @@ class RunConfig(Settings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     STARTER: {
+        "rank": 2,
         "max_prompt_length": 384,
         "max_completion_length": 224,
         "prompts_per_step": 16,
@@ -73,11 +74,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_problems": 1024,
     },
     "model": {
+        "rank": 4,
         "max_prompt_length": 2048,
         "max_completion_length": 1024,
         "prompts_per_step": 32,
         "num_generations": 8,
-        "steps": 60,
+        "steps": 70,
         "eval_problems": 256,
     },
 }
@@ -102,7 +104,6 @@ def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
         "quant": quant,
         "projections": "normal",
         "rounding": "stochastic" if settings.refresh == "merge" else None,
-        "scale_rewards": "none" if settings.loss_type == "dr_grpo" else "group",
         "epsilon_high": CISPO_LARGEST_WEIGHT if settings.loss_type == "cispo" else settings.epsilon,
     }
     if settings.dynamic_sampling:

@@ -45,7 +45,7 @@ class Settings(Declared):
     hub: Hub = setting("huggingface", "Where a hub id is looked up.")
     quant: Quant | None = setting(None, "Weights of the trained model. Default: nf4 on a GPU.")
     u: int = setting(32, "Trainable scalars per group.", gt=0)
-    rank: int = setting(2, "Singular pairs kept per module.", gt=0)
+    rank: int | None = setting(None, "Singular pairs kept per module. Default: 4; for the starter 2.", gt=0)
     groups: int = setting(1, "Vectors of u scalars; modules share one per group, by depth.", gt=0)
     projections: Rule | None = setting(
         None,
@@ -155,13 +155,13 @@ class Settings(Declared):
     epsilon_high: float | None = setting(
         None, "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.", ge=0
     )
-    loss_type: LossType = setting("dapo", "The policy loss: how importance ratios are clipped and tokens averaged.")
+    loss_type: LossType = setting("grpo", "The policy loss: how importance ratios are clipped and tokens averaged.")
     importance_sampling_level: Literal["token", "sequence"] = setting(
         "token", "Importance ratios of tokens, or of a whole sequence (GSPO, with --loss-type grpo)."
     )
     entropy_bonus: float = setting(0.0, "Weight of the mean entropy of all tokens, in nats, in the loss.", ge=0)
-    scale_rewards: Literal["group", "batch", "none"] | None = setting(
-        None, "Whose standard deviation of rewards divides the advantages. Default: group, for dr_grpo none."
+    scale_rewards: Literal["group", "batch", "none"] = setting(
+        "none", "Whose standard deviation of rewards divides the advantages."
     )
     beta: float = setting(0.0, "Weight of the KL penalty to the base policy.", ge=0)
     micro_batch_tokens: int = setting(16384, "Tokens per forward and backward pass.", gt=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import LOSS_TYPES, ConfigError, Settings, load_config, read_settings, resolved
+from pipeline.config import ConfigError, Settings, load_config, read_settings, resolved
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from pipeline.config import LOSS_TYPES, ConfigError, Settings, load_config, read
         ({"adam_beta2": -0.1}, "--adam-beta2"),
         ({"max_grad_norm": -1.0}, "--max-grad-norm"),
         ({"entropy_bonus": -0.1}, "--entropy-bonus"),
-        ({"importance_sampling_level": "sequence"}, "add --loss-type grpo"),
+        ({"importance_sampling_level": "sequence", "loss_type": "dapo"}, "add --loss-type grpo"),
         ({"dynamic_limit": 3.0}, "--dynamic-limit bounds --dynamic-sampling"),
         ({"dynamic_sampling": True, "dynamic_limit": 1.0}, "--dynamic-limit must be greater than 1"),
     ],
@@ -89,12 +89,8 @@ def test_cispo_caps_its_weights_at_5_where_nothing_else_is_said() -> None:
     assert resolved(Settings(loss_type="cispo", epsilon_high=3.0), starter=True, gpu=False).epsilon_high == 3.0
 
 
-def test_only_dr_grpo_divides_by_no_deviation_unless_told(tmp_path: Path) -> None:
-    scales = [resolved(Settings(loss_type=x), starter=True, gpu=False).scale_rewards for x in LOSS_TYPES]
-    assert scales == ["none" if x == "dr_grpo" else "group" for x in LOSS_TYPES]
-    told = Settings(loss_type="dr_grpo", scale_rewards="batch")
-    assert resolved(told, starter=True, gpu=False).scale_rewards == "batch"
-    (tmp_path / "config.yaml").write_text("loss_type: dr_grpo\n")  # of a run made before there was the setting
+def test_an_earlier_run_divides_by_the_deviation_of_its_groups(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("loss_type: dapo\n")  # of a run made before there was the setting
     assert load_config(tmp_path / "config.yaml").scale_rewards == "group"
 
 

@@ -38,7 +38,7 @@ def gradient(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 def test_only_scaled_advantages_change_the_gradient(rolled_out: Callable[..., tuple[Any, Any]]) -> None:
     def of_hard(reward_factor: float, scales: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-        trainer, batch = rolled_out(reward_factor, advantage_scale=scales)
+        trainer, batch = rolled_out(reward_factor, advantage_scale=scales, scale_rewards="group")
         hard = torch.tensor([PROBLEMS[index].source == "hard" for index in trainer.rollouts.problems])
         return batch["advantages"][hard], gradient(trainer, batch)
 
@@ -55,13 +55,14 @@ def test_only_scaled_advantages_change_the_gradient(rolled_out: Callable[..., tu
 
 @pytest.mark.parametrize(
     "loss_type, told, divisor",
-    [("dapo", None, "group"), ("dr_grpo", None, "none"), ("dr_grpo", "group", "group"), ("grpo", "batch", "batch")],
-)
+    [("grpo", {}, "none"), ("dr_grpo", {}, "none"), ("dapo", {"scale_rewards": "group"}, "group"),
+     ("grpo", {"scale_rewards": "batch"}, "batch")],
+)  # fmt: skip
 def test_advantages_are_divided_by_what_is_told(
-    rolled_out: Callable[..., tuple[Any, Any]], loss_type: str, told: str | None, divisor: str
+    rolled_out: Callable[..., tuple[Any, Any]], loss_type: str, told: dict[str, str], divisor: str
 ) -> None:
-    """(r − mean of the group) / (standard deviation + 1e-4), and nothing below the line for Dr. GRPO."""
-    trainer, batch = rolled_out(1.0, loss_type=loss_type, scale_rewards=told)
+    """(r − mean of the group) / (standard deviation + 1e-4), and nothing below the line by default."""
+    trainer, batch = rolled_out(1.0, loss_type=loss_type, **told)
     rewards = torch.tensor(trainer.rollouts.totals, dtype=torch.float64).view(-1, 4)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     deviation = {"group": rewards.std(dim=1, keepdim=True), "batch": rewards.std(), "none": None}[divisor]
