@@ -117,7 +117,7 @@ def test_truncated_completions_have_no_gradient(made: Made, loss_type: str) -> N
     count in a mean over rows, and their tokens in none over tokens."""
     trainer = made(mask_truncated=True, loss_type=loss_type, lr="0.01")
     end_some(trainer)
-    trainer._one_policy = True  # else the ends put there look like an engine with another policy
+    trainer.mismatch = 0.0  # else the ends put there look like an engine with another policy
     batch = rolled_out(trainer)
     whole = torch.tensor([row % 4 != 3 for row in range(8)])
     assert batch["advantages"][~whole].abs().min() > 0  # they would be trained
