@@ -31,6 +31,7 @@ from rewards.problem import Problem
 WEAK_BARS, STRONG_BARS = {2: 1.9, 4: 3.7}, {4: 3.0}  # times one replica
 SYNC_SECONDS, SYNC_SHARE = 0.010, 0.01
 MOST_PROBLEMS = 512
+PHASES = ("generate", "grade_wait", "train", "refresh")  # of the driver's step
 
 
 class BenchReplica(TrainingReplica):
@@ -101,6 +102,7 @@ def _rows(found: dict[tuple[int, int], dict[str, float]], config: RunConfig, gpu
     for (count, prompts), step in found.items():
         what = f"{count} replicas, {prompts} × {config.num_generations} completions: "
         rows.append(row(what + "a step", step["wall"], "s"))
+        rows += [row(f"{what}of it {phase}", step[phase], "s") for phase in PHASES]
         if count == 1:
             continue
         grown = prompts > size
@@ -122,7 +124,7 @@ def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str
     grader = ProgramGrader(pool, problems)
     grade_where_drawn(policy, grader)
     records, walls = timed_steps(policy, grader, problems, config, steps)
-    return {
+    return {phase: statistics.median(record["seconds"][phase] for record in records[1:]) for phase in PHASES} | {
         "wall": statistics.median(walls),
         "sync": statistics.median(synchronisation(record) for record in records[1:]),
         "most": statistics.mean(most_tokens(record) for record in records[1:]),
