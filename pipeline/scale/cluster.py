@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,8 +22,8 @@ from pipeline.scale.lending import Lender
 from pipeline.scale.replica import ASIDE
 
 OBJECT_BYTES = 256 << 20  # of Ray's store on this machine: what crosses is small
+CONNECT_LIMIT = 10.0  # seconds until a cluster answers
 SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
-LENDER_LIMIT = 120.0  # seconds until a node's graders have started
 GROUPS = {"model": 1, "aside": 8}  # threads of an actor
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
 
@@ -87,11 +89,10 @@ class RayLauncher:
         import ray
 
         alive = (node for node in ray.nodes() if node["Alive"] and node["Resources"].get(self._resource, 0) >= 1)
-        names = ((f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["NodeID"]) for node in alive)
-        return sorted(names)
+        return sorted((name_of(node), node["NodeID"]) for node in alive)
 
-    def lenders(self, config: RunConfig) -> list[tuple[RayHandle, int]]:
-        """With `--grader-nodes` the graders of every node that has no GPU, and how many each has."""
+    def lenders(self, config: RunConfig) -> list[tuple[str, RayHandle]]:
+        """With `--grader-nodes` the name of every node that has no GPU, and its graders, which start."""
         if not config.grader_nodes or self._resource != "GPU":
             return []
         import ray
@@ -103,8 +104,8 @@ class RayLauncher:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 groups = {"model": 4 * int(node["Resources"].get("CPU", 1)), "aside": 1}
                 actor = ray.remote(num_cpus=0, concurrency_groups=groups, scheduling_strategy=there)(Lender)
-                handles.append(RayHandle(actor.remote(config)))
-        return [(handle, handle.call("about").result(timeout=LENDER_LIMIT)["workers"]) for handle in handles]
+                handles.append((name_of(node), RayHandle(actor.remote(config))))
+        return handles
 
     def wanted(self) -> int:
         return self._places() if self._asked == "auto" else int(self._asked)
@@ -148,9 +149,10 @@ class RayLauncher:
         import ray
 
         try:
+            check_answers(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise ConfigError(
                 f"--ray-address {address}: no Ray cluster can be used there ({reason}); start one with `ray start "
                 f"--head`, or leave the option out"
@@ -176,6 +178,25 @@ class RayLauncher:
             raise ConfigError(
                 "--ray-address: this node has no free GPU, and the driver trains, too; start it on a node with one"
             ) from None
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """A node of `ray.nodes()`, for people."""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def check_answers(address: str) -> None:
+    """Raise `OSError` or `ValueError` where nobody listens: Ray itself would try for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if "://" in address:
+        raise ValueError("the driver must run on a node of the cluster, where `auto` or HOST:PORT finds it")
+    found = canonicalize_bootstrap_address(address) or ""
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_LIMIT).close()
+    except OSError as error:
+        raise OSError(f"nobody answers at {found}: {error.strerror or error}") from None
 
 
 def start_ray(**resources: int) -> None:
