@@ -4,8 +4,9 @@ python tests/pipeline/scale/kill_driver.py FOLDER --kills 3
 
 Two replicas of the starter through `scripts/train.py`. SIGKILL hits the driver a random time after its start or after
 one of its steps. Every process that it had started, replicas, graders and Ray's, must then end by itself within
-`--patience` seconds (two agents of Ray's look for a minute whether it comes back), and the run goes on with `--resume`; the last time it is left alone. Prints one line a kill and a
-JSON line at the end; the exit code is 1 where a process stays, or a step or a completion is missing or there twice.
+`--patience` seconds (two agents of Ray's look for a minute whether it comes back), and the run goes on with
+`--resume`; the last time it is left alone. Prints one line a kill and a JSON line at the end; the exit code is 1 where
+a process stays, or a step or a completion is missing or there twice.
 """
 
 from __future__ import annotations
