@@ -47,12 +47,12 @@ class RayHandle:
 class RayLauncher:
     """Replicas as actors, one a GPU, or where there is none one a core.
 
-    kind: the class of a replica. To be made before CUDA is used: it chooses the driver's GPU. Raises `ConfigError`
-    where the cluster cannot be reached or is too small.
+    kind: the class of a replica. trains: whether this process is one, too, and has a GPU of its own. To be made before
+    CUDA is used: it chooses the driver's GPU. Raises `ConfigError` where the cluster cannot be reached or is too small.
     """
 
-    def __init__(self, config: RunConfig, kind: type) -> None:
-        self._asked, self._address = config.replicas, config.ray_address
+    def __init__(self, config: RunConfig, kind: type, *, trains: bool = True) -> None:
+        self._asked, self._address, self._trains = config.replicas, config.ray_address, trains
         self._resource = "GPU" if has_gpu() else "CPU"
         self._kind = kind
         if self._address is None:
@@ -147,17 +147,20 @@ class RayLauncher:
 
     def _attach(self, address: str) -> None:
         import ray
+        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        advice = "start one with `ray start --head`, or leave the option out"
         try:
             check_answers(address)
+            advice = "every node needs the cluster's token in ~/.ray/auth_token and the same packages (`make setup`)"
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray itself does so for `auto` alone
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"--ray-address {address}: no Ray cluster can be used there ({reason}); start one with `ray start "
-                f"--head`, or leave the option out"
-            ) from None
-        if self._resource == "GPU":
+            what = f"--ray-address {address}: no Ray cluster can be used there"
+            raise ConfigError(f"{what} ({reason}); {advice}") from None
+        if self._resource == "GPU" and self._trains:
             self._take_gpu()
 
     def _take_gpu(self) -> None:

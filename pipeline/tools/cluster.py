@@ -22,7 +22,7 @@ MEMORY_SHARE = 0.9  # of the others' free memory that a node must have
 
 def nodes_told(config: RunConfig) -> list[tuple[str, dict[str, Any] | str]]:
     """What each node with room for a replica tells of itself, or why it could not; one after another, by name."""
-    launcher = RayLauncher(config, Replica)
+    launcher = RayLauncher(config, Replica, trains=False)
     try:
         handles = [(name, launcher.start_on(node)) for name, node in launcher.nodes()]
         calls = [
