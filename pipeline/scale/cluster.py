@@ -210,6 +210,7 @@ def start_ray(**resources: int) -> None:
 
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where another library has imported Ray before
     ray.init(
+        address="local",  # not one that somebody else has started here
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

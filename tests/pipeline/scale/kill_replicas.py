@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ sys.path.insert(0, str(ROOT))
 NAME = "ray::TrainingReplica"
 
 
-def replica_processes() -> list[int]:
-    """Ray names an actor's process after its class, once that is made."""
-    found = []
+def replica_processes() -> dict[int, str]:
+    """The replicas' processes, and the method that each is in: Ray names a process after them."""
+    found = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            found += [process.pid] if "".join(process.cmdline()).startswith(NAME) else []
+            title = "".join(process.cmdline()).strip()
+            if title.startswith(NAME):
+                found[process.pid] = title.removeprefix(NAME).removeprefix(".") or "idle"
     return found
 
 
@@ -46,6 +49,7 @@ class Killer(threading.Thread):
         self.left, self.chance, self.over = kills, random.Random(seed), threading.Event()
         self.dead: set[int] = set()
         self.slowest = slowest
+        self.moments: list[str] = []  # the methods that were hit
 
     def run(self) -> None:
         while self.left and not self.over.is_set():
@@ -56,10 +60,14 @@ class Killer(threading.Thread):
             delay = self.chance.uniform(0.2, self.slowest)
             if self.over.wait(delay):
                 return
+            while self.moments[-2:] == ["load"] * 2 and replica_processes().get(alive[0]) == "load":
+                time.sleep(0.1)  # who dies three times while it loads is given up
+            moment = replica_processes().get(alive[0], "gone")
             os.kill(alive[0], signal.SIGKILL)
             self.dead.add(alive[0])
+            self.moments.append(moment)
             self.left -= 1
-            print(f"killed process {alive[0]} after {delay:.1f} s, {self.left} kills left", flush=True)
+            print(f"killed process {alive[0]} in {moment} after {delay:.1f} s, {self.left} kills left", flush=True)
 
 
 def settings(folder: Path, steps: int) -> dict[str, Any]:
@@ -92,6 +100,7 @@ def main() -> int:
     together = sum(len(record["replicas"]) == 2 for record in records)
     result = {
         "kills": options.kills - killer.left,
+        "moments": dict(Counter(killer.moments)),
         "steps": len(records),
         "all_completions": set(rows) == {16},
         "steps_with_both": together,
