@@ -28,6 +28,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 NAME = "ray::TrainingReplica"
+STARTING = {"idle", "load"}
 
 
 def replica_processes() -> dict[int, str]:
@@ -60,8 +61,8 @@ class Killer(threading.Thread):
             delay = self.chance.uniform(0.2, self.slowest)
             if self.over.wait(delay):
                 return
-            while self.moments[-2:] == ["load"] * 2 and replica_processes().get(alive[0]) == "load":
-                time.sleep(0.1)  # who dies three times while it loads is given up
+            while STARTING.issuperset(self.moments[-2:]) and replica_processes().get(alive[0]) in STARTING:
+                time.sleep(0.1)  # who dies three times in a row before it works is left alone for ten minutes
             moment = replica_processes().get(alive[0], "gone")
             os.kill(alive[0], signal.SIGKILL)
             self.dead.add(alive[0])
