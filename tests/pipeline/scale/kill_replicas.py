@@ -61,7 +61,8 @@ class Killer(threading.Thread):
             delay = self.chance.uniform(0.2, self.slowest)
             if self.over.wait(delay):
                 return
-            while STARTING.issuperset(self.moments[-2:]) and replica_processes().get(alive[0]) in STARTING:
+            early = len(self.moments) > 1 and STARTING.issuperset(self.moments[-2:])
+            while early and replica_processes().get(alive[0]) in STARTING:
                 time.sleep(0.1)  # who dies three times in a row before it works is left alone for ten minutes
             moment = replica_processes().get(alive[0], "gone")
             os.kill(alive[0], signal.SIGKILL)
