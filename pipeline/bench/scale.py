@@ -63,7 +63,7 @@ class FewerReplicas:
     def wanted(self) -> int:
         return self.count
 
-    def lenders(self, config: RunConfig) -> Sequence[tuple[Handle, int]]:
+    def lenders(self, config: RunConfig) -> Sequence[tuple[str, Handle]]:
         return self.launcher.lenders(config)
 
     def close(self) -> None: ...

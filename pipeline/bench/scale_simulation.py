@@ -3,8 +3,7 @@
 The driver's own code runs: dealing out groups, unpacking completions, cutting and packing shares, adding up gradients,
 the optimizer's Fisher matrix, giving out `v`. A replica answers at once with arrays of the right sizes. What is counted
 is processor time of this process, and beside it what Ray takes of it a call, measured with real actors on this
-machine. Relays, which would pass on `v` and add up gradients, are reckoned from that: each does for those below it what
-the driver does for as many.
+machine; `scale_relays.py` measures relays.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.bench.form import Row, row
+from pipeline.bench.scale_relays import BELOW, relay_seconds
 from pipeline.scale.board import Board, Hand, Work
 from pipeline.scale.cluster import start_ray
 from pipeline.scale.shares import shares_of
@@ -27,15 +27,19 @@ from pipeline.training.kl_step import KLAdam
 
 SCALARS, GROUP, PROMPT, COMPLETION = 32, 8, 323, 193  # of the 3B benchmark
 GROUPS_EACH = 4  # of a replica in a step
-BELOW = 10  # replicas or relays below a relay
 CALLS = {"put": 1, "take": 1 + GROUPS_EACH, "end": 1, "gradient": 1, "serve": 1, "measure": 1}  # of a replica a step
 LIMIT = 0.050  # seconds of the driver a step
 
 
 def measure(counts: list[int]) -> list[Row]:
     """Rows for each number of replicas, flat and through relays, and the bytes that cross."""
+    import ray
+
     torch.set_num_threads(1)  # idle threads would count as work
+    start_ray(num_cpus=1)
     call = ray_call_seconds()
+    relayed = relays(counts)
+    ray.shutdown()
     rows = [row("Ray: processor time of the driver for one call and its answer", 1000 * call, "ms")]
     for count in counts:
         found = driver_seconds(count)
@@ -47,15 +51,36 @@ def measure(counts: list[int]) -> list[Row]:
         rows.append(row(f"{count} replicas: dealing and taking in, beside generation, with Ray's calls",
                         1000 * (found["deal"] + found["take"] + (calls - 3) * count * call), "ms"))  # fmt: skip
         rows.append(row(f"{count} replicas: cutting and packing shares", 1000 * found["shares"], "ms"))
-    most, levels = max(counts), 1
-    while BELOW**levels < most:
-        levels += 1
-    found = driver_seconds(BELOW)
-    own = sum(found[name] for name in ("gradient", "serve", "optimizer")) + 3 * BELOW * call
-    tree = f"{most} replicas as a tree, {BELOW} below each relay: gradients and v"
-    rows.append(row(f"{tree}, the driver", 1000 * own, "ms", at_most=1000 * LIMIT))
-    rows.append(row(f"{tree}, all {levels} levels one after another", 1000 * levels * own, "ms"))
+        rows += relay_rows(count, relayed.get(count))
     return rows + byte_rows()
+
+
+def relays(counts: Sequence[int]) -> dict[int, dict[str, float]]:
+    """As `relay_seconds`, for the counts of which a relay is a part."""
+    v, optimizer, bank = driver()
+    found = answers(1)[0]
+
+    def take(parts: Sequence[Found]) -> None:
+        take_in(parts, v, optimizer)
+        optimizer.step()
+
+    return relay_seconds([count for count in counts if count > BELOW], found, Vector.of(v, bank), take)
+
+
+def relay_rows(count: int, found: Mapping[str, float] | None) -> list[Row]:
+    """Rows of what `relay_seconds` found for a number of replicas, and what the driver would still cut."""
+    if found is None:
+        return []
+    number = int(found["relays"])
+    shares = seconds_of(lambda: pack(batch_of(count * GROUPS_EACH), number))
+    flat = f"{count} replicas, asked through actors: "
+    tree = f"{count} replicas through {number} relays of {BELOW}: "
+    return [
+        row(flat + "gradients and v", 1000 * found["flat"], "ms", at_most=1000 * LIMIT),
+        row(tree + "gradients and v, the driver", 1000 * found["driver"], "ms", at_most=1000 * LIMIT),
+        row(tree + "gradients and v, each relay", 1000 * found["relay"], "ms"),
+        row(tree + "cutting and packing shares, the driver", 1000 * shares, "ms"),
+    ]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -92,30 +117,12 @@ def seconds_of(work: Any) -> float:
 
 def driver_seconds(count: int) -> dict[str, float]:
     """Processor seconds of each part of the driver's step with `count` replicas."""
-    generator = np.random.default_rng(0)
     groups = count * GROUPS_EACH
-    answers = [
-        pickle.dumps(
-            Found(
-                gradient=generator.normal(size=(1, SCALARS)).astype(np.float32),
-                observed=observed(GROUPS_EACH, index * GROUPS_EACH, generator),
-                distance=(0.0, 0.0, GROUPS_EACH * GROUP * COMPLETION),
-            )
-        )
-        for index in range(count)
-    ]
-    v = torch.zeros(1, SCALARS, requires_grad=True)
-    optimizer = KLAdam([v], 0.02)
-    bank = type("Bank", (), {"v": v, "projections": torch.zeros(252, SCALARS, 2, 2)})()
+    packed = [pickle.dumps(found) for found in answers(count)]
+    v, optimizer, bank = driver()
 
     def gradient() -> None:
-        found = [pickle.loads(answer) for answer in answers]
-        v.grad = torch.from_numpy(total_gradient([part.gradient for part in found]))
-        optimizer.take_observed()
-        for part in found:
-            scores, rows, gradients, numbers = part.observed
-            optimizer.observe(torch.from_numpy(np.array(scores)), rows)
-            optimizer.observe_gradients(*(torch.from_numpy(np.array(x)) for x in (gradients, numbers)))
+        take_in([pickle.loads(answer) for answer in packed], v, optimizer)
 
     def serve() -> None:
         vector = Vector.of(v, bank)
@@ -140,16 +147,47 @@ def driver_seconds(count: int) -> dict[str, float]:
                 _ = event.completion
 
     batch = batch_of(groups)
-    vector = Vector.of(v, bank)
-
-    def shares() -> None:
-        for share in shares_of(batch, count, every_row=False):
-            pickle.dumps(Share.of(share, vector))
-
     found = {"gradient": seconds_of(gradient)}
     found["optimizer"] = seconds_of(optimizer.step)
     return found | {"serve": seconds_of(serve), "deal": seconds_of(deal), "take": seconds_of(take),
-                    "shares": seconds_of(shares)}  # fmt: skip
+                    "shares": seconds_of(lambda: pack(batch, count))}  # fmt: skip
+
+
+def driver() -> tuple[torch.Tensor, KLAdam, Any]:
+    """What the driver makes steps with: `v`, its optimizer, as much of an adapter as a vector needs."""
+    v = torch.zeros(1, SCALARS, requires_grad=True)
+    return v, KLAdam([v], 0.02), type("Bank", (), {"v": v, "projections": torch.zeros(252, SCALARS, 2, 2)})()
+
+
+def answers(count: int) -> list[Found]:
+    """What so many replicas find in their shares."""
+    chance = np.random.default_rng(0)
+    return [
+        Found(
+            gradient=chance.normal(size=(1, SCALARS)).astype(np.float32),
+            observed=observed(GROUPS_EACH, index * GROUPS_EACH, chance),
+            distance=(0.0, 0.0, GROUPS_EACH * GROUP * COMPLETION),
+        )
+        for index in range(count)
+    ]
+
+
+def take_in(parts: Sequence[Found], v: torch.Tensor, optimizer: KLAdam) -> None:
+    """As `DriverTrainer` does: the gradient of all, and what the step is made with beside it."""
+    v.grad = torch.from_numpy(total_gradient([part.gradient for part in parts]))
+    optimizer.take_observed()
+    for part in parts:
+        assert part.observed is not None
+        scores, rows, gradients, numbers = part.observed
+        optimizer.observe(torch.from_numpy(np.array(scores)), rows)
+        optimizer.observe_gradients(*(torch.from_numpy(np.array(x)) for x in (gradients, numbers)))
+
+
+def pack(batch: dict[str, torch.Tensor], count: int) -> None:
+    """Cut a batch into shares and make of each what is sent."""
+    vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
+    for share in shares_of(batch, count, every_row=False):
+        pickle.dumps(Share.of(share, vector))
 
 
 def observed(groups: int, first: int, chance: np.random.Generator) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
@@ -187,8 +225,8 @@ def byte_rows() -> list[Row]:
             for name, what in sizes.items()]  # fmt: skip
 
 
-class Answering:
-    """A replica of which only the answer is there."""
+class Echo:
+    """Gives back what it is asked with."""
 
     def answer(self, found: Any) -> Any:
         return found
@@ -198,8 +236,7 @@ def ray_call_seconds(calls: int = 2000) -> float:
     """Processor seconds of this process for a call of an actor with a small argument and its answer."""
     import ray
 
-    start_ray(num_cpus=1)
-    actor = ray.remote(num_cpus=0)(Answering).remote()
+    actor = ray.remote(num_cpus=0)(Echo).remote()
     vector = Vector(np.zeros((1, SCALARS), np.float32), "0" * 32, "0" * 32)
     for _ in range(2):
         start = time.process_time()
@@ -207,5 +244,5 @@ def ray_call_seconds(calls: int = 2000) -> float:
         for future in futures:
             future.result(timeout=120)
         seconds = (time.process_time() - start) / calls
-    ray.shutdown()
+    ray.kill(actor)
     return seconds

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,8 +22,8 @@ from pipeline.scale.lending import Lender
 from pipeline.scale.replica import ASIDE
 
 OBJECT_BYTES = 256 << 20  # of Ray's store on this machine: what crosses is small
+CONNECT_LIMIT = 10.0  # seconds until a cluster answers
 SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
-LENDER_LIMIT = 120.0  # seconds until a node's graders have started
 GROUPS = {"model": 1, "aside": 8}  # threads of an actor
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
 
@@ -45,12 +47,12 @@ class RayHandle:
 class RayLauncher:
     """Replicas as actors, one a GPU, or where there is none one a core.
 
-    kind: the class of a replica. To be made before CUDA is used: it chooses the driver's GPU. Raises `ConfigError`
-    where the cluster cannot be reached or is too small.
+    kind: the class of a replica. trains: whether this process is one, too, and has a GPU of its own. To be made before
+    CUDA is used: it chooses the driver's GPU. Raises `ConfigError` where the cluster cannot be reached or is too small.
     """
 
-    def __init__(self, config: RunConfig, kind: type) -> None:
-        self._asked, self._address = config.replicas, config.ray_address
+    def __init__(self, config: RunConfig, kind: type, *, trains: bool = True) -> None:
+        self._asked, self._address, self._trains = config.replicas, config.ray_address, trains
         self._resource = "GPU" if has_gpu() else "CPU"
         self._kind = kind
         if self._address is None:
@@ -87,11 +89,10 @@ class RayLauncher:
         import ray
 
         alive = (node for node in ray.nodes() if node["Alive"] and node["Resources"].get(self._resource, 0) >= 1)
-        names = ((f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["NodeID"]) for node in alive)
-        return sorted(names)
+        return sorted((name_of(node), node["NodeID"]) for node in alive)
 
-    def lenders(self, config: RunConfig) -> list[tuple[RayHandle, int]]:
-        """With `--grader-nodes` the graders of every node that has no GPU, and how many each has."""
+    def lenders(self, config: RunConfig) -> list[tuple[str, RayHandle]]:
+        """With `--grader-nodes` the name of every node that has no GPU, and its graders, which start."""
         if not config.grader_nodes or self._resource != "GPU":
             return []
         import ray
@@ -103,8 +104,8 @@ class RayLauncher:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 groups = {"model": 4 * int(node["Resources"].get("CPU", 1)), "aside": 1}
                 actor = ray.remote(num_cpus=0, concurrency_groups=groups, scheduling_strategy=there)(Lender)
-                handles.append(RayHandle(actor.remote(config)))
-        return [(handle, handle.call("about").result(timeout=LENDER_LIMIT)["workers"]) for handle in handles]
+                handles.append((name_of(node), RayHandle(actor.remote(config))))
+        return handles
 
     def wanted(self) -> int:
         return self._places() if self._asked == "auto" else int(self._asked)
@@ -146,16 +147,20 @@ class RayLauncher:
 
     def _attach(self, address: str) -> None:
         import ray
+        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        advice = "start one with `ray start --head`, or leave the option out"
         try:
+            check_answers(address)
+            advice = "every node needs the cluster's token in ~/.ray/auth_token and the same packages (`make setup`)"
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray itself does so for `auto` alone
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"--ray-address {address}: no Ray cluster can be used there ({reason}); start one with `ray start "
-                f"--head`, or leave the option out"
-            ) from None
-        if self._resource == "GPU":
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())[:300]
+            what = f"--ray-address {address}: no Ray cluster can be used there"
+            raise ConfigError(f"{what} ({reason}); {advice}") from None
+        if self._resource == "GPU" and self._trains:
             self._take_gpu()
 
     def _take_gpu(self) -> None:
@@ -178,6 +183,25 @@ class RayLauncher:
             ) from None
 
 
+def name_of(node: Mapping[str, Any]) -> str:
+    """A node of `ray.nodes()`, for people."""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def check_answers(address: str) -> None:
+    """Raise `OSError` or `ValueError` where nobody listens: Ray itself would try for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if "://" in address:
+        raise ValueError("the driver must run on a node of the cluster, where `auto` or HOST:PORT finds it")
+    found = canonicalize_bootstrap_address(address) or ""
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_LIMIT).close()
+    except OSError as error:
+        raise OSError(f"nobody answers at {found}: {error.strerror or error}") from None
+
+
 def start_ray(**resources: int) -> None:
     """Start Ray for this process alone, reachable from this machine alone and only with this user's token."""
     os.environ[LOOPBACK] = "0"
@@ -186,6 +210,7 @@ def start_ray(**resources: int) -> None:
 
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where another library has imported Ray before
     ray.init(
+        address="local",  # not one that somebody else has started here
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

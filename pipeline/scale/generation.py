@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.rollout import Completion, Sampling
+from pipeline.rollout import Completion, EngineError, Sampling
 from pipeline.scale.board import Board, Hand, Work
 from pipeline.scale.fleet import Fleet, Handle, Member
 from pipeline.scale.wire import Drawn, Job, Judged
@@ -90,6 +90,24 @@ class Generation:
         """The driver's engine has drawn a row."""
         self._told.put(lambda: self.board.drawn(self.own.hand, row, tokens))
 
+    def next(self) -> Work | Arrived:
+        """What came next; waits for it.
+
+        Who does not answer is lost after `limit`, and so are those who then have its rows. Raises `EngineError` where
+        nothing came though all have had that time, and what the other thread raised.
+        """
+        patience = self.limit * len(self.parties)
+        try:
+            item = self.arrived.get(timeout=patience)
+        except queue.Empty:
+            held = [f"{p.member.name} ({len(p.hand.rows)})" for p in self.parties if p.member and p.hand.rows]
+            raise EngineError(
+                f"no completion came for {patience:.0f} s; they are held by {', '.join(held) or 'nobody'}"
+            ) from None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
     def finish(self) -> None:
         """All rows are there: nothing more is drawn. Verdicts still come in."""
         self._told.put(self._end)
@@ -99,8 +117,11 @@ class Generation:
     def _run(self) -> None:
         try:
             self._work()
-        except BaseException as error:  # noqa: BLE001 - the main thread would wait for ever
+        except BaseException as error:  # noqa: BLE001 - the main thread would wait for ever, here or for a verdict
             self.arrived.put(error)
+            for party in self.parties:
+                for _, verdict in party.unjudged.values():
+                    verdict.set_exception(error)
             raise
 
     def _work(self) -> None:
@@ -211,4 +232,10 @@ class Generation:
 
 
 def _follow(leader: Future[Verdict], follower: Future[Verdict]) -> None:
-    leader.add_done_callback(lambda done: follower.set_result(done.result()))
+    def done(_: Any) -> None:
+        try:
+            follower.set_result(leader.result())
+        except BaseException as error:  # noqa: BLE001 - also where it was cancelled; who waits must hear of it
+            follower.set_exception(error)
+
+    leader.add_done_callback(done)

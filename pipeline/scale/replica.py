@@ -37,6 +37,7 @@ from rewards.verdict import Verdict
 
 ASIDE = ("about", "put", "take", "end")  # answer while the model is at work
 PATIENCE = 5.0  # seconds after which `take` answers with nothing
+IDLE_LIMIT = 7200.0  # seconds without work in a generation
 KEPT = 8  # generations before the last, whose verdicts may still come
 CPU_SEATS = 256  # of vLLM, see `EngineLimits`
 
@@ -62,10 +63,12 @@ class Session:
             self.changed.notify_all()
 
     def jobs(self, wait: bool) -> list[Job]:
-        """All that has come in; with `wait` not before something has, or the generation has ended."""
+        """All that has come in; with `wait` not before something has, or the generation has ended.
+
+        Raises `EngineError` where the driver did neither for `IDLE_LIMIT`."""
         with self.changed:
-            if wait:
-                self.changed.wait_for(lambda: self.inbox or self.ended)
+            if wait and not self.changed.wait_for(lambda: self.inbox or self.ended, timeout=IDLE_LIMIT):
+                raise EngineError(f"the driver gave no work and did not end the generation for {IDLE_LIMIT:.0f} s")
             found = list(self.inbox)
             self.inbox.clear()
             return found

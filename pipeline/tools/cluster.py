@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,24 +12,33 @@ import numpy as np
 from adapters.checkpoint import PROBE_TOLERANCE
 from pipeline.config import RunConfig
 from pipeline.scale.cluster import RayLauncher
-from pipeline.scale.fleet import SAME_VERSIONS, START_LIMIT, reason_of
+from pipeline.scale.fleet import SAME_VERSIONS, reason_of
 from pipeline.scale.replica import Replica
 
+NODE_LIMIT = 900.0  # seconds until all nodes have loaded the model, which they may have to fetch
+PROBE_LIMIT = 120.0
 MEMORY_SHARE = 0.9  # of the others' free memory that a node must have
 
 
 def nodes_told(config: RunConfig) -> list[tuple[str, dict[str, Any] | str]]:
     """What each node with room for a replica tells of itself, or why it could not; one after another, by name."""
-    launcher = RayLauncher(config, Replica)
+    launcher = RayLauncher(config, Replica, trains=False)
     try:
         handles = [(name, launcher.start_on(node)) for name, node in launcher.nodes()]
-        calls = [(name, handle, handle.call("load", config, launcher.sharing)) for name, handle in handles]
+        calls = [
+            (name, handle.call("about"), handle.call("load", config, launcher.sharing), handle.call("probe"))
+            for name, handle in handles
+        ]
         told: list[tuple[str, dict[str, Any] | str]] = []
-        for name, handle, call in calls:
+        deadline = time.monotonic() + NODE_LIMIT
+        for name, place, load, probe in calls:
             try:
-                about = call.result(timeout=START_LIMIT)
-                about["probe"] = handle.call("probe").result(timeout=START_LIMIT)
+                about = load.result(timeout=max(0.0, deadline - time.monotonic()))
+                about["probe"] = probe.result(timeout=PROBE_LIMIT)
                 told.append((name, about))
+            except TimeoutError:
+                busy = "" if place.done() else "; has another run taken it?"
+                told.append((name, f"it was not ready after {NODE_LIMIT:.0f} s{busy}"))
             except Exception as error:  # noqa: BLE001 - any failure is what is looked for
                 told.append((name, reason_of(error)))
         return told

@@ -293,11 +293,14 @@ def _cluster(config: Settings) -> tuple[str, str, str]:
     """A replica on every node of a Ray cluster, beside one another."""
     _, resolved = prepare(replace(config, dataset=STARTER, replicas="auto"))
     told = nodes_told(resolved)
+    if not told:
+        return FAILURE, "no node has a GPU", "run `ray start` where there is one"
     wrong = faults(told)
     if wrong:
         return FAILURE, "; ".join(wrong), "make the nodes alike: the same checkout, `make setup`, the same model files"
     tiers = {about["tier"] for _, about in told if not isinstance(about, str)}
-    return OK, f"{len(told)} nodes with the same versions, weights and factors, grader tier {', '.join(tiers)}", ""
+    names = ", ".join(name for name, _ in told)
+    return OK, f"the same versions, weights and factors, grader tier {', '.join(tiers)}, on {names}", ""
 
 
 def _sample(it: Examination, tokens: int, temperature: float) -> list[Any]:

@@ -23,8 +23,8 @@ class TrainingReplica(Replica):
         about = super().load(config, sharing, lent)
         from pipeline.training.roles import ReplicaTrainer  # with TRL, which must come after Unsloth
 
-        folder = RunFolder(Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tinylora-replica-"))))
-        self.trainer = ReplicaTrainer(self.policy, self.task, config, folder)
+        with tempfile.TemporaryDirectory(prefix="tinylora-replica-") as folder:  # must be there; nothing is written
+            self.trainer = ReplicaTrainer(self.policy, self.task, config, RunFolder(Path(folder)))
         return about
 
     def gradient(self, share: Share) -> Found:

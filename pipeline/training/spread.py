@@ -49,8 +49,8 @@ class Spread:
         own, loss = self._own(shares[0])
         gradients.append(own)
         limit = max(LEAST_LIMIT, TIMES_OWN * (time.perf_counter() - start))
-        for (member, call), share in zip(calls, shares[1:], strict=True):
-            found = self.fleet.answer(member, call, limit, "training")
+        answers = self.fleet.answers(calls, limit, "training")
+        for (member, found), share in zip(answers, shares[1:], strict=True):
             if found is None:
                 own, part = self._own(share)
                 gradients.append(own)
@@ -77,7 +77,7 @@ class Spread:
         """What all replicas measure of the step just made; see `StepLength.measure`."""
         vector = self.engine.vector()
         calls = self.fleet.ask("measure", [(member, (vector, stride)) for member in self.fleet.joined])
-        found = [own(), *(self.fleet.answer(member, call, LEAST_LIMIT, "measuring the step") for member, call in calls)]
+        found = [own(), *(sums for _, sums in self.fleet.answers(calls, LEAST_LIMIT, "measuring the step"))]
         return [sums for sums in found if sums is not None]
 
     def log_probs(
@@ -97,8 +97,8 @@ class Spread:
         start = time.perf_counter()
         found = [own(*parts[0][1:], width)]
         limit = max(LEAST_LIMIT, TIMES_OWN * (time.perf_counter() - start))
-        for (member, call), (_, *part) in zip(calls, parts[1:], strict=True):
-            answer = self.fleet.answer(member, call, limit, "computing log-probabilities")
+        answers = self.fleet.answers(calls, limit, "computing log-probabilities")
+        for (_, answer), (_, *part) in zip(answers, parts[1:], strict=True):
             found.append(own(*part, width) if answer is None else [torch.from_numpy(np.array(x)) for x in answer])
         device = self.engine.bank.v.device
         log_probs, entropies = (torch.zeros(len(prompts), width, device=device) for _ in range(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from pipeline.scale import fleet as fleet_module
 from pipeline.scale import generation as generation_module
 from pipeline.scale.engine import FleetEngine, grade_where_drawn
 from pipeline.scale.fleet import Fleet
+from pipeline.scale.replica import Session
 from pipeline.tasks import task_of
 from pipeline.training.spread import Spread
 from rewards.problem import Problem
-from tests.pipeline.scale.stand_in import CountingEngine, Died, StandInPolicy, ThreadLauncher, config
+from tests.pipeline.scale.stand_in import CountingEngine, Died, StandIn, StandInPolicy, ThreadLauncher, config
 from tests.pipeline.scale.test_shares import batch_of
 
 GROUPS, SIZE = 12, 4
@@ -175,6 +177,121 @@ def test_another_policy_or_base_is_taken_out_with_a_sentence(monkeypatch: pytest
         raise MemoryError("the card is full\nof other things")
 
     assert "MemoryError: the card is full;" in other(lambda patch: patch.setattr(kind, "load", fails))
+
+
+def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(number: int, life: int, name: str) -> None:
+        if (number, name) == (1, "load"):
+            raise Died("no card")
+
+    said: list[str] = []
+    launcher = ThreadLauncher(3, fails)
+    fleet, engine = fleet_engine(launcher, said, monkeypatch)
+    with fleet:
+        for _ in range(3):
+            assert step_of(engine)[0]
+        assert [member.number for member in fleet.joined] == [2] and launcher.starts == {1: 3, 2: 1}
+        launcher.count = 4
+        while len(fleet.joined) < 2:
+            engine.refresh(engine.bank.v)
+            time.sleep(0.01)
+        assert [member.number for member in fleet.joined] == [2, 3] and launcher.starts[1] > 3
+        while launcher.starts[1] < 6:
+            engine.refresh(engine.bank.v)
+        fleet._resting = [time.monotonic() - 1]  # as if the time had passed
+        while launcher.starts[1] < 7:
+            engine.refresh(engine.bank.v)
+
+
+def test_waiting_for_a_start_says_for_whom_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "START_LIMIT", 0.3)
+    monkeypatch.setattr(fleet_module, "SPOKEN", 0.1)
+    wake, said = threading.Event(), list[str]()
+
+    def sleeps(number: int, life: int, name: str) -> None:
+        if (number, name) == (1, "load"):
+            wake.wait(30)
+
+    fleet, engine = fleet_engine(ThreadLauncher(3, sleeps), said, monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+        wake.set()
+    assert any(sentence.startswith("waiting for the start of replica 1 (node ") for sentence in said), said
+    late = [sentence for sentence in said if "was taken out while starting: it was not ready after 0 s" in sentence]
+    assert len(late) == 3 and [member.number for member in fleet.joined] == [2]
+
+
+def test_graders_that_do_not_start_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lending(ThreadLauncher):
+        def lenders(self, config: Any) -> list[Any]:
+            return [(f"node {name}", Node(answer)) for name, answer in answers.items()]
+
+    class Node:
+        def __init__(self, answer: Any) -> None:
+            self.answer, self.killed = answer, False
+
+        def call(self, method: str) -> Future[Any]:
+            return self.answer
+
+        def kill(self) -> None:
+            self.killed = True
+
+    answers = {name: Future[Any]() for name in ("late", "broken", "good")}
+    answers["broken"].set_exception(MemoryError("no room"))
+    answers["good"].set_result({"workers": 7})
+    monkeypatch.setattr(fleet_module, "LENDER_LIMIT", 0.05)
+    said: list[str] = []
+    with Fleet(Lending(1), config(), said.append) as fleet:
+        assert [workers for _, workers in fleet.lent] == [7]
+    assert len(said) == 2 and "node late lends no graders: they did not start" in said[0] and "no room" in said[1]
+
+
+def test_who_waits_for_a_completion_is_told_who_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    wake = threading.Event()
+
+    def sleeps(number: int, life: int, name: str) -> None:
+        if name == "drawing":
+            wake.wait(30)
+
+    fleet, engine = fleet_engine(ThreadLauncher(2, sleeps), [], monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+        monkeypatch.setattr(generation_module, "ROW_SECONDS", 0.1)
+        monkeypatch.setattr(generation_module, "TOKEN_SECONDS", 0.0)
+        monkeypatch.setattr(generation_module.Generation, "_look", lambda self: None)  # as if its thread were stuck
+        with pytest.raises(EngineError, match=r"no completion came for 0 s; they are held by replica 1 \(node .*\)"):
+            engine.generate(PROMPTS, SAMPLING, lambda row, completion: None)
+        wake.set()
+
+
+def test_nobody_waits_for_a_verdict_of_a_thread_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, row: int, completion: str) -> Any:
+        raise MemoryError("no grader can be started")
+
+    monkeypatch.setattr(StandIn, "_grade", lambda *_: None)  # its verdicts never come
+    launcher = ThreadLauncher(2, pace=0.001)
+    fleet, engine = fleet_engine(launcher, [], monkeypatch)
+    policy: Any = engine.policy
+    with fleet:
+        engine.refresh(engine.bank.v)
+        grader = grade_where_drawn(policy, StreamingGrader(None, task_of(config())))
+        grading = grader.begin([PROBLEMS[0]] * len(PROMPTS))
+        engine.generate(PROMPTS, SAMPLING, lambda row, completion: grading.submit(row, "1"))
+        waiting = [row for row in range(len(PROMPTS)) if not grading.is_done(row)]
+        monkeypatch.setattr("pipeline.rollout.streaming.Grading.grade", broken)
+        launcher.handles[0].die()
+        deadline = time.monotonic() + 10
+        while not all(grading.is_done(row) for row in waiting):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(MemoryError):
+            grading.verdict(waiting[0])
+
+
+def test_a_replica_that_is_given_no_work_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.scale.replica.IDLE_LIMIT", 0.05)
+    with pytest.raises(EngineError, match="the driver gave no work"):
+        Session().jobs(wait=True)
 
 
 def test_a_replica_that_joins_late_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

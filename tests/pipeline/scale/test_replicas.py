@@ -1,6 +1,10 @@
 """Two replicas of the starter for real, through Ray, one of which is killed; twenty kills with
 
 python tests/pipeline/scale/kill_replicas.py FOLDER --kills 20
+
+and kills of the driver, each followed by --resume, with
+
+python tests/pipeline/scale/kill_driver.py FOLDER --kills 3
 """
 
 from __future__ import annotations
