@@ -126,9 +126,9 @@ def test_bad_input_ends_with_one_sentence_before_a_model_is_loaded(forks: Forks,
     assert "g++" in fails(forks, "train.py", *SMALL, cwd=tmp_path, env={"PATH": ""})
     script = tmp_path / "train.py"  # on a machine without vLLM: nothing of that name can be found
     script.write_text(
-        "import importlib.util as u, runpy\nfind = u.find_spec\n"
+        "import importlib.util as u, runpy, sys\nfind = u.find_spec\n"
         "u.find_spec = lambda name, package=None: None if name == 'vllm' else find(name, package)\n"
-        f"runpy.run_path({str(ROOT / 'scripts/train.py')!r}, run_name='__main__')\n"
+        f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\nrunpy.run_path(sys.path[0] + '/train.py', run_name='__main__')\n"
     )
     assert "vLLM is not installed" in fails(forks, script, "--vllm", *SMALL, cwd=tmp_path)
 
