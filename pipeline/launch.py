@@ -68,5 +68,5 @@ def check_processes() -> None:
     if count != "1":
         raise ConfigError(
             f"WORLD_SIZE={count}: a process here works on one GPU; start it with python, without torchrun or "
-            f"accelerate, and add --replicas for several"
+            f"accelerate; train.py and eval.py use several with --replicas"
         )

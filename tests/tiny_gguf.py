@@ -102,7 +102,7 @@ def _type(value: Any) -> Any:
     from gguf import GGUFValueType
 
     kinds = {str: GGUFValueType.STRING, float: GGUFValueType.FLOAT32, int: GGUFValueType.UINT32}
-    return kinds[type(value)]
+    return GGUFValueType.ARRAY if isinstance(value, list) else kinds[type(value)]
 
 
 def _add_tokenizer(writer: Any, size: int, edit: Callable[[dict[str, Any]], Any] | None) -> None:

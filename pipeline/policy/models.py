@@ -97,7 +97,8 @@ def architecture(choice: ModelChoice) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(
-            f"--model {choice.name}: the folder has no config.json; is it a model in transformers format?"
+            f"--model {choice.name}: the folder has neither a config.json, as models in transformers format do, nor a "
+            f"GGUF file"
         )
     config = read_json(path)
     if "quantization_config" in config:

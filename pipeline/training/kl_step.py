@@ -17,6 +17,9 @@ A direction that is mostly noise is not worth its KL. How much the gradients of 
 average m, so the share of signal in mᵀ F⁻¹ m is known, and the step is made shorter by it: the shrinkage of James and
 Stein ("Estimation with Quadratic Loss", 1961). Steps are short while the average is young, longest while all groups
 pull one way, and short again where little is left to gain, without a schedule.
+
+F knows the policy as it is, not the edge that a step may go over. A step whose KL is measured as several times what a
+step may have is taken back in part, as the line search of TRPO (arXiv 1502.05477, appendix C) does.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ from pipeline.training.packing import Pack
 MEASURED_ROWS = 32
 MEMORY = 0.9  # of the averages of F and of KLs, per step
 CORRECTION_LIMIT = 16.0
+TOO_FAR = 3.0  # times step_kl: the measured KL of a step that is taken back in part
+RETREATS = 4  # of one step at most
 TRUST = 2.0  # steps' worth of KL as it was asked for, with which the sums of measured and predicted KL begin
 Sums = tuple[float, int, int]  # over rows: k3 of their tokens from before a step; how many rows, how many tokens
 
@@ -129,6 +134,7 @@ class KLAdam(torch.optim.Optimizer):
     def __init__(self, parameters: Iterable[Tensor], step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         super().__init__(parameters, {"lr": 1.0, "betas": betas, "eps": 1e-12, "step_kl": step_kl})
         self.last_length = self.last_predicted = self.last_signal = 0.0
+        self._last_step: Tensor | None = None
         self._scores: list[Tensor] = []
         self._count = 0
         self._gradients: list[tuple[Tensor, Tensor]] = []
@@ -210,7 +216,17 @@ class KLAdam(torch.optim.Optimizer):
         self.last_signal = signal_share(state["exp_avg"].flatten(), float(state["noise"]), fisher)
         self.last_length = self.last_signal * group["lr"] * math.sqrt(group["step_kl"] / cost)
         self.last_predicted = self.last_length**2 * cost
-        v.sub_(self.last_length * direction.view_as(v))
+        self._last_step = -self.last_length * direction.view_as(v)
+        v.add_(self._last_step)
+
+    @torch.no_grad()
+    def shorten(self, share: float) -> None:
+        """Take the last step back but for this share of it."""
+        assert self._last_step is not None
+        self.parameter.sub_((1 - share) * self._last_step)
+        self._last_step *= share
+        self.last_length *= share
+        self.last_predicted *= share**2
 
     def _noise(self, observed: Observed, fisher: Tensor) -> float:
         """`group_noise` of the parameter's gradient, the groups' sum but for clipping and what else was added."""
@@ -282,7 +298,8 @@ class StepLength:
         elsewhere: int = 0,
         sums_of: Callable[[int, Callable[[], Sums]], list[Sums]] = lambda stride, own: [own()],
     ) -> dict[str, float]:
-        """The KL of the step just made beside the predicted one, nats a completion; corrects the predictions to come.
+        """The KL of the step just made beside the predicted one, nats a completion, and the share of the step that was
+        kept (`TOO_FAR`); corrects the predictions to come.
 
         log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
@@ -296,19 +313,32 @@ class StepLength:
             self.forget()
             return {"step_signal": self.optimizer.last_signal}
         stride = -(-trained // MEASURED_ROWS)
-        parts = sums_of(stride, lambda: self.sums(log_probs_of, stride))
-        total, rows, tokens = (sum(column) for column in zip(*parts, strict=True))
-        if not rows:  # who trained them was lost
-            return {"step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
-        self.optimizer.measured(total / rows, mismatch * tokens / rows)
-        found = {"step_kl": total / rows, "step_kl_predicted": predicted, "step_signal": self.optimizer.last_signal}
-        return found | {"step_kl_correction": self.optimizer.correction}
+
+        def kl_of_step() -> tuple[float, float]:
+            parts = sums_of(stride, lambda: self.sums(log_probs_of, stride))
+            total, rows, tokens = (sum(column) for column in zip(*parts, strict=True))
+            return (total / rows, mismatch * tokens / rows) if rows else (math.nan, 0.0)  # who trained them was lost
+
+        kl, noise = kl_of_step()
+        longest, kept = float(self.optimizer.param_groups[0]["step_kl"]), 1.0
+        for _ in range(RETREATS):
+            if not kl - noise > TOO_FAR * longest:
+                break
+            share = math.sqrt(longest / (kl - noise))
+            self.optimizer.shorten(share)
+            kept *= share
+            kl, noise = kl_of_step()
+        self.forget()
+        found = {"step_kl_predicted": self.optimizer.last_predicted, "step_signal": self.optimizer.last_signal}
+        if math.isnan(kl):
+            return found
+        self.optimizer.measured(kl, noise)
+        return found | {"step_kl": kl, "step_kept": kept, "step_kl_correction": self.optimizer.correction}
 
     def sums(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], stride: int) -> Sums:
-        """Of every `stride`th row trained here; forgets them."""
-        trained, self._trained = self._trained, []
+        """Of every `stride`th row trained here."""
         total, rows, tokens = 0.0, 0, 0
-        for part, old in trained:
+        for part, old in self._trained:
             mask = part["completion_mask"][::stride]
             new, _ = log_probs_of(*prompts_and_completions(part, slice(None, None, stride)), old.shape[1])
             total += kl_k3(new - old[::stride], mask) * int(mask.sum())

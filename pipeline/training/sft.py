@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.config.warm_up import WarmUp
 from pipeline.environment import has_gpu
+from pipeline.launch import check_processes
 from pipeline.policy.models import (
     ModelChoice,
     choose_model,
@@ -26,6 +27,7 @@ from pipeline.policy.models import (
 )
 from pipeline.tasks import Task, task_of, with_dataset
 from pipeline.tasks.problem_sets import read_dataset
+from pipeline.versions import warn_of_untested
 from rewards.problem import Problem
 from storage.files import write_json
 
@@ -35,12 +37,14 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def warm_up(settings: WarmUp) -> Path:
     """Train, merge and save; returns the model's folder, which appears whole or not at all."""
     start = time.perf_counter()
+    check_processes()
     choice = choose_model(settings.model, settings.hub)
     shared = {name: getattr(settings, name) for name in ("task", "template", "system_prompt", "dataset")}
     asked = with_dataset(Settings(model=choice.name, **shared), starter=choice.is_starter)
     config = resolved(asked, starter=choice.is_starter, gpu=has_gpu())
     task = task_of(config)
     problems = worked_problems(config, task, settings)
+    warn_of_untested()
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     choice = made_ready(choice)
     model, tokenizer = load(choice, settings)

@@ -84,7 +84,7 @@ class TinyLoRATrainer(RolloutTrainer):
         self.judging: Judging | None = None  # of the step's rollouts
         self.scales = parse_scales(config.advantage_scale)
         self.length: StepLength | None = None  # with `--lr auto`
-        self._one_policy = False  # whether engine and trainer were seen to be one
+        self.mismatch: float | None = None  # of engine and trainer, as last seen
         self.bank = policy.model.tinylora
         self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
         self.truncation = Truncation(config.top_k, config.top_p)
@@ -216,10 +216,9 @@ class TinyLoRATrainer(RolloutTrainer):
 
     def _note_mismatch(self, mismatch: float) -> None:
         """Record the mismatch of trainer and engine, k3 in nats a token; the first must be small."""
-        self.record.values["mismatch"] = mismatch
-        if not self._one_policy:
+        if self.mismatch is None:
             check_mismatch(mismatch, self.run_config.model or "")
-            self._one_policy = True
+        self.record.values["mismatch"] = self.mismatch = mismatch
 
     def _note_distance(self) -> None:
         """Record how far the policy that is trained is from the one that drew: with batches drawn ahead what the step
@@ -289,12 +288,10 @@ class TinyLoRATrainer(RolloutTrainer):
         )
         if self.length is not None:
             self.length.watch(log_probs)
+            self.length.trained(part, log_probs.detach())
         difference = None
         if "old_per_token_logps" not in part:
-            old = log_probs.detach()
-            difference = (old - part["sampling_per_token_logps"])[part["completion_mask"].bool()]
-            if self.length is not None:
-                self.length.trained(part, old)
+            difference = (log_probs.detach() - part["sampling_per_token_logps"])[part["completion_mask"].bool()]
         return self.policy_loss(part, log_probs, entropies), entropies, difference
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
@@ -333,8 +330,7 @@ class TinyLoRATrainer(RolloutTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         averages = self.averages()
         if "grad_norm" in logs and self.length is not None:
-            noise = self.record.values.get("mismatch", self.record.values.get("off_policy", 0.0))
-            self.record.values |= self._measured_step(self.length, noise)
+            self.record.values |= self._measured_step(self.length, self.mismatch or 0.0)
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None
         tracked = numbers(record) if record is not None and self.run_config.report_to != "none" else {}
         super().log(logs | tracked, start_time)

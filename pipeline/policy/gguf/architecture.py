@@ -62,12 +62,13 @@ def check_architecture(header: Header) -> None:
         found = f"'{kind}' with {kind}.{scales[0]}, which {SERVED[kind]} in transformers does not have"
     if found is None and header.get("rope.scaling.type", "none") != "none":
         found = f"its positions are scaled ({header.get('rope.scaling.type')}), which is not supported"
+    if found is None and header.get("rope.scale_linear", 1) != 1:
+        found = f"its positions are scaled ({kind}.rope.scale_linear), which is not supported"
+    if found is None and header.get("attention.sliding_window", 0):
+        found = f"'{kind}' attends to a window only ({kind}.attention.sliding_window), which is not supported"
     if found is not None:
         raise header.error(found)
-    try:
-        places, head = parameter_places(header), _sizes(header)["head_dim"]
-    except KeyError as error:
-        raise header.error(f"its header lacks {error.args[0]}; convert the model again") from None
+    places, head = parameter_places(header), _sizes(header)["head_dim"]
     if header.get("rope.dimension_count", head) != head:
         raise header.error(f"rotates only a part of each head, which {SERVED[kind]} does not")
     for name in tensors:
@@ -84,8 +85,8 @@ def check_architecture(header: Header) -> None:
 
 
 def parameter_places(header: Header) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """GGUF's tensor name → transformers' parameter name and shape, without the output head. Raises `KeyError` for a
-    size that the header lacks."""
+    """GGUF's tensor name → transformers' parameter name and shape, without the output head. Raises `ConfigError`
+    for a size that the header lacks."""
     sizes = _sizes(header)
     hidden, between, head = sizes["hidden_size"], sizes["intermediate_size"], sizes["head_dim"]
     query, key = sizes["num_attention_heads"] * head, sizes["num_key_value_heads"] * head
@@ -108,34 +109,32 @@ def parameter_places(header: Header) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _sizes(header: Header) -> dict[str, Any]:
-    def needed(key: str) -> int:
-        value = header.get(key)
-        if not isinstance(value, int) or value < 1:
-            raise KeyError(f"{header.architecture}.{key}")
-        return value
-
-    heads = needed("attention.head_count")
+    heads, hidden = header.number("attention.head_count"), header.number("embedding_length")
+    layers = header.number("block_count")
+    if layers > len(header.tensors):  # before a list of so many is made
+        raise header.error(f"it holds {len(header.tensors)} tensors for {layers} layers; download it again")
     return {
-        "hidden_size": needed("embedding_length"),
-        "intermediate_size": needed("feed_forward_length"),
-        "num_hidden_layers": needed("block_count"),
+        "hidden_size": hidden,
+        "intermediate_size": header.number("feed_forward_length"),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": header.get("attention.head_count_kv", heads),
-        "head_dim": header.get("attention.key_length") or needed("embedding_length") // heads,
+        "num_key_value_heads": header.number("attention.head_count_kv", heads),
+        "head_dim": header.number("attention.key_length", hidden // heads),
     }
 
 
 def model_config(header: Header) -> dict[str, Any]:
     """The content of the model's config.json, without the tokens that end and pad. Reads some rows of the embeddings
     where the file has an output head too: often it is the same matrix once more."""
-    sizes, theta = _sizes(header), float(header.get("rope.freq_base", 10000.0))
+    sizes, theta = _sizes(header), float(header.number("rope.freq_base", 10000.0, float))
+    epsilon = header.number("attention.layer_norm_rms_epsilon", 1e-6, float)
     return {
         "model_type": header.architecture,
         "architectures": [f"{SERVED[header.architecture]}ForCausalLM"],
         **sizes,
         "vocab_size": header.tensors[EMBEDDING].shape[0],
-        "max_position_embeddings": header.get("context_length", 2048),
-        "rms_norm_eps": float(f"{header.get('attention.layer_norm_rms_epsilon', 1e-6):.6g}"),  # stored as a float32
+        "max_position_embeddings": header.number("context_length", 2048),
+        "rms_norm_eps": float(f"{epsilon:.6g}"),  # stored as a float32
         "rope_parameters": {"rope_theta": theta, **_rope(header, sizes["head_dim"], theta)},
         "tie_word_embeddings": is_tied(header),
         "dtype": "bfloat16",

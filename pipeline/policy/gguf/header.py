@@ -60,6 +60,19 @@ class Header:
         """A value of the architecture's own: `get("block_count")` is `llama.block_count`."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
+    def number(self, key: str, default: float | None = None, kind: type = int) -> Any:
+        """As `get`, of a number above 0; kind: int or float. Raises `ConfigError` for another value, and where there is
+        neither one nor a default."""
+        name = f"{self.architecture}.{key}"
+        value: Any = self.get(key, default)
+        if value is None:
+            raise self.error(f"its header lacks {name}; convert the model again")
+        if isinstance(value, list):
+            raise self.error(f"its layers differ in {name}, which is not supported")
+        if type(value) not in (kind, int) or not 0 < value < math.inf:
+            raise self.error(f"its header has {name} = {value!r}; convert the model again")
+        return value
+
     def error(self, why: str) -> ConfigError:
         """The refusal of this file, to be raised."""
         return refused(self.path, why)
@@ -114,8 +127,11 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
     cursor = _Cursor(data, 8)
     tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
     metadata = {cursor.string(): cursor.value(cursor.scalar("I")) for _ in range(field_count)}
-    if metadata.get("split.count", 0) > 1:
-        raise refused(path, f"one of {metadata['split.count']} parts; join them with llama-gguf-split --merge")
+    parts, alignment = metadata.get("split.count", 0), metadata.get("general.alignment", 32)
+    if not isinstance(parts, int) or not isinstance(alignment, int):
+        raise struct.error("numbers of another type")
+    if parts > 1:
+        raise refused(path, f"one of {parts} parts; join them with llama-gguf-split --merge")
     listed = []
     for _ in range(tensor_count):
         name, dimensions = cursor.string(), cursor.scalar("I")
@@ -123,7 +139,6 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
         listed.append((name, shape, cursor.scalar("I"), cursor.scalar("Q")))
     if not listed or not isinstance(metadata.get("general.architecture"), str):
         raise refused(path, "contains no model (no tensors, or no general.architecture); give the file of the weights")
-    alignment = metadata.get("general.alignment", 32)
     origin = -(-cursor.position // alignment) * alignment
     tensors = {}
     for name, shape, kind, offset in listed:
@@ -131,6 +146,8 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
             block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except ValueError:
             raise refused(path, f"{name} is in the unknown number format {kind}; take Q8_0 or Q4_K_M") from None
+        if not shape or 0 in shape or shape[-1] % block:
+            raise struct.error("rows that are no whole blocks")
         tensors[name] = TensorPlace(shape, kind, origin + offset, math.prod(shape) // block * block_bytes)
     return Header(path, metadata, tensors)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.policy.gguf.header import Header
+from storage.errors import UserError
 
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 REMEDY = "put the model's tokenizer.json next to it"
@@ -44,22 +45,17 @@ def files_beside(path: Path) -> list[Path]:
 def load_tokenizer(header: Header, scratch: Path) -> Any:
     """The `PreTrainedTokenizerFast`, with its chat template, end and padding token.
 
-    scratch: an empty folder. Raises `ConfigError` for a tokenizer.json of another model, for a vocabulary whose rule is
-    not known, and without a chat template.
+    scratch: an empty folder. Raises `ConfigError` for a tokenizer.json that is damaged or another model's, for a
+    vocabulary that is damaged or whose rule is not known, and without a chat template.
     """
-    from transformers import PreTrainedTokenizerFast
-
     beside = files_beside(header.path)
-    if beside:
-        for file in beside:
-            shutil.copy(file, scratch)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(scratch)
-        _check_vocabulary(header, tokenizer)
-    else:
-        special = {name: _token(header, f"{name}_token_id") for name in ("bos", "eos")}
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=_from_file(header), **{f"{name}_token": text for name, text in special.items() if text}
-        )
+    try:
+        tokenizer = _from_beside(header, beside, scratch) if beside else _from_file(header)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the libraries raise of damaged files and lists that do not fit together
+        where, remedy = ("the tokenizer next to it", "replace or remove it") if beside else ("its vocabulary", REMEDY)
+        raise header.error(f"{where} cannot be read ({' '.join(str(error).split())}); {remedy}") from None
     if tokenizer.chat_template is None:
         tokenizer.chat_template = header.metadata.get("tokenizer.chat_template")
     if tokenizer.chat_template is None:
@@ -84,9 +80,19 @@ def _check_vocabulary(header: Header, tokenizer: Any) -> None:
         raise header.error(f"{why}; remove it, or replace it with the right one")
 
 
+def _from_beside(header: Header, files: list[Path], scratch: Path) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    for file in files:
+        shutil.copy(file, scratch)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(scratch)
+    _check_vocabulary(header, tokenizer)
+    return tokenizer
+
+
 def _from_file(header: Header) -> Any:
-    """A `tokenizers.Tokenizer` of the vocabulary in the file."""
     from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
 
     metadata = header.metadata
     tokens, model = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.model")
@@ -99,7 +105,9 @@ def _from_file(header: Header) -> Any:
         if kinds[index] in (CONTROL, USER_DEFINED):
             token = AddedToken(text, normalized=False, special=kinds[index] == CONTROL)
             (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-    return tokenizer
+    special = {name: _token(header, f"{name}_token_id") for name in ("bos", "eos")}
+    named = {f"{name}_token": text for name, text in special.items() if text}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
 def _byte_level(header: Header, vocabulary: dict[str, int]) -> Any:
@@ -108,7 +116,9 @@ def _byte_level(header: Header, vocabulary: dict[str, int]) -> Any:
     rule = header.metadata.get("tokenizer.ggml.pre", "default")
     if rule not in WORDS:
         raise header.error(f"its rule for splitting text into words, '{rule}', is not supported; {REMEDY}")
-    merges = [tuple(merge.split(" ")) for merge in header.metadata.get("tokenizer.ggml.merges", [])]
+    if not header.metadata.get("tokenizer.ggml.merges"):
+        raise header.error(f"its vocabulary has no merges, so text cannot be split into its tokens; {REMEDY}")
+    merges = [tuple(merge.split(" ")) for merge in header.metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rule == "llama-bpe"))
     if "qwen" in rule:
         tokenizer.normalizer = normalizers.NFC()

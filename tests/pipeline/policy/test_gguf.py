@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,8 @@ def test_a_folder_with_one_file_is_that_file_and_with_two_is_refused(tmp_path: P
         ("llama", {"llama.rope.scaling.type": "yarn"}, {}, "positions are scaled (yarn)"),
         ("llama", {"llama.embedding_scale": 12.0}, {}, "llama.embedding_scale"),
         ("llama", {"llama.rope.dimension_count": 16}, {}, "a part of each head"),
+        ("llama", {"llama.rope.scale_linear": 2.0}, {}, "positions are scaled (llama.rope.scale_linear)"),
+        ("llama", {"llama.attention.sliding_window": 128}, {}, "attends to a window only"),
         ("llama", {"split.count": 3}, {}, "one of 3 parts"),
         ("llama", {}, {"blk.0.extra.weight": [1.0]}, "a tensor that Llama does not have"),
     ],
@@ -149,6 +152,44 @@ def test_what_the_head_cannot_serve_is_refused_by_name(
     model.config.model_type = kind  # of the header; the weights are a Llama's
     assert why in refusal(save_tiny_gguf(tmp_path / "model.gguf", model, metadata=metadata, tensors=tensors))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("general.alignment", "wide", "damaged or truncated"),
+        ("general.alignment", 0, "damaged or truncated"),
+        ("split.count", "many", "damaged or truncated"),
+        ("llama.block_count", 10**8, "tensors for 100000000 layers"),
+        ("llama.block_count", "two", "its header has llama.block_count = 'two'"),
+        ("llama.attention.head_count_kv", [2, 1], "its layers differ in llama.attention.head_count_kv"),
+        ("llama.attention.head_count_kv", 0, "llama.attention.head_count_kv = 0"),
+        ("llama.attention.key_length", 24, "blk.0.attn_q.weight has shape (128, 64) instead of (96, 64)"),
+        ("llama.context_length", "long", "llama.context_length = 'long'"),
+        ("llama.rope.freq_base", "high", "llama.rope.freq_base = 'high'"),
+        ("llama.attention.layer_norm_rms_epsilon", float("nan"), "layer_norm_rms_epsilon = nan"),
+    ],
+)
+def test_a_header_with_values_that_cannot_be_is_refused(key: str, value: Any, why: str, file: Path, llama: Any) -> None:
+    assert why in refusal(save_tiny_gguf(file, llama, metadata={key: value}))
+
+
+def test_bytes_changed_in_the_header_are_refused_or_read(file: Path) -> None:
+    """Whatever they change, the answer is a model or a sentence, and it does not take long."""
+    whole = file.read_bytes()
+    drawn = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(drawn.choice([1, 1, 4])):
+            place = drawn.randrange(4, whole.index(b"blk.1"))
+            content[place] = drawn.choice([0, 1, 2, 128, 255, content[place] ^ 1])
+        file.write_bytes(content)
+        try:
+            choose_model(str(file))
+        except ConfigError:
+            refused += 1
+    assert 100 < refused < 300
 
 
 @pytest.mark.parametrize(
@@ -180,6 +221,9 @@ def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama:
         (lambda fields: fields.update(chat_template="{{ raise_exception('no') }}"), "its chat template fails"),
         (lambda fields: fields.update(tokenizer_pre="klingon"), "'klingon', is not supported"),
         (lambda fields: fields.update(tokenizer_model="t5"), "its vocabulary (t5) cannot be read"),
+        (lambda fields: fields.update(tokenizer_model="llama"), "its vocabulary cannot be read"),  # without scores
+        (lambda fields: fields.update(token_merges=["no such"]), "its vocabulary cannot be read"),
+        (lambda fields: fields.pop("token_merges"), "has no merges"),
     ],
 )
 def test_a_tokenizer_that_will_not_do_is_refused(edit: Any, why: str, tmp_path: Path, llama: Any, cache: Path) -> None:
@@ -207,6 +251,9 @@ def test_the_tokenizer_beside_the_file_is_used_if_it_is_the_models(tmp_path: Pat
     other["model"]["vocab"] |= {"!": 40, "I": 3}
     (bare / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="another model's"):
+        made_ready(choose_model(str(bare)))
+    (bare / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="the tokenizer next to it cannot be read .*; replace or remove it"):
         made_ready(choose_model(str(bare)))
 
 

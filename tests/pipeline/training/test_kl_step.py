@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.training.kl_step import (
     KLAdam,
+    StepLength,
     completion_scores,
     group_noise,
     group_scores,
@@ -148,6 +149,35 @@ def test_measurements_that_are_right_on_average_leave_no_bias() -> None:
     found = corrections([10.0 if x < 0.9 / 9.9 else 0.1 for x in drawn.tolist()])
     mean = sum(math.log(x) for x in found) / len(found)
     assert abs(mean) < 0.4, mean
+
+
+class Edge:
+    """A bank whose policy is as F says up to |v| = 0.3, and far from it beyond: KL ½|v|², and 400 (|v| − 0.3)² more."""
+
+    def __init__(self) -> None:
+        self.v = torch.nn.Parameter(torch.zeros(1, 4))
+
+    def kl(self, before: torch.Tensor) -> float:
+        moved, beyond = self.v.detach() - before, float(self.v.detach().norm()) - 0.3
+        return float(moved.square().sum()) / 2 + 400 * max(0.0, beyond) ** 2
+
+
+@pytest.mark.parametrize("start, kept", [(0.0, 1.0), (0.28, None)])
+def test_a_step_over_an_edge_is_taken_back_in_part(start: float, kept: float | None) -> None:
+    bank = Edge()
+    with torch.no_grad():
+        bank.v[0, 0] = start
+    before = bank.v.detach().clone()
+    length = StepLength(bank, step_kl=0.02)  # type: ignore[arg-type]
+    bank.v.grad = -torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    length.optimizer.observe(torch.eye(4) * 2, 4)
+    length.optimizer.step()
+    whole = (bank.v.detach() - before).clone()
+    found = length.measure(lambda *_: (before, before), 0.0, 32, lambda stride, own: [(32 * bank.kl(before), 32, 320)])
+    assert found["step_kl"] == pytest.approx(bank.kl(before), rel=1e-5) and found["step_kl"] <= 3 * 0.02
+    torch.testing.assert_close(bank.v.detach() - before, found["step_kept"] * whole)
+    assert found["step_kl_predicted"] == pytest.approx(0.02 * found["step_kept"] ** 2, rel=1e-4)
+    assert found["step_kept"] == kept if kept else 0.01 < found["step_kept"] < 0.9
 
 
 def test_a_step_without_scores_or_gradient_is_left_out() -> None:

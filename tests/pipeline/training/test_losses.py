@@ -96,7 +96,7 @@ def test_the_penalty_for_overlong_completions_is_that_of_dapo(limit: int, share:
 @pytest.mark.integration
 def test_overlong_completions_lose_reward_and_nobody_else_does(made: Made) -> None:
     """The advantages of a rollout are those of reward + penalty, from the lengths that were sampled."""
-    trainer = made(overlong_cache=8)
+    trainer = made(overlong_cache=8, scale_rewards="group")
     end_some(trainer)
     batch = rolled_out(trainer)
     lengths = batch["completion_mask"].sum(dim=1).double()
@@ -117,7 +117,7 @@ def test_truncated_completions_have_no_gradient(made: Made, loss_type: str) -> N
     count in a mean over rows, and their tokens in none over tokens."""
     trainer = made(mask_truncated=True, loss_type=loss_type, lr="0.01")
     end_some(trainer)
-    trainer._one_policy = True  # else the ends put there look like an engine with another policy
+    trainer.mismatch = 0.0  # else the ends put there look like an engine with another policy
     batch = rolled_out(trainer)
     whole = torch.tensor([row % 4 != 3 for row in range(8)])
     assert batch["advantages"][~whole].abs().min() > 0  # they would be trained
@@ -250,3 +250,36 @@ def test_steps_are_adams_with_warm_up_betas_and_clipping(made: Made, lr: str, cl
             assert records[index].get("step_kl_predicted", 0.0) == pytest.approx(
                 0.04 * (shares[index] * records[index]["step_signal"]) ** 2, rel=1e-3
             )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_kl_of_every_step_is_measured(made: Made, iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k3 of the completions' tokens from the policy before a step to that after it, also where a batch is trained
+    again; it corrects what is predicted."""
+    monkeypatch.setattr("pipeline.training.kl_step.signal_share", lambda *_: 1.0)  # so that every step is made
+    records: list[dict[str, Any]] = []
+    vectors: list[Tensor] = []
+
+    def on_step(record: dict[str, Any]) -> None:
+        records.append(record)
+        vectors.append(trainer.bank.v.detach().clone())
+
+    trainer = made(lr="auto", steps=4, num_iterations=iterations, on_step=on_step)
+    vectors.append(trainer.bank.v.detach().clone())
+    trainer.train()
+    assert all(record["step_kl_predicted"] > 0 and record["step_kl"] > 0 for record in records)
+    rows = [row for row, advantage in enumerate(trainer.rollouts.advantages) if advantage]
+    prompts, completions = (
+        [column[row] for row in rows]
+        for column in (trainer.rollouts.prompts, [c.token_ids for c in trainer.rollouts.completions])
+    )
+    values = []
+    for v in vectors:
+        with torch.no_grad():
+            trainer.bank.v.copy_(v)
+        values.append(trainer._log_probs_of(prompts, completions, 12)[0].double())
+    for step in range(4 - iterations, 4):  # those of the last batch
+        moved = values[step + 1] - values[step]
+        assert records[step]["step_kl"] == pytest.approx(float((moved.expm1() - moved).sum()) / len(rows), rel=1e-3)
+    assert records[-1]["step_kl_correction"] != records[-2]["step_kl_correction"] != 1

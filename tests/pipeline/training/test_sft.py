@@ -33,6 +33,24 @@ def test_wrong_settings_are_named(tmp_path: Path, wrong: dict, named: str) -> No
         WarmUp(str(tmp_path / "out"), **wrong)
 
 
+def test_several_processes_are_refused_and_untested_versions_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline import versions
+    from pipeline.training.sft import warm_up
+
+    asked = WarmUp(str(tmp_path / "out"), model="starter", task="code", dataset="starter", max_samples=4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE=2: "):
+        warm_up(asked)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setitem(versions.TESTED, "trl", ("0.1",))
+    monkeypatch.setattr("pipeline.training.sft.made_ready", lambda choice: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        warm_up(asked)
+    assert capsys.readouterr().err.startswith("warning: never tested with trl ")
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         WarmUp(str(tmp_path))
