@@ -128,7 +128,8 @@ def test_bad_input_ends_with_one_sentence_before_a_model_is_loaded(forks: Forks,
     script.write_text(
         "import importlib.util as u, runpy, sys\nfind = u.find_spec\n"
         "u.find_spec = lambda name, package=None: None if name == 'vllm' else find(name, package)\n"
-        f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\nrunpy.run_path(sys.path[0] + '/train.py', run_name='__main__')\n"
+        f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+        "runpy.run_path(sys.path[0] + '/train.py', run_name='__main__')\n"
     )
     assert "vLLM is not installed" in fails(forks, script, "--vllm", *SMALL, cwd=tmp_path)
 
