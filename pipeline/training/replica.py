@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import RunConfig
-from pipeline.run_folder import RunFolder
 from pipeline.scale.replica import Replica
 from pipeline.scale.wire import Found, Share, TokenRows, Vector
 
@@ -23,8 +22,8 @@ class TrainingReplica(Replica):
         about = super().load(config, sharing, lent)
         from pipeline.training.roles import ReplicaTrainer  # with TRL, which must come after Unsloth
 
-        folder = RunFolder(Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tinylora-replica-"))))
-        self.trainer = ReplicaTrainer(self.policy, self.task, config, folder)
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tinylora-replica-")))
+        self.trainer = ReplicaTrainer(self.policy, config, folder)
         return about
 
     def gradient(self, share: Share) -> Found:
