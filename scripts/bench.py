@@ -13,7 +13,7 @@ from command import one_sentence_errors
 
 from pipeline.environment import has_gpu
 from pipeline.run_folder import read_json
-from rewards.grader.pool import compiler_version
+from rewards.grader.toolchains import compiler_version
 
 
 @click.group(help=__doc__)

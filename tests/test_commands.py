@@ -48,6 +48,7 @@ def test_help_needs_no_library_of_models_or_numbers(script: str) -> None:
     assert done.returncode == 0 and "Usage:" in done.stdout, done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("script", COMMANDS)
 def test_help_answers_in_half_a_second(script: str) -> None:
     """Of one core; the best of three, since other processes share its caches."""

@@ -31,8 +31,8 @@ from pipeline.rollout import Sampling
 from pipeline.tools.cluster import faults, nodes_told
 from rewards.extraction import extract_source
 from rewards.grader import needs
-from rewards.grader.pool import GraderPool, compiler_version
-from rewards.grader.toolchains import find_toolchain
+from rewards.grader.pool import GraderPool
+from rewards.grader.toolchains import compiler_version, find_toolchain
 from rewards.problem import Problem, Test
 from rewards.verdict import Status
 from storage.cache import cache_root

@@ -42,7 +42,7 @@ LOGS = {HELD_OUT: "evaluations", VALIDATION: "validation"}  # the file of each s
 
 
 @dataclass
-class Judging:
+class PendingEvaluation:
     """An evaluation of the policy `v` after `step` steps, on the set called `name`, that is still being graded."""
 
     name: str
@@ -86,7 +86,7 @@ class Run:
         self.judge_watch = JudgeWatch(self.metrics)
         self.timeline = Timeline(pool)
         self.folder.truncate("timeline", self.done)
-        self.judging: Judging | None = None  # between two steps
+        self.pending: PendingEvaluation | None = None  # between two steps
         self.stopped: str | None = None
         self.terminated = Terminated()
 
@@ -222,23 +222,23 @@ class Run:
         due = step % self.config.eval_every == 0 or step == self.steps
         if due and self.evaluation(name, step) is None:
             self.policy.serve(step)
-            self.judging = self.judge(name, step, f"at step {step}")
+            self.pending = self.judge(name, step, f"at step {step}")
 
     def watch_judged(self) -> None:
         """Wait for the evaluation that was begun, if there is one, and keep its policy if it is the best so far."""
-        judging, self.judging = self.judging, None
-        if judging is None:
+        pending, self.pending = self.pending, None
+        if pending is None:
             return
-        record = self.record_of(judging)
-        earlier = [one["pass@1"]["pass_at_1"] for one in self.logs[judging.name]]
+        record = self.record_of(pending)
+        earlier = [one["pass@1"]["pass_at_1"] for one in self.logs[pending.name]]
         if record["pass@1"]["pass_at_1"] > max(earlier, default=-1.0):
-            self.keep({"step": judging.step, **record["pass@1"]}, judging.v)
-        self.log(judging.name, record)
+            self.keep({"step": pending.step, **record["pass@1"]}, pending.v)
+        self.log(pending.name, record)
 
     def judged_now(self, name: str, step: int, when: str) -> dict[str, Any]:
         return self.record_of(self.judge(name, step, when))
 
-    def judge(self, name: str, step: int, when: str) -> Judging:
+    def judge(self, name: str, step: int, when: str) -> PendingEvaluation:
         """Have the policy that the engine serves, after `step` steps, answer the problems of the set called `name`."""
         start = time.perf_counter()
         config, policy = self.config, self.policy
@@ -247,13 +247,13 @@ class Run:
         sampling = Sampling(config.max_completion_length, config.eval_temperature, EVALUATION_SEED)
         evaluating = Evaluating(policy.engine, policy.tokenizer, self.grader, problems, 1, sampling, bar.graded)
         self.timeline.add("evaluate", start)
-        return Judging(name, step, policy.model.tinylora.v.detach().clone(), evaluating, bar)
+        return PendingEvaluation(name, step, policy.model.tinylora.v.detach().clone(), evaluating, bar)
 
-    def record_of(self, judging: Judging) -> dict[str, Any]:
+    def record_of(self, pending: PendingEvaluation) -> dict[str, Any]:
         """Wait for its verdicts and write its rollouts; its line for the log."""
-        name, step, config = judging.name, judging.step, self.config
-        result = judging.evaluating.result()
-        judging.bar.close()
+        name, step, config = pending.name, pending.step, self.config
+        result = pending.evaluating.result()
+        pending.bar.close()
         self.folder.write_rollouts(f"{name}-{step:05d}", result.rows(config))
         if name == HELD_OUT:
             ids = (problem.id for problem in self.problems.held_out)

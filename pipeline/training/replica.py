@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import RunConfig
-from pipeline.run_folder import RunFolder
 from pipeline.scale.replica import Replica
 from pipeline.scale.wire import Found, Share, TokenRows, Vector
 
@@ -24,7 +23,7 @@ class TrainingReplica(Replica):
         from pipeline.training.roles import ReplicaTrainer  # with TRL, which must come after Unsloth
 
         with tempfile.TemporaryDirectory(prefix="tinylora-replica-") as folder:  # must be there; nothing is written
-            self.trainer = ReplicaTrainer(self.policy, self.task, config, RunFolder(Path(folder)))
+            self.trainer = ReplicaTrainer(self.policy, config, Path(folder))
         return about
 
     def gradient(self, share: Share) -> Found:

@@ -1,40 +1,29 @@
 """The trainer of a run with several replicas in its two roles: the driver's makes the steps, which all the others'
-gradients are parts of. Loss, micro-batches and log-probabilities are those of `TinyLoRATrainer` in both."""
+gradients are parts of. Loss, micro-batches and log-probabilities are those of `TrainingPass` in both."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy
-from pipeline.rollout.streaming import StreamingGrader
-from pipeline.run_folder import RunFolder
 from pipeline.scale.engine import FleetEngine
 from pipeline.scale.wire import Found
-from pipeline.tasks import Task
 from pipeline.training.distance import Distance
 from pipeline.training.kl_step import StepLength
 from pipeline.training.packing import Tokens
 from pipeline.training.sampler import StepRecord
 from pipeline.training.spread import Spread
+from pipeline.training.timeline import Timeline
 from pipeline.training.trainer import KL_ROWS, TinyLoRATrainer
-from rewards.problem import Problem
-
-NO_STEPS: dict[str, Any] = {  # what only concerns who makes steps
-    "steps": 1,
-    "warmup_steps": 0,
-    "eval_every": 0,
-    "dynamic_sampling": False,
-    "dynamic_limit": None,
-    "staleness": 0,
-    "dataset_weights": None,
-    "report_to": "none",
-}
+from pipeline.training.training_pass import TrainingPass
 
 
 def trainer_of(policy: Policy) -> type[TinyLoRATrainer]:
@@ -89,13 +78,13 @@ class DriverTrainer(TinyLoRATrainer):
         return super()._step_metrics(logs, averages) | {"replicas": self.spread.fleet.lanes()}
 
 
-class ReplicaTrainer(TinyLoRATrainer):
+class ReplicaTrainer(TrainingPass):
     """Gives gradients to the driver's trainer, ready for it as `train` would make it; makes no step, logs and saves
     nothing. config: of the run. folder: an empty one."""
 
-    def __init__(self, policy: Policy, task: Task, config: RunConfig, folder: RunFolder) -> None:
-        alone, grader = replace(config, **NO_STEPS), StreamingGrader(None, task)
-        super().__init__(policy, grader, [Problem("none", "")], alone, folder, lambda record: None)
+    def __init__(self, policy: Policy, config: RunConfig, folder: Path) -> None:
+        rows = Dataset.from_dict({"problem": [0]})  # TRL wants some
+        super().__init__(policy, replace(config, report_to="none"), folder, rows, Timeline())
         self._step_of_share = -1
         self.create_optimizer()
         self.current_gradient_accumulation_steps = 1
@@ -108,7 +97,7 @@ class ReplicaTrainer(TinyLoRATrainer):
         v, length, charts = self.bank.v, self.length, self._metrics["train"]
         if length is not None and step != self._step_of_share:
             length.forget()
-        self._step_of_share, self.record = step, StepRecord()
+        self._step_of_share, self.record = step, StepRecord(self.timeline)
         self.timeline.begin()
         before = length.trained_rows if length is not None else 0
         v.grad = None

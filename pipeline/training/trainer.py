@@ -3,8 +3,7 @@
 A step is `roll_out`, which draws and judges a batch, and `train_on`, which adds its gradient. What stays TRL's: every
 loss and the optimizer loop (`trl_hooks.py`). What is ours, and why:
 - generation, so that only `v` travels and completions are graded as they finish;
-- log-probabilities, computed without padding or kept logits, each prompt once for its group (`logprobs.py`);
-- the training step, which cuts the batch into such batches and leaves out rows without an advantage;
+- the training pass, which cuts the batch into parts and leaves out rows without an advantage (`training_pass.py`);
 - checkpoints, which hold `v` and appear whole;
 - with `--staleness 1`, batches that are drawn a step before they are trained (`ahead.py`).
 One process trains on one device; those of several replicas are in `roles.py`.
@@ -16,7 +15,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +24,33 @@ from transformers import Trainer
 
 from adapters import load_checkpoint, save_checkpoint
 from adapters.base import dense_weight
-from adapters.served import count_steps
 from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
 from pipeline.rollout import Sampling
 from pipeline.rollout.rollouts import UNJUDGED, Rollouts, padded_log_probs
-from pipeline.rollout.sampling_support import Truncation
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
 from pipeline.run_folder import PHASES, RunFolder
 from pipeline.training.ahead import DrawnAhead
 from pipeline.training.collapse import check_mismatch
 from pipeline.training.device import peak_memory, wait_for_device
-from pipeline.training.distance import Distance
 from pipeline.training.dynamic_rollouts import DynamicRollouts
-from pipeline.training.entropy_bonus import entropy_loss
-from pipeline.training.grpo import grpo_arguments, training_rows, training_task
+from pipeline.training.grpo import training_rows, training_task
 from pipeline.training.judging import Judging
 from pipeline.training.kl_step import StepLength
-from pipeline.training.logprobs import completion_log_probs, kl_k3, log_probs_without_gradient
-from pipeline.training.microbatch import micro_batches, packed_part, rows_of, spread_rows
-from pipeline.training.packing import Pack, Tokens
+from pipeline.training.logprobs import kl_k3
+from pipeline.training.microbatch import rows_of, spread_rows
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
 from pipeline.training.timeline import Timeline
-from pipeline.training.trl_hooks import RolloutTrainer
+from pipeline.training.training_pass import TrainingPass
 from pipeline.training.warmup import with_warm_up
 from rewards.problem import Problem
 
 KL_ROWS = 32  # rows on which the KL to the base is estimated when the loss does not need it
 
 
-class TinyLoRATrainer(RolloutTrainer):
+class TinyLoRATrainer(TrainingPass):
     """Trains `model.tinylora.v` on `grader.task`. `on_step(record)` receives one flat record per optimizer step; true
     ends the run once that step's checkpoint is written."""
 
@@ -72,22 +65,13 @@ class TinyLoRATrainer(RolloutTrainer):
         origin: Mapping[str, int] | None = None,
         timeline: Timeline | None = None,
     ) -> None:
-        memory = policy.memory
-        self.run_config = config
-        self.micro_batch_tokens = memory.micro_batch_tokens if memory else config.micro_batch_tokens
-        arguments = grpo_arguments(config, folder.path, checkpointing=bool(memory and memory.gradient_checkpointing))
-        super().__init__(policy, arguments, training_rows(problems, config, origin), config.beta)
+        timeline = timeline or Timeline(grader.pool)
+        super().__init__(policy, config, folder.path, training_rows(problems, config, origin), timeline)
         self.grader, self.problems, self.folder, self.on_step = grader, problems, folder, on_step
-        self.timeline = timeline or Timeline(grader.pool)
-        self.record = StepRecord(self.timeline)
         self.rollouts: Rollouts | None = None  # of the step
         self.judging: Judging | None = None  # of the step's rollouts
         self.scales = parse_scales(config.advantage_scale)
-        self.length: StepLength | None = None  # with `--lr auto`
         self.mismatch: float | None = None  # of engine and trainer, as last seen
-        self.bank = policy.model.tinylora
-        self.bank.v.data = self.bank.v.data.float()  # TRL casts trainable parameters of a 4-bit model to bf16
-        self.truncation = Truncation(config.top_k, config.top_p)
         sampling = Sampling(self.max_completion_length, self.temperature, config.seed, self.truncation)
         self.sampler = PolicySampler(policy, grader, problems, self.num_generations, sampling)
         self.scoring = Scoring(training_task(grader.task, config), config, self.ends)
@@ -203,17 +187,6 @@ class TinyLoRATrainer(RolloutTrainer):
         self.record.rollouts = rollouts.records(step, [self.problems[index].id for index in rollouts.problems])
         self.folder.write_rollouts(f"step-{step:05d}", self.record.rollouts)
 
-    def _log_probs_of(self, prompts: Tokens, completions: Tokens, width: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (B, width) of the model as it is, without a gradient."""
-        start = time.perf_counter()
-        log_probs, entropies = log_probs_without_gradient(
-            self.model, prompts, completions, width, self.temperature, self.micro_batch_tokens, self.truncation
-        )
-        wait_for_device()
-        self.timeline.add("train", start)
-        self.record.seconds["log_probs"] += time.perf_counter() - start
-        return log_probs, entropies
-
     def _note_mismatch(self, mismatch: float) -> None:
         """Record the mismatch of trainer and engine, k3 in nats a token; the first must be small."""
         if self.mismatch is None:
@@ -228,9 +201,6 @@ class TinyLoRATrainer(RolloutTrainer):
             self._note_mismatch(distance.kl)
         elif distance.tokens:
             self.record.values |= {"off_policy": distance.kl, "ratios_cut": distance.cut}
-
-    def _distance(self) -> Distance:
-        return Distance.of(self.record.distances)
 
     # the training pass
 
@@ -251,71 +221,6 @@ class TinyLoRATrainer(RolloutTrainer):
         self.timeline.add("train", begin)
         self.record.seconds["backward"] += time.perf_counter() - begin
         return total
-
-    def gradient(self, batch: dict[str, Any]) -> Tensor:
-        """As `train_on`, part by part on this device."""
-        tokens, bonus = int(batch["num_items_in_batch"]), self.run_config.entropy_bonus
-        total = torch.zeros((), device=self.accelerator.device)
-        for part, weight in self._micro_batches(batch):
-            pack = packed_part(part)
-            with (
-                self.length.rows(pack, part["group"]) if self.length else nullcontext(),
-                self.compute_loss_context_manager(),
-            ):
-                loss, entropies, difference = self.loss_of(part, pack)
-                loss = loss * weight
-                self.accelerator.backward(loss, retain_graph=bonus > 0)
-                total += loss.detach()
-                if bonus:
-                    if self.length:
-                        self.length.take_scores()
-                    loss = entropy_loss(entropies, part["completion_mask"], tokens, bonus)
-                    self.accelerator.backward(loss)
-                    total += loss.detach()
-            self.record.distances += [] if difference is None else [difference]
-        return total
-
-    def loss_of(self, part: dict[str, Any], pack: Pack) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The loss of a part of the batch, whose pack is given, its entropies (n, T), and where the policy that is
-        trained drew it, log p of the trainer less that of the engine, of every trained token."""
-        log_probs, entropies = completion_log_probs(
-            self.model,
-            pack,
-            part["completion_ids"].shape[1],
-            self.temperature,
-            self.truncation,
-            self.run_config.entropy_bonus > 0,
-        )
-        if self.length is not None:
-            self.length.watch(log_probs)
-            self.length.trained(part, log_probs.detach())
-        difference = None
-        if "old_per_token_logps" not in part:
-            difference = (log_probs.detach() - part["sampling_per_token_logps"])[part["completion_mask"].bool()]
-        return self.policy_loss(part, log_probs, entropies), entropies, difference
-
-    def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
-        parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self.every_row)
-        self.record.values["rows_trained"] = self.record.values.get("rows_trained", 0.0) + share
-        return parts
-
-    @property
-    def every_row(self) -> bool:
-        """Whether rows without an advantage are trained, too."""
-        return self.beta != 0 or self.run_config.entropy_bonus != 0
-
-    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
-        """TRL's, with its steps counted as edits of `v`: those of fused ones, which Unsloth sets on a CPU, are not.
-        With `--lr auto` ours, whose steps have a length in nats."""
-        optimizer: torch.optim.Optimizer
-        if self.run_config.learning_rate is None:
-            betas = self.run_config.adam_beta1, self.run_config.adam_beta2
-            self.length = StepLength(self.bank, self.run_config.step_kl, betas)
-            self.optimizer = optimizer = self.length.optimizer
-        else:
-            optimizer = super().create_optimizer(*arguments, **options)
-        count_steps(optimizer, self.bank.v)
-        return optimizer
 
     def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
         """TRL's, with the warm-up of this project."""

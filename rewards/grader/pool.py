@@ -1,8 +1,8 @@
 """The grader pool: `submit(source, problem)` gives a future of a `Verdict`.
 
-Each grader is a process of its own (`rewards/grader/worker.py`), started by exec, never by fork: the trainer may hold
-CUDA and gigabytes. One thread per grader hands it programs and waits, so a dead grader is noticed at once, replaced,
-and its program tried again, alone. A second fault yields `NO_VERDICT`, which training masks.
+Each grader is a process of its own (`rewards/grader/process.py`). One thread per grader hands it programs and waits:
+a dead grader is noticed at once, replaced, and its program tried again, alone. A second fault yields `NO_VERDICT`,
+which training masks.
 
 The same program for the same problem is graded once: while it is being graded all callers share one future, later the
 cache answers. Programs differ in what they may do; `rewards/grader/sandbox.py` says what the sandbox promises and what
@@ -13,35 +13,29 @@ from __future__ import annotations
 
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from select import POLLHUP, POLLIN, poll
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from rewards.errors import GraderError
-from rewards.grader.header import DEFAULT_BYTES, HeaderStore, Shortcut
+from rewards.grader.header import DEFAULT_BYTES, HeaderStore
 from rewards.grader.header import PREFIX as HEADER_PREFIX
 from rewards.grader.judge import JudgeConfig
+from rewards.grader.process import GraderProcess
 from rewards.grader.sandbox import TIERS, choose_sandbox
 from rewards.grader.scratch import sweep
-from rewards.grader.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, find_toolchain, linker_flags
-from rewards.grader.worker import PREFIX, receive, send
+from rewards.grader.toolchains import DEFAULT_COMPILER, DEFAULT_STANDARD, compiler_version, find_toolchain, linker_flags
+from rewards.grader.worker import PREFIX
 from rewards.problem import Problem, Test
 from rewards.verdict import Status, Verdict
 
-ROOT = Path(__file__).resolve().parents[2]
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from rewards.grader.worker import main; main(int(sys.argv[2]))"
-_KEPT_VARIABLES = ("PATH", "HOME", "TINYLORA_CACHE", "XDG_CACHE_HOME", "TMPDIR", "QHOME", "QLIC")
 KEPT_SPANS = 100_000  # of graded programs, where nobody takes them
-_LONGEST_WAIT = 2_000_000.0  # seconds; poll() counts milliseconds in 31 bits
 _SELF_TEST = Problem("self-test", "", (Test("20 22\n", "42\n"),))
 _SELF_TEST_SOURCE = '#include <cstdio>\nint main() { int a, b; scanf("%d%d", &a, &b); printf("%d\\n", a + b); }\n'
 
@@ -102,7 +96,7 @@ class GraderPool:
         self._closed = False
         self.counts: Counter[str] = Counter()
         self._spans: deque[tuple[float, float]] = deque(maxlen=KEPT_SPANS)
-        self._graders = [_Grader(self.config) for _ in range(self.workers)]
+        self._graders = [GraderProcess(self.config) for _ in range(self.workers)]
         self._threads = [
             threading.Thread(target=self._serve, args=(grader,), name=f"grader-{index}", daemon=True)
             for index, grader in enumerate(self._graders)
@@ -218,7 +212,7 @@ class GraderPool:
 
     # ------------------------------------------------------------------ one thread per grader
 
-    def _serve(self, grader: _Grader) -> None:
+    def _serve(self, grader: GraderProcess) -> None:
         grader.start()
         while (job := self._jobs.get()) is not None:
             key, future = job
@@ -232,7 +226,7 @@ class GraderPool:
                     self._pending.pop(key, None)
         grader.stop()
 
-    def _grade(self, grader: _Grader, key: Key) -> Verdict:
+    def _grade(self, grader: GraderProcess, key: Key) -> Verdict:
         source, problem = key
         shortcuts = self.headers.shortcuts(source) if self.headers and problem.language == "cpp" else ()
         with self._turns.together():
@@ -272,100 +266,6 @@ class GraderPool:
         self._cache.clear()
 
 
-class _Grader:
-    """One grader process and the pipe to it. Used by one thread, which also starts it: the kernel ties the process's
-    life to the thread that started it."""
-
-    def __init__(self, config: JudgeConfig) -> None:
-        self.config = config
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    @property
-    def process_id(self) -> int | None:
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
-
-    def start(self) -> None:
-        """Start the process before there is work. A failure shows when there is."""
-        with suppress(OSError):
-            self._running()
-
-    def grade(self, source: str, problem: Problem, shortcuts: Sequence[Shortcut] = ()) -> Verdict | str:
-        """A verdict, or what was wrong with the grader."""
-        try:
-            process = self._running()
-        except OSError as error:
-            return f"a grader process cannot be started: {error}"
-        if process is None:
-            return "the grader pool was closed"
-        try:
-            send(cast(BinaryIO, process.stdin), (source, problem, shortcuts))
-            replies = cast(BinaryIO, process.stdout)
-            waiting = poll()
-            waiting.register(replies, POLLIN | POLLHUP)
-            if waiting.poll(1000 * self._patience(problem)):
-                return receive(replies)
-            reason = "the grader process stopped responding"
-        except (EOFError, BrokenPipeError):
-            reason = "the grader process died"
-        self._discard()
-        return reason
-
-    def _patience(self, problem: Problem) -> float:
-        """Seconds after which a grader must be broken: every step inside has a shorter limit of its own."""
-        limit = problem.time_limit * self.config.time_factor + self.config.time_extra
-        each = max(20.0, 10 * limit)
-        return min(300.0 + 2 * each + each * len(problem.tests), _LONGEST_WAIT)
-
-    def _running(self) -> subprocess.Popen[bytes] | None:
-        with self._lock:
-            if self._stopped:
-                return None
-            if self._process is None or self._process.poll() is not None:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _BOOT, str(ROOT), str(os.getpid())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,
-                    cwd="/",
-                    env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
-                )
-                send(cast(BinaryIO, self._process.stdin), self.config)
-            return self._process
-
-    def _discard(self) -> None:
-        """Forget a broken process; the next program gets a new one."""
-        with self._lock:
-            process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            _reap(process)
-            sweep(PREFIX)
-
-    def stop(self) -> None:
-        """End the process; safe to call from another thread and more than once."""
-        with self._lock:
-            self._stopped = True
-            process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        if process is not None and threading.current_thread().name.startswith("grader-"):
-            _reap(process)
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
-
-
 class _Turns:
     """Many may work together, or one alone."""
 
@@ -401,8 +301,3 @@ class _Turns:
         with self._condition:
             self._working -= 1
             self._condition.notify_all()
-
-
-def compiler_version(binary: str) -> str:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-    return said.splitlines()[0] if said else "unknown"

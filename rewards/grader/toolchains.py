@@ -1,13 +1,14 @@
 """One entry per language: how to compile a source, how to run the result, what the sandbox must show of the host.
 
 A command is a tuple of arguments; `{source}` and `{program}` stand for paths, `{flags}` for those of the precompiled
-header. A new language is a new entry in `_entries`. Nothing here runs anything.
+header. A new language is a new entry in `_entries`. Nothing here compiles or runs a program.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -144,3 +145,8 @@ def find_toolchain(language: str, compiler: str = DEFAULT_COMPILER, standard: st
     if language not in _entries:
         raise GraderError(f"language {language!r} is unknown; use one of {', '.join(LANGUAGES)}")
     return _entries[language](compiler, standard)
+
+
+def compiler_version(binary: str) -> str:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    return said.splitlines()[0] if said else "unknown"

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,8 +22,8 @@ from pipeline.policy.models import STARTER_FOLDER
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
 from rewards.verdict import Status
+from tests.forked import Forks
 
-ROOT = Path(__file__).resolve().parents[3]
 ROW_KEYS = ["what", "value", "unit", "baseline", "ratio", "bar", "ok"]
 ROWS = [
     row("against a baseline", 3.0, "ms", baseline=2.0, at_most=1.2),
@@ -142,12 +140,11 @@ def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch
         "causes --prompts 1 --tokens 8",
     ],
 )
-def test_every_benchmark_of_the_policy_runs_on_the_starter(command: str, tmp_path: Path) -> None:
+def test_every_benchmark_of_the_policy_runs_on_the_starter(forks: Forks, command: str, tmp_path: Path) -> None:
     name = command.split()[0]
     if name != "init":
         pytest.importorskip("vllm", reason="vLLM is not installed")
-    arguments = [sys.executable, str(ROOT / "scripts" / "bench.py"), *command.split(), "--out", "results.json"]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = forks.run("scripts/bench.py", *command.split(), "--out", "results.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wrote results.json and results.png" in done.stdout
     results = json.loads((tmp_path / "results.json").read_text())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +10,8 @@ import pytest
 
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.report.trackers import COLUMNS, TABLE_ROWS, log_rollouts, markdown_table, numbers
+from tests.forked import Forks
 
-ROOT = Path(__file__).resolve().parents[3]
 ROLLOUTS = [
     {"step": 3, "problem": f"p{i}", "verdict": "ACCEPTED", "reward": 1.0, "completion": "int a | b;\n<script>"}
     for i in range(TABLE_ROWS + 4)
@@ -66,18 +63,12 @@ def test_wandb_gets_the_rollouts_offline(tmp_path: Path) -> None:
 @pytest.mark.integration
 @needs_starter
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
-def test_a_run_reports(tracker: str, tmp_path: Path) -> None:
+def test_a_run_reports(forks: Forks, tracker: str, tmp_path: Path) -> None:
     pytest.importorskip(tracker, reason=f"{tracker} is not installed")
     options = ["--model", "starter", "--no-vllm", "--steps", "1", "--prompts-per-step", "2", "--num-generations", "2"]
     options += ["--eval-problems", "2", "--max-samples", "10", "--report-to", tracker]
     options += ["--output-dir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/train.py"), *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "WANDB_MODE": "offline"},
-    )
+    done = forks.run("scripts/train.py", *options, cwd=tmp_path, env={"WANDB_MODE": "offline"})
     assert done.returncode == 0, done.stdout + done.stderr
     if tracker == "tensorboard":
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from adapters import TinyLoRAConfig, adapted_layers, inject
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout import Completion, Sampling
 from pipeline.rollout.sampling_support import Truncation
+from tests.forked import Forks
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[3]
 PROMPT_LENGTHS = (7, 33, 150, 300)  # the long ones span several blocks of the prefix cache
 NEW_TOKENS = 24
 
@@ -296,19 +294,21 @@ def test_engine_and_training_pass_hold_the_same_version(model, engine) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="vLLM has one build of its kernels for GPUs")
-def test_vllm_loads_its_own_kernels_after_unsloth() -> None:
+def test_vllm_loads_its_own_kernels_after_unsloth(forks: Forks, tmp_path: Path) -> None:
     """Unsloth loads the build for one kind of CPU; beside another one, which vLLM chooses, the process would abort."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    code = "from pipeline.policy.models import import_libraries; import_libraries(); import vllm._custom_ops"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    script = tmp_path / "both.py"
+    script.write_text("import pipeline.policy.models as m\nm.import_libraries()\nimport vllm._custom_ops\n")
+    done = forks.run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
-def test_a_closed_policy_gives_back_model_and_engine() -> None:
+def test_a_closed_policy_gives_back_model_and_engine(forks: Forks, tmp_path: Path) -> None:
     """In a process of its own: the libraries keep frames of whoever imports them first."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    code = """if True:
+    script = tmp_path / "close.py"
+    script.write_text("""if True:
         import weakref
         from pipeline.config import resolved, Settings
         from pipeline.environment import prepare_environment
@@ -322,6 +322,6 @@ def test_a_closed_policy_gives_back_model_and_engine() -> None:
         kept = [weakref.ref(one) for one in kept]
         policy.close()
         assert [reference() is None for reference in kept] == [True] * 4
-    """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    """)
+    done = forks.run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -34,8 +34,7 @@ def test_gradients_of_shares_add_up(tiny_model_folder: Path, tmp_path: Path, set
     from pipeline.training.roles import ReplicaTrainer
 
     driver = tiny_trainer(tiny_model_folder, tmp_path, problems=PROBLEMS, prompts_per_step=6, **settings)
-    policy, config, folder = driver.sampler.policy, driver.run_config, driver.folder
-    trainer = ReplicaTrainer(policy, driver.scoring.task, config, folder)
+    trainer = ReplicaTrainer(driver.sampler.policy, driver.run_config, driver.folder.path)
     rollouts = driver.roll_out([row for row in (0, 1, 2, 3, 4, 2) for _ in range(4)])
     batch = trl_batch(rollouts, 0, torch.device("cpu"))
     whole = trainer.found(batch, 0)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,7 @@ from rewards.errors import GraderError
 from rewards.grader import needs
 from rewards.grader.header import HeaderStore
 from rewards.grader.pool import GraderPool
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.forked import Forks
 
 
 def broken() -> tuple[str, str, str]:
@@ -77,27 +73,17 @@ def test_tasks_that_cannot_be_graded_are_named(monkeypatch: pytest.MonkeyPatch) 
     assert doctor._humaneval_x()[0] == "ok"
 
 
-def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts/doctor.py"), *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
-
-
 @pytest.mark.integration
-def test_a_machine_without_a_compiler_fails_with_advice(tmp_path: Path) -> None:
-    done = run("--machine-only", PATH=str(tmp_path))
+def test_a_machine_without_a_compiler_fails_with_advice(forks: Forks, tmp_path: Path) -> None:
+    done = forks.run("scripts/doctor.py", "--machine-only", cwd=tmp_path, env={"PATH": str(tmp_path)})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "FAILURE" in done.stdout and "apt-get install g++" in " ".join(done.stdout.split())
 
 
 @pytest.mark.integration
 @pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="the starter model has not been made (scripts/make_starter.py)")
-def test_a_healthy_machine_passes_every_check() -> None:
-    done = run("--model", "starter", "--no-vllm")
+def test_a_healthy_machine_passes_every_check(forks: Forks, tmp_path: Path) -> None:
+    done = forks.run("scripts/doctor.py", "--model", "starter", "--no-vllm", cwd=tmp_path)
     assert "skipped" not in done.stdout and "refresh" in done.stdout
     assert (done.returncode == 1) == ("FAILURE" in done.stdout)
     for name in ("load", "generate", "refresh", "extract, compile"):

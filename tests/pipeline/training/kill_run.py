@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 TIMES = ("seconds", "tokens_per_second", "grading_hidden", "idle")  # differ from run to run
-STEPS = 6
+STEPS = 4
 
 
 def settings(folder: Path, staleness: int) -> dict:
@@ -36,7 +36,7 @@ def settings(folder: Path, staleness: int) -> dict:
         "num_generations": 4,
         "max_samples": 20,
         "eval_problems": 4,
-        "eval_every": 3,
+        "eval_every": 2,
         "grader_workers": 2,
         "output_dir": str(folder),
     }

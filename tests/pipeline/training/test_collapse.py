@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,7 @@ from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout import Completion, sampled_entropy
 from pipeline.run_folder import read_json, read_json_lines
 from pipeline.training.collapse import PATIENCE, CollapseWatch, JudgeWatch
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.forked import Forks
 
 
 def record(step: int, **values) -> dict:
@@ -82,13 +79,12 @@ def test_the_entropy_is_that_of_all_sampled_tokens() -> None:
 
 @pytest.mark.integration
 @pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
-def test_a_run_that_cannot_learn_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_a_run_that_cannot_learn_ends_with_a_sentence(forks: Forks, tmp_path: Path) -> None:
     """Completions of twelve tokens are no programs, so all earn the same."""
     folder = tmp_path / "run"
     options = ["--model", "starter", "--no-vllm", "--steps", "9", "--prompts-per-step", "2", "--num-generations", "2"]
     options += ["--max-samples", "10", "--eval-problems", "2", "--stop-idle", "4", "--output-dir", str(folder)]
-    command = [sys.executable, str(ROOT / "scripts/train.py"), *options, "--max-completion-length", "12"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = forks.run("scripts/train.py", *options, "--max-completion-length", "12", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the run ends early: no row was trained for 4 steps" in done.stdout
     records = read_json_lines(folder / "metrics.jsonl")
@@ -98,13 +94,12 @@ def test_a_run_that_cannot_learn_ends_with_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.skipif(not STARTER_FOLDER.is_dir(), reason="no starter model (scripts/make_starter.py)")
-def test_a_collapsed_run_stops_and_goes_back_to_its_best_checkpoint(tmp_path: Path) -> None:
+def test_a_collapsed_run_stops_and_goes_back_to_its_best_checkpoint(forks: Forks, tmp_path: Path) -> None:
     """An entropy floor that no policy reaches makes any run look collapsed."""
     folder = tmp_path / "run"
     options = ["--model", "starter", "--no-vllm", "--steps", "9", "--prompts-per-step", "2", "--num-generations", "2"]
     options += ["--max-samples", "10", "--eval-problems", "2", "--stop-entropy", "50", "--output-dir", str(folder)]
-    command = [sys.executable, str(ROOT / "scripts/train.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = forks.run("scripts/train.py", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the policy has collapsed: the entropy was below 50 for 3 steps" in done.stdout
     summary = read_json(folder / "summary.json")

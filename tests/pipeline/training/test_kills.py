@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import pytest
 
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json, read_json_lines
+from tests.forked import Forks
 
-ROOT = Path(__file__).resolve().parents[3]
 KILLS = os.environ.get("TINYLORA_KILLS", "2")
 
 pytestmark = [
@@ -28,36 +26,30 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("staleness", ["0", "1"])
-def test_killed_runs_end_like_one_left_alone(tmp_path: Path, staleness: str) -> None:
-    script = [str(ROOT / "tests/pipeline/training/kill_run.py"), str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, *script, "--kills", KILLS, "--staleness", staleness],
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
+def test_killed_runs_end_like_one_left_alone(forks: Forks, tmp_path: Path, staleness: str) -> None:
+    script = "tests/pipeline/training/kill_run.py"
+    done = forks.run(script, str(tmp_path), "--kills", KILLS, "--staleness", staleness, cwd=tmp_path, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "output.txt").read_text()[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["kills"] == int(KILLS) and result["differences"] == []
 
 
-def test_sigterm_stops_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
+def test_sigterm_stops_after_the_step_with_a_checkpoint(forks: Forks, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = ["--model", "starter", "--no-vllm", "--steps", "40", "--prompts-per-step", "2", "--num-generations", "4"]
     options += ["--eval-problems", "4", "--output-dir", str(folder)]
-    train = [sys.executable, str(ROOT / "scripts/train.py")]
-    process = subprocess.Popen([*train, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = forks.start("scripts/train.py", *options, cwd=tmp_path)
     deadline = time.monotonic() + 300
     while len(read_json_lines(folder / "metrics.jsonl")) < 1:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=120)
+    printed = process.wait(120).stdout
     assert process.returncode == 143 and "stopped by SIGTERM after step" in printed and "--resume" in printed
     steps = [record["step"] for record in read_json_lines(folder / "metrics.jsonl")]
     assert 1 <= len(steps) < 40 and (folder / f"checkpoint-{steps[-1]}").is_dir()
-    resumed = [*train, "--resume", "--output-dir", str(folder), "--steps", str(steps[-1] + 1)]
-    subprocess.run(resumed, check=True, capture_output=True, timeout=300)
+    again = ["--resume", "--output-dir", str(folder), "--steps", str(steps[-1] + 1)]
+    forks.run("scripts/train.py", *again, cwd=tmp_path).check_returncode()
     assert [record["step"] for record in read_json_lines(folder / "metrics.jsonl")] == [*steps, steps[-1] + 1]
     best = read_json(folder / "best" / "best.json")
     evaluations = {r["step"]: r["pass@1"]["pass_at_1"] for r in read_json_lines(folder / "evaluations.jsonl")}

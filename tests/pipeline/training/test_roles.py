@@ -33,9 +33,9 @@ def early_letters(completion: str) -> float:
 class TinyReplica(TrainingReplica):
     """With a trainer that is there already: making one seeds the random numbers of the whole process."""
 
-    def __init__(self, number: int, trainer: Any) -> None:
+    def __init__(self, number: int, driver: Any, trainer: Any) -> None:
         super().__init__(number)
-        self.policy, self.task, self.pool, self.trainer = trainer.sampler.policy, trainer.scoring.task, None, trainer
+        self.policy, self.task, self.pool, self.trainer = driver.sampler.policy, driver.scoring.task, None, trainer
 
     def load(self, *_: Any) -> dict[str, Any]:
         about = {"seconds": 0.0, "versions": versions(), "tier": "none", "seats": 8}
@@ -50,10 +50,10 @@ def run_of(model_folder: Path, run: Path, replicas: int, moment: Any = lambda *_
         return tiny_trainer(model_folder, run / name, reward=early_letters, problems=PROBLEMS, **SIZES | settings)
 
     lone, others = tiny("driver"), [tiny(f"replica-{number}") for number in range(1, replicas)]
-    ready = [ReplicaTrainer(one.sampler.policy, one.scoring.task, one.run_config, one.folder) for one in others]
+    ready = [(one, ReplicaTrainer(one.sampler.policy, one.run_config, one.folder.path)) for one in others]
     records: list[dict[str, Any]] = []
     batches: list[Rollouts] = []
-    launcher = ThreadLauncher(replicas, moment, made=lambda number: TinyReplica(number, ready[number - 1]))
+    launcher = ThreadLauncher(replicas, moment, made=lambda number: TinyReplica(number, *ready[number - 1]))
     policy = lone.sampler.policy
     with Fleet(launcher, lone.run_config, lambda text: None) as fleet:
         policy.engine = FleetEngine(policy, fleet, seats=8)

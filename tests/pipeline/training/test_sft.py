@@ -109,7 +109,8 @@ def test_the_starter_end_to_end(
     assert after[name].shape == before[name].shape and after[name].dtype == before[name].dtype
     assert not torch.equal(after[name], before[name])
     small = ["--steps", "1", "--prompts-per-step", "2", "--num-generations", "2", "--eval-problems", "2"]
-    small += ["--max-completion-length", "32", "--max-prompt-length", "400", "--output-dir", "run"]
+    small += ["--max-completion-length", "32", "--max-prompt-length", "400", "--u", "4", "--output-dir", "run"]
+    monkeypatch.setattr("pipeline.training.calibration.COMPLETIONS", 16)  # as many prompts as the four scalars need
     data = (
         ["--task", task, "--dataset", dataset]
         if dataset != "starter"

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +19,9 @@ import torch
 
 from adapters import read_checkpoint
 from pipeline.run_folder import read_json, read_json_lines
+from tests.forked import Forks
 from tests.tiny_model import save_tiny_model
 
-ROOT = Path(__file__).resolve().parents[3]
 STORED = Path(__file__).with_name("stored_run")
 OF_TRAINED_ROWS = {"mismatch", "step_kl", "step_kl_predicted", "step_kl_correction"}  # of a step that trains any
 
@@ -33,17 +31,16 @@ pytestmark = [
 ]
 
 
-def command(folder: Path, script: str, *arguments: str) -> None:
-    line = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600)
+def command(forks: Forks, folder: Path, script: str, *arguments: str) -> None:
+    done = forks.run(f"scripts/{script}", *arguments, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_stored_run_continues_and_is_evaluated(tmp_path: Path) -> None:
+def test_a_stored_run_continues_and_is_evaluated(forks: Forks, tmp_path: Path) -> None:
     shutil.copytree(STORED, tmp_path, dirs_exist_ok=True)
     save_tiny_model(tmp_path / "model")
     run, stored = tmp_path / "run", STORED / "run"
-    command(tmp_path, "train.py", "--resume", "--output-dir", "run", "--steps", "4")
+    command(forks, tmp_path, "train.py", "--resume", "--output-dir", "run", "--steps", "4")
 
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         kept = (stored / name).read_text()
@@ -62,6 +59,6 @@ def test_a_stored_run_continues_and_is_evaluated(tmp_path: Path) -> None:
     summary = read_json(run / "summary.json")
     assert summary["resumed"] and summary["steps"] == 4 and summary["before"]["n"] == 2
 
-    command(tmp_path, "eval.py", "--checkpoint", "run", "--baseline", "--pass-at", "1", "--no-vllm")
+    command(forks, tmp_path, "eval.py", "--checkpoint", "run", "--baseline", "--pass-at", "1", "--no-vllm")
     evaluation = json.loads((run / "eval.json").read_text())
     assert {evaluation[name]["pass@1"]["n"] for name in ("baseline", "checkpoint")} == {2}

@@ -1,6 +1,6 @@
 """The pool while both cores are busy with something else: no false time-out, no hang, no growth.
 
-`LOAD_PROGRAMS` sets how many different programs the long test grades (default 1000).
+`LOAD_PROGRAMS` sets how many different programs the long test grades (default 300).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from rewards.grader.scratch import scratch_root
 from rewards.problem import Problem, Test
 from rewards.verdict import Status
 
-PROGRAMS = int(os.environ.get("LOAD_PROGRAMS", "1000"))
+PROGRAMS = int(os.environ.get("LOAD_PROGRAMS", "300"))
 HANG = 3600.0
+pytestmark = pytest.mark.alone
 SUM = Problem("sum", "", tuple(Test(f"{n}\n", f"{n * (n + 1) // 2}\n") for n in range(0, 50, 10)), time_limit=0.3)
 
 
@@ -60,7 +61,7 @@ def test_a_starved_program_is_not_taken_for_a_sleeping_one(busy_cores: None) -> 
 
 @pytest.mark.integration
 def test_many_programs_under_load(busy_cores: None) -> None:
-    with GraderPool(2, quiet=True, cache_size=100) as pool:
+    with GraderPool(2, quiet=True, cache_size=30) as pool:
 
         def grade(first: int, last: int) -> None:
             expected = [program(index) for index in range(first, last)]

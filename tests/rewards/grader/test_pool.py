@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from rewards.errors import GraderError
-from rewards.grader.pool import GraderPool, _Grader
+from rewards.grader.pool import GraderPool
+from rewards.grader.process import GraderProcess
 from rewards.grader.runner import build_runner
 from rewards.grader.sandbox import Sandbox, choose_sandbox
 from rewards.grader.scratch import scratch_root
@@ -256,7 +257,7 @@ def test_the_runner_is_built_once() -> None:
 
 def test_the_longest_problem_can_be_waited_for(pool: GraderPool) -> None:
     problem = Problem("long", "", (Test("", ""),) * 1000, time_limit=3600)
-    assert 1e6 < 1000 * _Grader(pool.config)._patience(problem) < 2**31  # milliseconds of poll()
+    assert 1e6 < 1000 * GraderProcess(pool.config).patience(problem) < 2**31  # milliseconds of poll()
 
 
 def test_a_test_that_is_no_text_costs_no_grader(pool: GraderPool) -> None:
