@@ -191,16 +191,20 @@ def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monk
         for _ in range(3):
             assert step_of(engine)[0]
         assert [member.number for member in fleet.joined] == [2] and launcher.starts == {1: 3, 2: 1}
+
+        def until(seen: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 60
+            while not seen():
+                assert time.monotonic() < deadline, said
+                engine.refresh(engine.bank.v)
+                time.sleep(0.01)
+
         launcher.count = 4
-        while len(fleet.joined) < 2:
-            engine.refresh(engine.bank.v)
-            time.sleep(0.01)
+        until(lambda: len(fleet.joined) == 2)
         assert [member.number for member in fleet.joined] == [2, 3] and launcher.starts[1] > 3
-        while launcher.starts[1] < 6:
-            engine.refresh(engine.bank.v)
+        until(lambda: launcher.starts[1] == 6 and len(fleet.members) == 2)  # the last failure is known
         fleet._resting = [time.monotonic() - 1]  # as if the time had passed
-        while launcher.starts[1] < 7:
-            engine.refresh(engine.bank.v)
+        until(lambda: launcher.starts[1] > 6)
 
 
 def test_waiting_for_a_start_says_for_whom_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
