@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +13,7 @@ import pytest
 
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.report.trackers import COLUMNS, TABLE_ROWS, log_rollouts, markdown_table, numbers
-from tests.forked import Forks
+from tests.forked import ROOT
 
 ROLLOUTS = [
     {"step": 3, "problem": f"p{i}", "verdict": "ACCEPTED", "reward": 1.0, "completion": "int a | b;\n<script>"}
@@ -63,12 +66,15 @@ def test_wandb_gets_the_rollouts_offline(tmp_path: Path) -> None:
 @pytest.mark.integration
 @needs_starter
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
-def test_a_run_reports(forks: Forks, tracker: str, tmp_path: Path) -> None:
+def test_a_run_reports(tracker: str, tmp_path: Path) -> None:
+    """In a new Python, not in a fork: trackers have threads and processes of their own."""
     pytest.importorskip(tracker, reason=f"{tracker} is not installed")
     options = ["--model", "starter", "--no-vllm", "--steps", "1", "--prompts-per-step", "2", "--num-generations", "2"]
     options += ["--eval-problems", "2", "--max-samples", "10", "--report-to", tracker]
     options += ["--output-dir", str(tmp_path / "run")]
-    done = forks.run("scripts/train.py", *options, cwd=tmp_path, env={"WANDB_MODE": "offline"})
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *options]
+    env = os.environ | {"WANDB_MODE": "offline"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     if tracker == "tensorboard":
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
