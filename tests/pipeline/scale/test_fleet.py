@@ -109,11 +109,7 @@ def test_a_replica_that_dies_costs_nothing_but_time_and_comes_back(
     with fleet:
         assert step_of(engine) == expected_step()
         assert died.is_set()
-        deadline = time.monotonic() + 20
-        while len(fleet.joined) < 2 or fleet.launcher.starts[1] < 2:  # type: ignore[attr-defined]
-            engine.refresh(engine.bank.v)
-            time.sleep(0.01)
-            assert time.monotonic() < deadline
+        refresh_until(engine, lambda: len(fleet.joined) == 2 and fleet.launcher.starts[1] == 2)  # type: ignore[attr-defined]
         engine.bank.v.zero_()
         assert step_of(engine) == expected_step()
     taken_out = [sentence for sentence in said if "was taken out" in sentence]
@@ -179,6 +175,14 @@ def test_another_policy_or_base_is_taken_out_with_a_sentence(monkeypatch: pytest
     assert "MemoryError: the card is full;" in other(lambda patch: patch.setattr(kind, "load", fails))
 
 
+def refresh_until(engine: FleetEngine, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        engine.refresh(engine.bank.v)
+        time.sleep(0.01)
+
+
 def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(number: int, life: int, name: str) -> None:
         if (number, name) == (1, "load"):
@@ -191,20 +195,12 @@ def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monk
         for _ in range(3):
             assert step_of(engine)[0]
         assert [member.number for member in fleet.joined] == [2] and launcher.starts == {1: 3, 2: 1}
-
-        def until(seen: Callable[[], bool]) -> None:
-            deadline = time.monotonic() + 60
-            while not seen():
-                assert time.monotonic() < deadline, said
-                engine.refresh(engine.bank.v)
-                time.sleep(0.01)
-
         launcher.count = 4
-        until(lambda: len(fleet.joined) == 2)
+        refresh_until(engine, lambda: len(fleet.joined) == 2)
         assert [member.number for member in fleet.joined] == [2, 3] and launcher.starts[1] > 3
-        until(lambda: launcher.starts[1] == 6 and len(fleet.members) == 2)  # the last failure is known
-        fleet._resting = [time.monotonic() - 1]  # as if the time had passed
-        until(lambda: launcher.starts[1] > 6)
+        refresh_until(engine, lambda: bool(fleet._resting))
+        starts, fleet._resting = launcher.starts[1], [time.monotonic() - 1]  # as if the time had passed
+        refresh_until(engine, lambda: launcher.starts[1] > starts)
 
 
 def test_waiting_for_a_start_says_for_whom_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,9 +300,7 @@ def test_a_replica_that_joins_late_is_used(monkeypatch: pytest.MonkeyPatch) -> N
     with fleet:
         assert step_of(engine) == expected_step() and not fleet.joined
         launcher.count = 3
-        while len(fleet.joined) < 2:
-            engine.refresh(engine.bank.v)
-            time.sleep(0.01)
+        refresh_until(engine, lambda: len(fleet.joined) == 2)
         engine.bank.v.zero_()
         assert step_of(engine) == expected_step()
         assert all(lane["tokens"] for lane in fleet.lanes())  # and does not do it all, to catch up
