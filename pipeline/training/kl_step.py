@@ -301,7 +301,7 @@ class StepLength:
         """The KL of the step just made beside the predicted one, nats a completion, and the share of the step that was
         kept (`TOO_FAR`); corrects the predictions to come.
 
-        log_probs_of: as `TinyLoRATrainer._log_probs_of`. mismatch: k3 a token between engine and trainer, the
+        log_probs_of: as `TrainingPass._log_probs_of`. mismatch: k3 a token between engine and trainer, the
         noise of two computations of one policy. The sum over a completion's tokens of k3 is averaged over about
         `MEASURED_ROWS` rows, spread over the parts. elsewhere: rows that other replicas trained; sums_of(stride, own)
         gives the sums of all, `own()` being this process's.

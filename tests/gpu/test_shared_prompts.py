@@ -76,13 +76,15 @@ def passes(model: Any, device: str = "cuda") -> tuple[tuple[torch.Tensor, torch.
     return computed([every], True), computed([every], False), computed(alone, False)
 
 
-def check(model: Any) -> None:
-    """Sharing moves log-probabilities and gradient by a few roundings to bf16, of 0.4 % each. Rows with a prompt each
-    do not move at all with the batch that they are computed in: the kernels take sequence by sequence."""
+def check(model: Any) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """As `passes`, compared. Sharing moves log-probabilities and gradient by a few roundings to bf16, of 0.4 % each.
+    Rows with a prompt each do not move at all with the batch that they are computed in: the kernels take sequence by
+    sequence."""
     shared, separate, alone = passes(model)
     for one, other, third in zip(shared, separate, alone, strict=True):
         assert float((other - third).norm() / third.norm()) <= 1e-3
         assert float((one - third).norm() / third.norm()) <= 0.05
+    return shared, separate, alone
 
 
 def through_transformers(folder: Path, device: str, dtype: torch.dtype, rounding: Any, checkpointing: bool) -> Any:
@@ -107,12 +109,11 @@ def through_transformers(folder: Path, device: str, dtype: torch.dtype, rounding
 def compare_through_transformers(folder: str) -> None:
     """With and without checkpointing, merged and beside; beside also against float32, to which the gradient of shared
     prompts is as near as that of separate rows."""
+    *_, exact = passes(through_transformers(Path(folder), "cpu", torch.float32, None, False), "cpu")
     for checkpointing in (False, True):
         check(through_transformers(Path(folder), "cuda", torch.bfloat16, "stochastic", checkpointing))
-        model = through_transformers(Path(folder), "cuda", torch.bfloat16, None, checkpointing)
-        check(model)
-        exact = passes(through_transformers(Path(folder), "cpu", torch.float32, None, False), "cpu")[2]
-        for one, other, reference in zip(*passes(model)[:2], exact, strict=True):
+        shared, separate, _ = check(through_transformers(Path(folder), "cuda", torch.bfloat16, None, checkpointing))
+        for one, other, reference in zip(shared, separate, exact, strict=True):
             errors = [float((x.float() - reference).norm() / reference.norm()) for x in (one, other)]
             assert errors[0] <= 2 * errors[1], errors
 
