@@ -10,16 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training.kl_step import (
-    KLAdam,
-    StepLength,
-    completion_scores,
-    group_noise,
-    group_scores,
-    predicted_kl,
-    ridged_fisher,
-    signal_share,
-)
+from adapters.fisher import predicted_kl, ridged_fisher, signal_share
+from pipeline.training.kl_step import KLAdam, StepLength, completion_scores, group_noise, group_scores
 
 
 class Softmax:
