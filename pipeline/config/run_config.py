@@ -34,6 +34,7 @@ class RunConfig(Settings):
     prompts_per_step: int
     max_completion_length: int
     steps: int
+    staleness: int
     epsilon_high: float
     eval_problems: int
 
@@ -79,11 +80,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 1024,
         "prompts_per_step": 32,
         "num_generations": 8,
-        "steps": 70,
+        "steps": 100,
         "eval_problems": 256,
     },
 }
-EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all"}
+EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all", "staleness": 0}
 
 
 def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
@@ -104,6 +105,7 @@ def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
         "quant": quant,
         "projections": "normal",
         "rounding": "stochastic" if settings.refresh == "merge" else None,
+        "staleness": int(not (starter or settings.dynamic_sampling or settings.num_iterations > 1)),
         "epsilon_high": CISPO_LARGEST_WEIGHT if settings.loss_type == "cispo" else settings.epsilon,
     }
     if settings.dynamic_sampling:
