@@ -7,6 +7,7 @@ names replica, node, GPU and reason; what it was doing is done by others, and it
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -273,6 +274,11 @@ class Fleet:
         others = (other.tokens for other in self.joined if other is not member)
         member.tokens = max(member.tokens, min([self.own_tokens, *others]))  # who comes late need not catch up
         self.say(f"{member.name} joined after {member.about['seconds']} s, grader tier {member.about['tier']}")
+        if (niceness := member.about["niceness"]) > os.getpriority(os.PRIO_PROCESS, 0):
+            self.say(
+                f"{member.name} has niceness {niceness}: its engine waits for graders where cores are short; set "
+                f"RAY_worker_niceness=0 for `ray start` on its node"
+            )
 
     # work
 

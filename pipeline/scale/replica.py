@@ -95,9 +95,10 @@ class Replica:
     # beside the model
 
     def about(self) -> dict[str, Any]:
-        """Where this is, for people and for kills."""
+        """Where this is, for people and for kills, and which part of a busy core it gets."""
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if has_gpu() else ""
-        return {"node": socket.gethostname(), "gpu": gpu, "pid": os.getpid()}
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        return {"node": socket.gethostname(), "gpu": gpu, "pid": os.getpid(), "niceness": niceness}
 
     def put(self, generation: int, jobs: list[Job]) -> None:
         """Give groups to a generation, which may not have begun."""

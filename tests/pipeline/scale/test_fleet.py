@@ -183,6 +183,22 @@ def refresh_until(engine: FleetEngine, done: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_a_replica_that_yields_to_its_graders_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = StandIn.about
+
+    def behind(self: StandIn) -> dict[str, Any]:
+        own = about(self)
+        return own | {"niceness": own["niceness"] + self.number - 1}
+
+    monkeypatch.setattr(StandIn, "about", behind)
+    said: list[str] = []
+    fleet, engine = fleet_engine(ThreadLauncher(3), said, monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+    (told,) = [sentence for sentence in said if "niceness" in sentence]
+    assert "replica 2" in told and "RAY_worker_niceness=0" in told
+
+
 def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(number: int, life: int, name: str) -> None:
         if (number, name) == (1, "load"):
