@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import contest_tasks
+from pipeline.bench.programs import Programs
 from pipeline.bench.train_step import MEAN_LENGTH, ProgramGrader, problems_of_length, timed_steps
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
@@ -40,15 +40,11 @@ class BenchReplica(TrainingReplica):
     def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
         about = super().load(config, sharing, lent)
         end_by_chance(self.policy)
-        sources = [task.source for task in contest_tasks(MOST_PROBLEMS)]
-        names = [task.problem.id for task in contest_tasks(MOST_PROBLEMS)]
-        self.right = dict(zip(names, sources, strict=True))
-        self.wrong = dict(zip(names, sources[1:] + sources[:1], strict=True))
+        self.programs = Programs(MOST_PROBLEMS)
         return about
 
     def text(self, row: int, completion: Completion, problem: Problem) -> str:
-        source = (self.wrong if row % 2 else self.right)[problem.id]
-        return f"```cpp\n{source}// {self.number} {time.monotonic_ns()}\n```"
+        return f"```cpp\n{self.programs.of(row, problem)}```"
 
 
 class FewerReplicas:

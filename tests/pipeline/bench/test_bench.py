@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.bench.chart import draw_rows
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import contest_tasks, workloads
+from pipeline.bench.programs import Programs, contest_tasks, workloads
 from pipeline.bench.timing import device_seconds, once
 from pipeline.bench.train_step import ProgramGrader, problems_of_length
 from pipeline.policy.models import STARTER_FOLDER
@@ -96,6 +96,25 @@ def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
         assert all(verdict.compiled for verdict in verdicts)
         assert grader.seconds_alone() > 0
         assert pool.counts["graded"] == 8 and not pool.counts["cached"]  # timed again, not remembered
+
+
+def test_no_measurement_is_answered_with_verdicts_of_the_one_before() -> None:
+    problems = [task.problem for task in contest_tasks(2)]
+    with GraderPool(1, quiet=True) as pool:
+        for _ in range(2):
+            grading = ProgramGrader(pool, problems).begin(problems)
+            for index in range(2):
+                grading.submit(index, "what the model wrote")
+            grading.collect()
+        assert pool.counts["graded"] == 4 and not pool.counts["cached"] + pool.counts["shared"]
+
+
+def test_a_problem_has_the_same_programs_in_batches_of_every_size() -> None:
+    few, many = Programs(3), Programs(9)
+    for problem in (task.problem for task in contest_tasks(3)):
+        for row in range(2):
+            one, other = (programs.of(row, problem).rpartition("//")[0] for programs in (few, many))
+            assert one == other
 
 
 def error_of(*arguments: str) -> str:
