@@ -112,8 +112,8 @@ def test_no_measurement_is_answered_with_verdicts_of_the_one_before() -> None:
 def test_a_problem_has_the_same_programs_in_batches_of_every_size() -> None:
     few, many = Programs(3), Programs(9)
     for problem in (task.problem for task in contest_tasks(3)):
-        for row in range(2):
-            one, other = (programs.of(row, problem).rpartition("//")[0] for programs in (few, many))
+        for kind in range(2):
+            one, other = (programs.of(kind, problem).rpartition("//")[0] for programs in (few, many))
             assert one == other
 
 

@@ -90,6 +90,34 @@ def test_replicas_draw_and_train_what_one_would(monkeypatch: pytest.MonkeyPatch)
     assert sum("joined" in sentence for sentence in said) == len(said) == 2
 
 
+class FarAway(StandIn):
+    """On a machine whose clock is 1,000 s ahead; takes 0.3 s for a share, of which 0.2 s to have it and to answer."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, lambda name: None, 0.0)
+
+    def serve(self, vector: Any) -> dict[str, Any]:
+        answer = super().serve(vector)
+        return answer | {"begun": answer["begun"] + 1000, "ended": answer["ended"] + 1000}
+
+    def gradient(self, share: Any) -> Any:
+        time.sleep(0.1)
+        found = super().gradient(share)
+        time.sleep(0.1)
+        found.begun, found.ended = found.begun + 1000, found.ended + 1000 + 0.1
+        time.sleep(0.1)
+        return found
+
+
+def test_where_a_share_spent_its_time_is_told_whatever_the_clocks_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, engine = fleet_engine(ThreadLauncher(2, made=FarAway), [], monkeypatch)
+    with fleet:
+        step_of(engine)
+        own, other = (lane["seconds"] for lane in fleet.lanes())
+    assert all(0.09 < other[phase] < 0.2 for phase in ("share", "train", "answer")), other
+    assert 0.09 < own["gather"] < 0.2 and own["share"] < 0.09 and own["train"] < 0.09, own
+
+
 MOMENTS = ["load", "serve", "probe", "generate", "put", "take", "drawing", "grading", "end", "gradient"]
 
 
