@@ -77,7 +77,8 @@ def end_by_chance(policy: Policy) -> None:
 
 
 def measure(choice: ModelChoice, config: RunConfig, counts: Sequence[int], steps: int, gpu: bool) -> list[Row]:
-    """Rows for each of `counts` replicas, of which the first is 1. config: of one replica's batch."""
+    """Rows for each of `counts` replicas, of which the first is 1. config: of one replica's batch, for which all of
+    them are set up, so that they plan their memory alike."""
     found: dict[tuple[int, int], dict[str, float]] = {}
     with launching(config, BenchReplica) as launcher, start_graders(config, sharing_of(launcher)) as pool:
         policy = load_policy(choice, config)
@@ -87,8 +88,7 @@ def measure(choice: ModelChoice, config: RunConfig, counts: Sequence[int], steps
             sizes = sorted({config.prompts_per_step, config.prompts_per_step * count})
             with ExitStack() as stack:
                 if count > 1 and launcher is not None:
-                    largest = replace(config, prompts_per_step=sizes[-1])
-                    fleet = stack.enter_context(Fleet(FewerReplicas(launcher, count), largest))
+                    fleet = stack.enter_context(Fleet(FewerReplicas(launcher, count), config))
                     policy.engine = FleetEngine(policy, fleet, seats_of(policy, config))
                 for prompts in sizes:
                     found[count, prompts] = _steps(policy, replace(config, prompts_per_step=prompts), pool, steps)

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,8 +180,8 @@ class ProgramGrading(Grading):
         super().__init__(*arguments)
         self._sources = sources
 
-    def submit(self, row: int, completion: str) -> None:
-        super().submit(row, f"```cpp\n{self._sources[row]}```")
+    def grade(self, row: int, completion: str) -> Future[Verdict]:
+        return super().grade(row, f"```cpp\n{self._sources[row]}```")
 
 
 class ProgramGrader(StreamingGrader):
@@ -191,7 +192,7 @@ class ProgramGrader(StreamingGrader):
         self.programs = Programs(len(problems))
         self.batches: list[list[tuple[str, Problem]]] = []
 
-    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
+    def grading(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None) -> Grading:
         batch = [(self.programs.of(index, problem), problem) for index, problem in enumerate(problems)]
         self.batches.append(batch)
         return ProgramGrading([source for source, _ in batch], self.grade, problems, on_graded)
