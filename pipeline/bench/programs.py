@@ -7,9 +7,11 @@ real model.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from data.sources.humaneval_x import INCLUDES
@@ -204,6 +206,26 @@ def contest_tasks(count: int, seed: int = 0) -> list[Task]:
             tests.append(Test(f"{len(values)}\n{' '.join(map(str, values))}\n", reference(values, k) + "\n"))
         tasks.append(Task(source, Problem(f"bench-{index}", "", tuple(tests))))
     return tasks
+
+
+class Programs:
+    """What is graded in the place of completions of the problems of `contest_tasks`: the right program for even rows, a
+    wrong one for odd rows, namely the right one of the next problem, whatever the number of problems.
+
+    Every kind of program reads all input that there is and ends, so a wrong one costs what a right one costs. No two
+    texts are alike, not even those of one row in two measurements: graders remember verdicts.
+    """
+
+    _numbers = count()
+
+    def __init__(self, problems: int) -> None:
+        tasks = contest_tasks(problems + 1)
+        pairs = zip(tasks[:-1], tasks[1:], strict=True)
+        self._sources = {task.problem.id: (task.source, following.source) for task, following in pairs}
+
+    def of(self, row: int, problem: Problem) -> str:
+        """A program for a row of that problem."""
+        return f"{self._sources[problem.id][row % 2]}// {os.getpid()} {next(self._numbers)}\n"
 
 
 # ---------------------------------------------------------------------- functions, as the benchmarks ask for them

@@ -7,14 +7,13 @@ are graded in the place of completions, and ends are drawn, as for `train-step`;
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import contest_tasks
+from pipeline.bench.programs import Programs
 from pipeline.bench.train_step import MEAN_LENGTH, ProgramGrader, problems_of_length, timed_steps
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
@@ -32,6 +31,12 @@ WEAK_BARS, STRONG_BARS = {2: 1.9, 4: 3.7}, {4: 3.0}  # times one replica
 SYNC_SECONDS, SYNC_SHARE = 0.010, 0.01
 MOST_PROBLEMS = 512
 PHASES = ("generate", "grade_wait", "train", "refresh")  # of the driver's step
+OWN_PHASES = ("generate", "train")  # of each replica
+SYNCHRONISATION = {
+    "shares": "before it, batch out: until every replica has its share",
+    "gather": "of it, from the slowest share's end to the sum of all gradients",
+    "serve": "of it, v out, merged, its hash back",
+}
 
 
 class BenchReplica(TrainingReplica):
@@ -40,15 +45,11 @@ class BenchReplica(TrainingReplica):
     def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
         about = super().load(config, sharing, lent)
         end_by_chance(self.policy)
-        sources = [task.source for task in contest_tasks(MOST_PROBLEMS)]
-        names = [task.problem.id for task in contest_tasks(MOST_PROBLEMS)]
-        self.right = dict(zip(names, sources, strict=True))
-        self.wrong = dict(zip(names, sources[1:] + sources[:1], strict=True))
+        self.programs = Programs(MOST_PROBLEMS)
         return about
 
     def text(self, row: int, completion: Completion, problem: Problem) -> str:
-        source = (self.wrong if row % 2 else self.right)[problem.id]
-        return f"```cpp\n{source}// {self.number} {time.monotonic_ns()}\n```"
+        return f"```cpp\n{self.programs.of(row, problem)}```"
 
 
 class FewerReplicas:
@@ -76,7 +77,8 @@ def end_by_chance(policy: Policy) -> None:
 
 
 def measure(choice: ModelChoice, config: RunConfig, counts: Sequence[int], steps: int, gpu: bool) -> list[Row]:
-    """Rows for each of `counts` replicas, of which the first is 1. config: of one replica's batch."""
+    """Rows for each of `counts` replicas, of which the first is 1. config: of one replica's batch, for which all of
+    them are set up, so that they plan their memory alike."""
     found: dict[tuple[int, int], dict[str, float]] = {}
     with launching(config, BenchReplica) as launcher, start_graders(config, sharing_of(launcher)) as pool:
         policy = load_policy(choice, config)
@@ -86,8 +88,7 @@ def measure(choice: ModelChoice, config: RunConfig, counts: Sequence[int], steps
             sizes = sorted({config.prompts_per_step, config.prompts_per_step * count})
             with ExitStack() as stack:
                 if count > 1 and launcher is not None:
-                    largest = replace(config, prompts_per_step=sizes[-1])
-                    fleet = stack.enter_context(Fleet(FewerReplicas(launcher, count), largest))
+                    fleet = stack.enter_context(Fleet(FewerReplicas(launcher, count), config))
                     policy.engine = FleetEngine(policy, fleet, seats_of(policy, config))
                 for prompts in sizes:
                     found[count, prompts] = _steps(policy, replace(config, prompts_per_step=prompts), pool, steps)
@@ -110,10 +111,13 @@ def _rows(found: dict[tuple[int, int], dict[str, float]], config: RunConfig, gpu
         rows += [
             row(what + "completions a second", prompts / step["wall"], "groups/s", baseline=size / one["wall"],
                 at_least=bars.get(count)),
+            *(row(what + SYNCHRONISATION[phase], step[phase], "s") for phase in SYNCHRONISATION),
             row(what + "synchronisation: gradient out, v back, merged", step["sync"], "s",
                 at_most=SYNC_SECONDS if gpu else None),
             row(what + "synchronisation in the step", step["sync"] / step["wall"], "share",
                 at_most=SYNC_SHARE if gpu else None),
+            *(row(f"{what}{phase} of the slowest of the other replicas", step[f"others {phase}"], "s",
+                  baseline=step[f"own {phase}"]) for phase in OWN_PHASES),
             row(what + "tokens of the replica with most, beside the mean", step["most"], "times"),
         ]  # fmt: skip
     return rows
@@ -124,21 +128,32 @@ def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str
     grader = ProgramGrader(pool, problems)
     grade_where_drawn(policy, grader)
     records, walls = timed_steps(policy, grader, problems, config, steps)
-    return {phase: statistics.median(record["seconds"][phase] for record in records[1:]) for phase in PHASES} | {
+    measured = records[1:]  # the first step compiles
+    found = {phase: statistics.median(record["seconds"][phase] for record in measured) for phase in PHASES}
+    for name in shared_phases(measured[0]):
+        found[name] = statistics.median(shared_phases(record)[name] for record in measured)
+    return found | {
         "wall": statistics.median(walls),
-        "sync": statistics.median(synchronisation(record) for record in records[1:]),
-        "most": statistics.mean(most_tokens(record) for record in records[1:]),
+        "most": statistics.mean(most_tokens(record) for record in measured),
     }
 
 
-def synchronisation(record: dict[str, Any]) -> float:
-    """Seconds from the slowest share's gradient to the new policy in every engine, without the step of the optimizer:
-    what the training pass took beyond the slowest share, and the refresh of all."""
-    lanes = record.get("replicas", [])
-    if not lanes:
-        return record["seconds"]["refresh"]
-    slowest = max(lane["seconds"].get("train", 0.0) for lane in lanes)
-    return record["seconds"]["backward"] - slowest + record["seconds"]["refresh"]
+def shared_phases(record: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a step that several replicas share: `sync`, from the end of the slowest share to the new policy in
+    every engine, without the step of the optimizer, its parts, the batch on its way out, and phases of the driver
+    beside those of the slowest of the others; nothing for one replica."""
+    own, *others = [lane["seconds"] for lane in record.get("replicas", [])] or [{}]
+    if not others:
+        return {}
+
+    def slowest(phase: str) -> float:
+        return max(seconds.get(phase, 0.0) for seconds in others)
+
+    gather, serve = own["gather"], record["seconds"]["refresh"]
+    found = {"sync": gather + serve, "gather": gather, "serve": serve, "shares": slowest("share")}
+    for phase in OWN_PHASES:
+        found |= {f"own {phase}": own[phase], f"others {phase}": slowest(phase)}
+    return found
 
 
 def most_tokens(record: dict[str, Any]) -> float:

@@ -14,12 +14,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import contest_tasks
+from pipeline.bench.programs import Programs, contest_tasks
 from pipeline.bench.timing import device_seconds, once
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
@@ -179,25 +180,20 @@ class ProgramGrading(Grading):
         super().__init__(*arguments)
         self._sources = sources
 
-    def submit(self, row: int, completion: str) -> None:
-        super().submit(row, f"```cpp\n{self._sources[row]}\n```")
+    def grade(self, row: int, completion: str) -> Future[Verdict]:
+        return super().grade(row, f"```cpp\n{self._sources[row]}```")
 
 
 class ProgramGrader(StreamingGrader):
-    """Grades a program in the place of every completion: a right one for even rows, a wrong one for odd rows."""
+    """Grades a program in the place of every completion, as `Programs` gives them."""
 
     def __init__(self, pool: GraderPool, problems: Sequence[Problem]) -> None:
         super().__init__(pool)
-        sources = [task.source for task in contest_tasks(len(problems))]
-        self.right = {problem.id: source for problem, source in zip(problems, sources, strict=True)}
-        self.wrong = {problem.id: other for problem, other in zip(problems, sources[1:] + sources[:1], strict=True)}
+        self.programs = Programs(len(problems))
         self.batches: list[list[tuple[str, Problem]]] = []
 
-    def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
-        batch = []
-        for index, problem in enumerate(problems):
-            source = (self.wrong if index % 2 else self.right)[problem.id]
-            batch.append((f"{source}// {index}\n", problem))  # no two alike, or the graders would share their work
+    def grading(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None) -> Grading:
+        batch = [(self.programs.of(index, problem), problem) for index, problem in enumerate(problems)]
         self.batches.append(batch)
         return ProgramGrading([source for source, _ in batch], self.grade, problems, on_graded)
 
@@ -207,7 +203,7 @@ class ProgramGrader(StreamingGrader):
         pool = self.pool
 
         def grade(batch: list[tuple[str, Problem]]) -> None:
-            for future in [pool.submit(source, problem) for source, problem in batch]:
+            for future in [pool.submit(f"{source}// alone\n", problem) for source, problem in batch]:  # not remembered
                 future.result()
 
         return statistics.median(once(lambda batch=batch: grade(batch)) for batch in self.batches)  # type: ignore[misc]

@@ -56,11 +56,11 @@ def sampled_entropy(completions: Sequence[Completion]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
-    """seconds: wall time until the policy has changed. kept: share ⟨W' − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the update that survived
-    the merge."""
+    """seconds: wall time until the policy has changed. kept: computes the share ⟨W' − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the update
+    that survived the merge, until the next refresh; it takes longer than to merge it."""
 
     seconds: float
-    kept: float
+    kept: Callable[[], float]
 
 
 OnFinished = Callable[[int, Completion], None]

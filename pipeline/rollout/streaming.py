@@ -132,9 +132,13 @@ class StreamingGrader:
 
     def begin(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None = None) -> Grading:
         """Expect one completion for each of `problems`."""
-        grading = Grading(self.grade, problems, on_graded)
+        grading = self.grading(problems, on_graded)
         self.on_begin(grading)
         return grading
+
+    def grading(self, problems: Sequence[Problem], on_graded: Callable[[Verdict], None] | None) -> Grading:
+        """What `begin` begins."""
+        return Grading(self.grade, problems, on_graded)
 
     def grade(self, completion: str, problem: Problem) -> Future[Verdict]:
         return self.task.grade(self.pool, completion, problem)

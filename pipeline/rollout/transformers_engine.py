@@ -86,7 +86,7 @@ class TransformersEngine:
         """Nothing to move: the layers read `v` where it is, unless another vector is given."""
         with torch.no_grad():
             self.model.tinylora.v.copy_(v.to(self.model.tinylora.v.device))
-        return RefreshReport(0.0, 1.0)
+        return RefreshReport(0.0, lambda: 1.0)
 
     def generate(
         self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More = no_more

@@ -26,6 +26,7 @@ CONNECT_LIMIT = 10.0  # seconds until a cluster answers
 SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
 GROUPS = {"model": 1, "aside": 8}  # threads of an actor
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
+NICENESS = "RAY_worker_niceness"  # of actors; Ray's default of 15 puts an engine's loop behind all graders
 
 
 class RayHandle:
@@ -203,8 +204,9 @@ def check_answers(address: str) -> None:
 
 
 def start_ray(**resources: int) -> None:
-    """Start Ray for this process alone, reachable from this machine alone and only with this user's token."""
-    os.environ[LOOPBACK] = "0"
+    """Start Ray for this process alone, reachable from this machine alone and only with this user's token. Actors have
+    this process's niceness."""
+    os.environ[LOOPBACK] = os.environ[NICENESS] = "0"
     os.environ.pop("RAY_AUTH_MODE", None)  # its default for a cluster of one's own is a token
     import ray
 

@@ -106,8 +106,8 @@ class FleetEngine:
             block = wait and len(completions) < known
             while block or not generation.arrived.empty():
                 item = generation.next()
-                if isinstance(item, Work):
-                    yield item
+                if isinstance(item, list):
+                    yield from item
                     block = False
                     continue
                 if item.verdict is not None and grading is not None:

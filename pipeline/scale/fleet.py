@@ -7,6 +7,8 @@ names replica, node, GPU and reason; what it was doing is done by others, and it
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import threading
 import time
@@ -82,6 +84,7 @@ class Member:
     tokens: int = 0  # drawn in the run
     projections: str = ""  # hash of those that it has
     problems: set[int] = field(default_factory=set)  # numbers of those that it knows
+    ahead: float = 0.0  # seconds that its clock is ahead of the driver's, as the last policy's way there and back tells
 
     @property
     def name(self) -> str:
@@ -92,6 +95,26 @@ class Member:
             return f"replica {self.number} (not placed yet)"
         gpu = f", GPU {about['gpu']}" if about["gpu"] else ""
         return f"replica {self.number} (node {about['node']}{gpu}, process {about['pid']})"
+
+
+@dataclass(eq=False)
+class Call:
+    """What a replica was asked; when it was sent and when the answer was here, by `time.monotonic`."""
+
+    member: Member
+    future: Future[Any]
+    sent: float
+    arrived: float = math.inf
+
+    @classmethod
+    def of(cls, member: Member, method: str, *arguments: Any) -> Call:
+        sent = time.monotonic()
+        call = cls(member, member.handle.call(method, *arguments), sent)
+        call.future.add_done_callback(call._done)
+        return call
+
+    def _done(self, _: Any) -> None:
+        self.arrived = time.monotonic()
 
 
 class Fleet:
@@ -239,26 +262,29 @@ class Fleet:
         calls = []
         for member in list(self.members):
             if member.joined or (member.loading.done() and self._arrived(member)):
-                calls.append((member, self._serve(member, vector, projections)))
+                calls.append(self._serve(member, vector, projections))
         meanwhile()
-        for member, answer in self.answers(calls, SERVE_LIMIT, "taking a new policy"):
+        for call, answer in self.answers(calls, SERVE_LIMIT, "taking a new policy"):
             if answer is None:
                 continue
+            member = call.member
             if answer["digest"] != vector.digest:
                 self.lost(member, "taking a new policy", "its v is not the driver's, bit for bit")
                 continue
             member.projections = vector.projections_digest
-            self.seconds[member.number]["refresh"] += answer["seconds"]
+            begun, ended = answer["begun"], answer["ended"]
+            self.seconds[member.number]["refresh"] += ended - begun
+            member.ahead = (begun - call.sent + ended - call.arrived) / 2  # as NTP has it: both ways took as long
             if not member.joined and self._same_factors(member):
                 self._join(member)
 
-    def _serve(self, member: Member, vector: Vector, projections: Callable[[], np.ndarray]) -> Future[Any]:
+    def _serve(self, member: Member, vector: Vector, projections: Callable[[], np.ndarray]) -> Call:
         if member.projections != vector.projections_digest:
             vector = Vector(vector.values, vector.digest, vector.projections_digest, projections())
-        return member.handle.call("serve", vector)
+        return Call.of(member, "serve", vector)
 
     def _same_factors(self, member: Member) -> bool:
-        found = self.answer(member, member.handle.call("probe"), SERVE_LIMIT, "joining")
+        found = self.answer(Call.of(member, "probe"), SERVE_LIMIT, "joining")
         own = self.probe()
         if found is None:
             return False
@@ -273,33 +299,36 @@ class Fleet:
         others = (other.tokens for other in self.joined if other is not member)
         member.tokens = max(member.tokens, min([self.own_tokens, *others]))  # who comes late need not catch up
         self.say(f"{member.name} joined after {member.about['seconds']} s, grader tier {member.about['tier']}")
+        if (niceness := member.about["niceness"]) > os.getpriority(os.PRIO_PROCESS, 0):
+            self.say(
+                f"{member.name} has niceness {niceness}: its engine waits for graders where cores are short; set "
+                f"RAY_worker_niceness=0 for `ray start` on its node"
+            )
 
     # work
 
-    def answers(
-        self, calls: Iterable[tuple[Member, Future[Any]]], limit: float, doing: str
-    ) -> Iterator[tuple[Member, Any]]:
+    def answers(self, calls: Iterable[Call], limit: float, doing: str) -> Iterator[tuple[Call, Any]]:
         """What each of several calls gave, in their order; the limit is of all of them together."""
         deadline = time.monotonic() + limit
-        for member, call in calls:
-            yield member, self.answer(member, call, limit, doing, deadline)
+        for call in calls:
+            yield call, self.answer(call, limit, doing, deadline)
 
-    def answer(
-        self, member: Member, call: Future[Any], limit: float, doing: str, deadline: float | None = None
-    ) -> Any:
+    def answer(self, call: Call, limit: float, doing: str, deadline: float | None = None) -> Any:
         """What a call gave within `limit` seconds, or until `deadline`; None where the replica was lost over it."""
         left = limit if deadline is None else deadline - time.monotonic()
         try:
-            return call.result(timeout=max(0.0, left))
+            answer = call.future.result(timeout=max(0.0, left))
+            call.arrived = min(call.arrived, time.monotonic())  # its callback may come after
+            return answer
         except TimeoutError:
-            self.lost(member, doing, f"no answer for {limit:.0f} s")
+            self.lost(call.member, doing, f"no answer for {limit:.0f} s")
         except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
-            self.lost(member, doing, error)
+            self.lost(call.member, doing, error)
         return None
 
-    def ask(self, method: str, asked: Sequence[tuple[Member, tuple[Any, ...]]]) -> list[tuple[Member, Future[Any]]]:
-        """Call a method of several replicas at once."""
-        return [(member, member.handle.call(method, *arguments)) for member, arguments in asked]
+    def ask(self, method: str, asked: Iterable[tuple[Member, tuple[Any, ...]]]) -> list[Call]:
+        """Call a method of several replicas, each as soon as its arguments are there."""
+        return [Call.of(member, method, *arguments) for member, arguments in asked]
 
     def lanes(self) -> list[dict[str, Any]]:
         """What every replica did since the last call, for the step's record: tokens, and seconds of its phases."""

@@ -71,7 +71,7 @@ class Generation:
         self.own = Party(None, own)
         self.parties = [self.own]
         self.parties += [Party(m, Hand(m.about["seats"], m.tokens), m.handle) for m in fleet.joined]
-        self.arrived: queue.Queue[Work | Arrived | BaseException] = queue.Queue()  # for the main thread
+        self.arrived: queue.Queue[list[Work] | Arrived | BaseException] = queue.Queue()  # for the main thread
         self._told: queue.Queue[Callable[[], None]] = queue.Queue()  # for the other
         self._finished = False
         for party in self.parties[1:]:
@@ -90,7 +90,7 @@ class Generation:
         """The driver's engine has drawn a row."""
         self._told.put(lambda: self.board.drawn(self.own.hand, row, tokens))
 
-    def next(self) -> Work | Arrived:
+    def next(self) -> list[Work] | Arrived:
         """What came next; waits for it.
 
         Who does not answer is lost after `limit`, and so are those who then have its rows. Raises `EngineError` where
@@ -147,8 +147,7 @@ class Generation:
         for key, works in jobs.items():
             party = hands[key]
             if party.member is None:
-                for work in works:
-                    self.arrived.put(work)
+                self.arrived.put(works)  # at once, or its engine might begin with the first alone
             else:
                 party.heard = time.monotonic()
                 sent = [self._job(party.member, work) for work in works]

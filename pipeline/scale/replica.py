@@ -95,9 +95,10 @@ class Replica:
     # beside the model
 
     def about(self) -> dict[str, Any]:
-        """Where this is, for people and for kills."""
+        """Where this is, for people and for kills, and which part of a busy core it gets."""
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if has_gpu() else ""
-        return {"node": socket.gethostname(), "gpu": gpu, "pid": os.getpid()}
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        return {"node": socket.gethostname(), "gpu": gpu, "pid": os.getpid(), "niceness": niceness}
 
     def put(self, generation: int, jobs: list[Job]) -> None:
         """Give groups to a generation, which may not have begun."""
@@ -141,11 +142,12 @@ class Replica:
         }
 
     def serve(self, vector: Vector) -> dict[str, Any]:
-        """Make this the policy of the engine; tells the hash of what `v` then is and how long it took."""
-        start = time.perf_counter()
+        """Make this the policy of the engine; tells the hash of what `v` then is, and when it began and ended by this
+        process's `time.monotonic`."""
+        begun = time.monotonic()
         self.take_vector(vector)
-        report = self.policy.serve()
-        return {"digest": self.vector_digest(), "seconds": time.perf_counter() - start, "kept": report.kept}
+        self.policy.serve()
+        return {"digest": self.vector_digest(), "begun": begun, "ended": time.monotonic()}
 
     def probe(self) -> np.ndarray:
         """(modules,) float32: one number of the factors and P of every module, the same on every replica."""

@@ -101,7 +101,8 @@ class Found:
     the step is made with beside it, as `pipeline.training.kl_step.Observed` names them: scores (n, p) float32 and their
     count, sums of gradients (m, p) of groups and the groups' numbers (m,). distance: k3 a token from who drew, share of
     ratios cut, tokens. charts: TRL's, a list of values a name. rows_trained: as a share of the whole batch's. trained:
-    how many rows can be measured after the step."""
+    how many rows can be measured after the step. begun, ended: when the share was there and when this was found, by the
+    replica's `time.monotonic`."""
 
     gradient: np.ndarray
     loss: float = 0.0
@@ -110,7 +111,8 @@ class Found:
     charts: dict[str, list[float]] = field(default_factory=dict)
     rows_trained: float = 0.0
     trained: int = 0
-    seconds: float = 0.0
+    begun: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(frozen=True)

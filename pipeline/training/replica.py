@@ -28,10 +28,10 @@ class TrainingReplica(Replica):
 
     def gradient(self, share: Share) -> Found:
         """The gradient of a share, and what else its training pass finds."""
-        start = time.perf_counter()
+        begun = time.monotonic()
         self.take_vector(share.vector)
         found = self.trainer.found(share.batch(self.policy.model.tinylora.v.device), share.step)
-        found.seconds = time.perf_counter() - start
+        found.begun, found.ended = begun, time.monotonic()
         return found
 
     def measure(self, vector: Vector, stride: int) -> tuple[float, int, int]:

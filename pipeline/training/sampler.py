@@ -57,9 +57,9 @@ class PolicySampler:
         """Make `v` as it is, after `version` optimizer steps, the policy that is sampled from."""
         start = time.perf_counter()
         report = self.policy.serve(version)
-        record.timeline.add("refresh", start)
         record.seconds["refresh"] += report.seconds
-        record.values["kept_share"] = report.kept
+        record.values["kept_share"] = report.kept()
+        record.timeline.add("refresh", start)
 
     def draw(self, step: int, record: StepRecord, problems: list[int]) -> Drawn:
         """One completion for each of `problems`, in whole groups, for the batch of `step`."""

@@ -38,39 +38,49 @@ class Spread:
         self._gradient, self._take = gradient, take
 
     def gradient(self, batch: dict[str, Tensor], every_row: bool, step: int = 0) -> float:
-        """Add the gradient of a batch, or of some groups of the batch of a step, to `v`; returns the loss."""
+        """Add the gradient of a batch, or of some groups of the batch of a step, to `v`; returns the loss.
+
+        Leaves in the lanes of the step how long this took beside training: `share`, until a replica's share was cut,
+        sent and unpacked there; `answer`, a gradient's way back; of the driver `share`, until it began with its own,
+        and `gather`, from the end of the slowest share to the sum of all.
+        """
+        start, seconds = time.monotonic(), self.fleet.seconds
         members, v = self.fleet.joined, self.engine.bank.v
-        shares = shares_of(batch, len(members) + 1, every_row=every_row)
-        vector = self.engine.vector()
-        asked = [(member, (Share.of(share, vector, step),)) for member, share in zip(members, shares[1:], strict=False)]
+        shares, vector = shares_of(batch, len(members) + 1, every_row=every_row), self.engine.vector()
+        asked = ((member, (Share.of(share, vector, step),)) for member, share in zip(members, shares[1:], strict=False))
         calls = self.fleet.ask("gradient", asked)
         gradients = [] if v.grad is None else [v.grad.cpu().numpy()]
-        start = time.perf_counter()
+        begun = time.monotonic()
+        seconds[0]["share"] += begun - start
         own, loss = self._own(shares[0])
         gradients.append(own)
-        limit = max(LEAST_LIMIT, TIMES_OWN * (time.perf_counter() - start))
-        answers = self.fleet.answers(calls, limit, "training")
-        for (member, found), share in zip(answers, shares[1:], strict=True):
+        last = time.monotonic()  # when the slowest share was done
+        limit = max(LEAST_LIMIT, TIMES_OWN * (last - begun))
+        for (call, found), share in zip(self.fleet.answers(calls, limit, "training"), shares[1:], strict=True):
             if found is None:
                 own, part = self._own(share)
                 gradients.append(own)
+                last = time.monotonic()
             else:
-                self.fleet.seconds[member.number]["train"] += found.seconds
+                begun, ended = found.begun - call.member.ahead, found.ended - call.member.ahead
+                lane = seconds[call.member.number]
+                lane["share"] += begun - start
+                lane["train"] += ended - begun
+                lane["answer"] += call.arrived - ended
                 self._take(found)
                 gradients.append(found.gradient)
-                part = found.loss
+                part, last = found.loss, max(last, ended)
             loss += part
-        start = time.perf_counter()
         v.grad = torch.from_numpy(total_gradient(gradients)).to(v.device)
-        self.fleet.seconds[0]["merge"] += time.perf_counter() - start
+        seconds[0]["gather"] += time.monotonic() - last
         return loss
 
     def _own(self, share: dict[str, Tensor]) -> tuple[np.ndarray, float]:
-        start, v = time.perf_counter(), self.engine.bank.v
+        start, v = time.monotonic(), self.engine.bank.v
         v.grad = None
         loss = float(self._gradient(share))
         gradient = np.zeros(v.shape, np.float32) if v.grad is None else v.grad.cpu().numpy()
-        self.fleet.seconds[0]["train"] += time.perf_counter() - start
+        self.fleet.seconds[0]["train"] += time.monotonic() - start
         return gradient, loss
 
     def sums(self, stride: int, own: Callable[[], Sums]) -> list[Sums]:

@@ -148,7 +148,7 @@ class VLLMEngine:
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache across a refresh; refresh only between generations")
         seconds = time.perf_counter() - start
-        return RefreshReport(seconds, self._rpc("tinylora_kept_share", vector))
+        return RefreshReport(seconds, lambda: self._rpc("tinylora_kept_share", vector))
 
     def digest(self) -> str:
         """Digest of all bits of the adapted weights now being served."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import bench as script
@@ -15,13 +16,15 @@ from PIL import Image
 
 from pipeline.bench.chart import draw_rows
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import contest_tasks, workloads
+from pipeline.bench.programs import Programs, contest_tasks, workloads
+from pipeline.bench.scale import shared_phases
 from pipeline.bench.timing import device_seconds, once
 from pipeline.bench.train_step import ProgramGrader, problems_of_length
 from pipeline.policy.models import STARTER_FOLDER
+from pipeline.rollout.streaming import Grading
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
-from rewards.verdict import Status
+from rewards.verdict import Status, Verdict
 from tests.forked import Forks
 
 ROW_KEYS = ["what", "value", "unit", "baseline", "ratio", "bar", "ok"]
@@ -96,6 +99,50 @@ def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
         assert all(verdict.compiled for verdict in verdicts)
         assert grader.seconds_alone() > 0
         assert pool.counts["graded"] == 8 and not pool.counts["cached"]  # timed again, not remembered
+
+
+def test_replicas_are_told_of_what_they_are_to_grade() -> None:
+    problems, told = [task.problem for task in contest_tasks(2)], list[Grading]()
+    with GraderPool(1, quiet=True) as pool:
+        grader = ProgramGrader(pool, problems)
+        grader.on_begin = told.append  # as `grade_where_drawn` sets it
+        grading = grader.begin(problems)
+        elsewhere: Future[Verdict] = Future()
+        grading.graded_elsewhere(1, elsewhere)
+        for row in range(2):
+            grading.submit(row, "what the model wrote")
+        elsewhere.set_result(Verdict(Status.TIME_LIMIT))
+        assert [verdict.status for verdict in grading.collect()] == [Status.ACCEPTED, Status.TIME_LIMIT]
+        assert told == [grading] and pool.counts["graded"] == 1
+
+
+def test_no_measurement_is_answered_with_verdicts_of_the_one_before() -> None:
+    problems = [task.problem for task in contest_tasks(2)]
+    with GraderPool(1, quiet=True) as pool:
+        for _ in range(2):
+            grading = ProgramGrader(pool, problems).begin(problems)
+            for index in range(2):
+                grading.submit(index, "what the model wrote")
+            grading.collect()
+        assert pool.counts["graded"] == 4 and not pool.counts["cached"] + pool.counts["shared"]
+
+
+def test_a_problem_has_the_same_programs_in_batches_of_every_size() -> None:
+    few, many = Programs(3), Programs(9)
+    for problem in (task.problem for task in contest_tasks(3)):
+        for kind in range(2):
+            one, other = (programs.of(kind, problem).rpartition("//")[0] for programs in (few, many))
+            assert one == other
+
+
+def test_synchronisation_is_the_gradients_way_back_and_that_of_v_out() -> None:
+    own = {"generate": 2.0, "train": 1.0, "share": 0.003, "gather": 0.004, "refresh": 0.003}
+    others = [{"generate": 2.0 + n, "train": 1.0 - n, "share": 0.005 * n, "answer": 0.001} for n in (1, 0)]
+    lanes = [{"replica": number, "seconds": seconds} for number, seconds in enumerate([own, *others])]
+    found = shared_phases({"seconds": {"refresh": 0.005}, "replicas": lanes})
+    assert found["sync"] == pytest.approx(0.009) and found["shares"] == 0.005
+    assert (found["own generate"], found["others generate"], found["others train"]) == (2.0, 3.0, 1.0)
+    assert shared_phases({"seconds": {"refresh": 0.005}}) == {}
 
 
 def error_of(*arguments: str) -> str:

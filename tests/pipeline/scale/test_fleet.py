@@ -90,6 +90,34 @@ def test_replicas_draw_and_train_what_one_would(monkeypatch: pytest.MonkeyPatch)
     assert sum("joined" in sentence for sentence in said) == len(said) == 2
 
 
+class FarAway(StandIn):
+    """On a machine whose clock is 1,000 s ahead; takes 0.3 s for a share, of which 0.2 s to have it and to answer."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, lambda name: None, 0.0)
+
+    def serve(self, vector: Any) -> dict[str, Any]:
+        answer = super().serve(vector)
+        return answer | {"begun": answer["begun"] + 1000, "ended": answer["ended"] + 1000}
+
+    def gradient(self, share: Any) -> Any:
+        time.sleep(0.1)
+        found = super().gradient(share)
+        time.sleep(0.1)
+        found.begun, found.ended = found.begun + 1000, found.ended + 1000 + 0.1
+        time.sleep(0.1)
+        return found
+
+
+def test_where_a_share_spent_its_time_is_told_whatever_the_clocks_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, engine = fleet_engine(ThreadLauncher(2, made=FarAway), [], monkeypatch)
+    with fleet:
+        step_of(engine)
+        own, other = (lane["seconds"] for lane in fleet.lanes())
+    assert all(0.09 < other[phase] < 0.2 for phase in ("share", "train", "answer")), other
+    assert 0.09 < own["gather"] < 0.2 and own["share"] < 0.09 and own["train"] < 0.09, own
+
+
 MOMENTS = ["load", "serve", "probe", "generate", "put", "take", "drawing", "grading", "end", "gradient"]
 
 
@@ -181,6 +209,22 @@ def refresh_until(engine: FleetEngine, done: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
         engine.refresh(engine.bank.v)
         time.sleep(0.01)
+
+
+def test_a_replica_that_yields_to_its_graders_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = StandIn.about
+
+    def behind(self: StandIn) -> dict[str, Any]:
+        own = about(self)
+        return own | {"niceness": own["niceness"] + self.number - 1}
+
+    monkeypatch.setattr(StandIn, "about", behind)
+    said: list[str] = []
+    fleet, engine = fleet_engine(ThreadLauncher(3), said, monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+    (told,) = [sentence for sentence in said if "niceness" in sentence]
+    assert "replica 2" in told and "RAY_worker_niceness=0" in told
 
 
 def test_who_fails_to_start_is_left_alone_for_a_while_or_until_nodes_change(monkeypatch: pytest.MonkeyPatch) -> None:
