@@ -30,7 +30,7 @@ SITES = {
     "head input": "the last norm's output",
     "logits": "what the softmax reads",
 }
-KEPT = ("logits", "residual", "normed", "rotary table", "rotary")  # in float32 by trainer and engine
+KEPT = ("logits", "residual", "normed", "block output", "rotary table", "rotary")  # in float32 by trainer and engine
 
 
 class RoundedForward:
