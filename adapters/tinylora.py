@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.base import Base, frozen_base, is_quantized
+from adapters.base import Base, float32_product, frozen_base, is_quantized
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
 from adapters.legacy import projection_of
@@ -181,11 +181,12 @@ class SharedInput:
 class TinyLoRALinear(nn.Module):
     """A frozen linear layer plus the rank-r update that `v` steers.
 
-    x (..., in) → (..., out) in the base layer's output dtype. `left` (out, r) = U Σ, `right` (r, in) = Vᵀ and
-    `projections` (u, r, r) are float32; `dtype` is that of the base's activations.
+    x (..., in) → (..., out) in the base layer's output dtype, or float32 (`wide_output`). `left` (out, r) = U Σ,
+    `right` (r, in) = Vᵀ and `projections` (u, r, r) are float32; `dtype` is that of the base's activations.
     """
 
     shared: SharedInput  # set by `inject`, once the siblings exist
+    wide_output = False  # whether y stays float32, for a residual stream that is
 
     def __init__(
         self, base_layer: nn.Module, factors: Factors, projections: Tensor, bank: TinyLoRA, index: int, group: int
@@ -235,7 +236,7 @@ class TinyLoRALinear(nn.Module):
                 by_row = mixing(bank.rows[:, self.group], self.projections).to(hidden.dtype)  # (rows, r, r)
                 mixed = (by_row.index_select(0, bank.owners) @ hidden.unsqueeze(-1)).squeeze(-1)  # type: ignore[arg-type]
             total = torch.addmm(wide(y.reshape(-1, self.out_features)), mixed, wide(self.left_rows))
-        return total.view(y.shape).to(y.dtype)
+        return total.view(y.shape).to(total.dtype if self.wide_output else y.dtype)
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -248,11 +249,11 @@ class _MergedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, v: Tensor, hidden: Tensor | None, layer: TinyLoRALinear) -> Tensor:
-        ctx.layer, ctx.groups, ctx.owners = layer, v.shape, layer._bank[0].owners
+        ctx.layer, ctx.groups, ctx.owners, ctx.dtype = layer, v.shape, layer._bank[0].owners, x.dtype
         ctx.save_for_backward(hidden)
         bias = layer.base_layer.bias
-        y = F.linear(x.to(layer.dtype), layer.merged_weight(), None if bias is None else bias.to(layer.dtype))
-        return y.to(x.dtype)
+        factors = x.to(layer.dtype), layer.merged_weight(), None if bias is None else bias.to(layer.dtype)
+        return float32_product(*factors) if layer.wide_output else F.linear(*factors).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore
@@ -262,7 +263,7 @@ class _MergedLinear(torch.autograd.Function):
         flat = grad.reshape(-1, layer.out_features)
         to_x = to_v = None
         if ctx.needs_input_grad[0]:
-            to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(grads[0].dtype)
+            to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(ctx.dtype)
         if ctx.needs_input_grad[1]:
             if len(ctx.groups) == 3:
                 by_token = _onto(flat, layer.left_rows).unsqueeze(-1) * hidden.unsqueeze(-2)

@@ -20,7 +20,8 @@ SITES = {
     "normed": "what a norm multiplies with its weight",
     "norm": "a norm's output",
     "rotary table": "cosines and sines of the positions",
-    "rotary": "turned queries and keys, and the products that they are sums of",
+    "rotary": "the products that turned queries and keys are sums of",
+    "turned": "turned queries and keys",
     "q, k, v": "the projections to queries, keys and values",
     "attention": "attention weights, and the heads' outputs",
     "gate, up": "the projections of the feed-forward block",
@@ -29,7 +30,7 @@ SITES = {
     "head input": "the last norm's output",
     "logits": "what the softmax reads",
 }
-KEPT = ("logits", "residual", "normed")  # in float32 by trainer and engine (`residual.py`, `logprobs.py`)
+KEPT = ("logits", "residual", "normed", "block output", "rotary table", "rotary")  # in float32 by trainer and engine
 
 
 class RoundedForward:
@@ -96,7 +97,7 @@ class RoundedForward:
         cos, sin = table
         first, second = x.chunk(2, dim=-1)
         turned = torch.cat([-second, first], dim=-1)
-        return self._at("rotary", self._at("rotary", x * cos) + self._at("rotary", turned * sin))
+        return self._at("turned", self._at("rotary", x * cos) + self._at("rotary", turned * sin))
 
     def _feed_forward(self, block: Any, x: Tensor) -> Tensor:
         gate, up = (self._at("gate, up", part(x)) for part in (block.gate_proj, block.up_proj))

@@ -66,8 +66,10 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
     model, tokenizer = load_model(choice, config)
     if config.vllm and has_gpu():  # in bf16; the engine does the same
         from pipeline.rollout.residual import keep_residual
+        from pipeline.rollout.rotary import keep_rotary
 
         keep_residual(model)
+        keep_rotary(model)
     return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
 
 

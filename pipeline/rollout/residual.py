@@ -3,7 +3,8 @@
 In bf16 every block's output is added to a stream that is then rounded as a whole, twice a layer. No other rounding
 makes as much of the distance between a bf16 policy and the exact one, and as trainer and engine round differently, of
 their mismatch (`bench.py causes`). Here the sum stays in float32, and the norm that reads it rounds once, to what the
-next projection takes. Addition and norm are one kernel, as in vLLM. Only for bf16 on a GPU: on a CPU all is float32.
+next projection takes. Addition and norm are one kernel, as in vLLM. What the stream takes in are sums of products in
+float32 too, as tensor cores make them. Only for bf16 on a GPU: on a CPU all is float32.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ def keep_residual(model: nn.Module) -> None:
 
 def _forward(layer: Any, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
     """Of a decoder layer: hidden_states (..., H) → the same after the layer, in float32."""
+    for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+        projection.wide_output = not options.get("use_cache")  # read by adapted ones
     if options.get("use_cache"):
         return type(layer).forward(layer, hidden_states, *arguments, **options)
     norm = layer.input_layernorm

@@ -12,20 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.base import float32_product
 from adapters.tinylora import wide
 from pipeline.rollout.sampling_support import WHOLE, Truncation
 from pipeline.training.attention import hidden_states
 from pipeline.training.packing import Pack, Tokens, packed, within_budget
 
 CHUNK_ELEMENTS = 1 << 26  # logits computed at once
-
-
-def float32_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ in float32, also of bf16 factors: logits near 20 that are rounded to bf16 carry 0.03 nats of noise. Float64
-    stays what it is."""
-    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(x, weight.mT, out_dtype=torch.float32)
-    return wide(x @ weight.mT)
 
 
 class _HeadLogProbs(torch.autograd.Function):

@@ -1,6 +1,10 @@
-"""The kernels of the residual stream give what the torch functions give, in float32 and in bf16."""
+"""The kernels of the residual stream give what the torch functions give, in float32 and in bf16, and what goes into the
+stream is not rounded."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -34,3 +38,27 @@ def test_kernels_match_the_torch_functions(width: int, of_residual: torch.dtype,
     in_place = add_norm(on_gpu, stream, factors, 1e-6, in_place=True)
     assert torch.equal(in_place[0], found[0]) and torch.equal(in_place[1], found[1])
     assert (in_place[1].data_ptr() == stream.data_ptr()) == (of_residual == torch.float32)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 512])
+def test_vllm_layers_into_the_stream_give_float32(rows: int) -> None:
+    """Eagerly and captured in a graph; the other layers give bf16."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+
+    from pipeline.rollout.vllm.layers import Linear
+
+    torch.manual_seed(0)
+    layer = SimpleNamespace(weight=torch.randn(576, 1536, device="cuda").bfloat16())
+    x = torch.randn(rows, 1536, device="cuda").bfloat16()
+    source: Any = SimpleNamespace(packed=None, beside=False)
+    with set_current_vllm_config(VllmConfig()):
+        into, other = (Linear(source, f"model.layers.0.mlp.{name}") for name in ("down_proj", "gate_up_proj"))
+    y = into.apply(layer, x)
+    exact = x.double() @ layer.weight.double().mT
+    assert y.dtype == torch.float32 and float((y - exact).norm() / exact.norm()) < 1e-5
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = into.apply(layer, x)
+    graph.replay()
+    torch.testing.assert_close(captured, y, rtol=1e-5, atol=1e-3)
+    assert other.apply(layer, x).dtype == torch.bfloat16

@@ -56,6 +56,27 @@ def test_layers_compute_with_the_bits_of_the_reference(model, rounding) -> None:
         assert torch.equal(layer.merged_weight().view(torch.int16), expected.view(torch.int16))
 
 
+def test_outputs_into_the_residual_stream_are_not_rounded(model) -> None:
+    """With the gradients of the rounded pass, each in the dtype of what it belongs to."""
+    model.tinylora.merge_with("nearest")
+    layer = model.model.layers[0].mlp.down_proj
+    torch.manual_seed(0)
+    x = torch.randn(3, 11, layer.in_features, device="cuda").bfloat16().requires_grad_()
+    target = torch.randn(3, 11, layer.out_features, device="cuda")
+
+    def computed(wide: bool) -> tuple[torch.Tensor, ...]:
+        layer.wide_output = wide
+        y = layer(x)
+        return y, *torch.autograd.grad(y, (x, model.tinylora.v), target.to(y.dtype))
+
+    found, rounded = computed(True), computed(False)
+    exact = x.double() @ layer.merged_weight().double().mT
+    assert found[0].dtype == torch.float32 and float((found[0] - exact).norm() / exact.norm()) < 1e-5
+    assert rounded[0].dtype == found[1].dtype == torch.bfloat16
+    for one, other in zip(found[1:], rounded[1:], strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("rows, width, n", [(1, 64, 2), (100, 896, 6), (513, 11008, 2), (64, 1000, 3), (40, 2048, 24)])
 def test_skinny_product(rows: int, width: int, n: int) -> None:
     from adapters.kernels.skinny import skinny_product

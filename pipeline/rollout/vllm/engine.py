@@ -20,6 +20,8 @@ from torch import Tensor
 from adapters import TinyLoRA
 from adapters.merge import Rounding
 from pipeline.rollout.engine import Completion, EngineError, More, OnFinished, RefreshReport, Sampling, no_more
+from pipeline.rollout.residual import register_vllm_norm
+from pipeline.rollout.rotary import register_vllm_rotary
 
 BATCHED_TOKENS = 4096  # of one forward pass on a CPU, where prompts of numbered rows are read whole
 
@@ -73,9 +75,8 @@ class VLLMEngine:
         limits = limits or EngineLimits()
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
-            from pipeline.rollout.residual import register_vllm_norm
-
             register_vllm_norm()
+            register_vllm_rotary()
             options = {
                 "hf_overrides": {"head_dtype": "float32"},  # logits, from bf16 factors, as the trainer's
                 # Without compiling, which takes most of the start to make a step 2 % shorter, and without graphs of

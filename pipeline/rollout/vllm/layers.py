@@ -24,13 +24,14 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 from vllm.model_executor.model_loader import BaseModelLoader, register_model_loader
 
-from adapters.base import dense
+from adapters.base import dense, float32_product
 from pipeline.rollout.engine import EngineError
 from pipeline.rollout.vllm.fused import fused_place
 from pipeline.rollout.vllm.lowrank import add_buffers, add_lowrank
 from pipeline.rollout.vllm.packed import PackedWeights
 
 METHOD = "tinylora"  # for vLLM's options `quantization` and `load_format`
+INTO_STREAM = (".o_proj", ".down_proj")  # whose outputs the residual stream takes in
 
 
 class Source:
@@ -77,6 +78,7 @@ class Linear(UnquantizedLinearMethod):
         super().__init__()
         self.packed, self.name = source.packed, name
         self.rank = source.bank.config.rank if source.beside else 0
+        self.wide = torch.cuda.is_available() and name.endswith(INTO_STREAM)  # as the trainer's: `residual.py`
 
     def create_weights(
         self, layer: Any, input_size_per_partition: int, output_partition_sizes: list[int], *args: Any, **options: Any
@@ -94,7 +96,10 @@ class Linear(UnquantizedLinearMethod):
             super().process_weights_after_loading(layer)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = super().apply(layer, x, bias) if self.packed is None else self.packed.product(self.name, x, bias)
+        if self.packed is not None:
+            y = self.packed.product(self.name, x, bias)
+        else:
+            y = float32_product(x, layer.weight, bias) if self.wide else super().apply(layer, x, bias)
         if not self.rank:
             return y
         return add_lowrank(

@@ -91,6 +91,35 @@ def test_a_bf16_model_comes_closer_to_the_exact_one(tiny_model_folder: Path, che
         torch.testing.assert_close(same[part], exact[part], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rounding", ["nearest", None])
+def test_the_stream_takes_in_float32_except_with_a_cache(tiny_model_folder: Path, rounding: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.randint(5, 300, (2, 30), generator=torch.Generator().manual_seed(1))
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
+    bank = inject(model, TinyLoRAConfig(u=8))
+    torch.nn.init.normal_(bank.v, std=0.1)
+    bank.merge_with(rounding)
+    keep_residual(model)
+    outputs: dict[str, Tensor] = {}
+    layer = model.model.layers[0]
+    for name, part in (("o", layer.self_attn.o_proj), ("down", layer.mlp.down_proj), ("up", layer.mlp.up_proj)):
+        part.register_forward_hook(lambda _, inputs, y, name=name: outputs.update({name: y, f"into {name}": inputs[0]}))
+    model.model(ids, use_cache=False).last_hidden_state.sum().backward()
+    assert {name: outputs[name].dtype for name in ("o", "down", "up")} == {
+        "o": torch.float32,
+        "down": torch.float32,
+        "up": torch.bfloat16,
+    }
+    assert bank.v.grad is not None and bank.v.grad.isfinite().all() and bank.v.grad.abs().sum() > 0
+    if rounding:
+        exact = outputs["into down"].double() @ layer.mlp.down_proj.merged_weight().double().mT
+        torch.testing.assert_close(outputs["down"].double(), exact, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        model(ids, use_cache=True)
+    assert {outputs[name].dtype for name in ("o", "down", "up")} == {torch.bfloat16}
+
+
 @pytest.mark.integration
 def test_vllm_builds_norms_that_keep_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
