@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.rollout.gumbel import draw
+from pipeline.rollout.gumbel import draw, uniform
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 TEMPERATURES = [1.0, 0.7, 0.0, 1.3]
@@ -47,6 +47,19 @@ def test_tokens_are_vllms_and_log_probs_are_exact(rows: int, vocabulary: int) ->
     scores = tempered(logits.double(), temperatures.double())
     exact = torch.stack([row.log_softmax(0)[token] for row, token in zip(scores, tokens, strict=True)])
     torch.testing.assert_close(log_probs.double(), exact, atol=1e-5, rtol=0)
+
+
+def test_tokens_are_vllms_where_rounding_decides() -> None:
+    """With logits that undo the noise all scores of a row are the same, but for their last bits."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+    _, _, seeds, positions = inputs(256, 50_257)
+    logits = torch.log(-torch.log1p(-uniform(seeds, positions, 50_257)))
+    ones = torch.ones(256, device="cuda")
+    slots = torch.arange(256, dtype=torch.int32, device="cuda")
+    theirs = gumbel_sample(logits, slots, ones, seeds, positions, apply_temperature=False)
+    assert torch.equal(draw(logits, ones, seeds, positions)[0], theirs)
 
 
 @pytest.mark.parametrize("vocabulary", [49_152, 9_001, 100])
