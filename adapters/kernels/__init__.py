@@ -1,1 +1,2 @@
-"""Triton kernels of the adapter: `merge` writes W + ΔW, `skinny` multiplies by factors, `lowrank` adds the update."""
+"""Triton kernels: `merge` writes W + ΔW, `skinny` multiplies by factors, `lowrank` adds the update, `residual` adds and
+norms, `sampling` draws tokens."""

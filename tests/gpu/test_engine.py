@@ -1,5 +1,5 @@
-"""The engine on a GPU: what a seed fixes, that the short way through decoding steps changes no token, and that it
-samples from the trained model."""
+"""The engine on a GPU: what a seed fixes, that neither the short way through decoding steps nor the sampler changes a
+token, and that it samples from the trained model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from pipeline.config import Settings, resolved
 from pipeline.policy.loading import Policy
 from pipeline.policy.models import choose_model
-from pipeline.rollout import Sampling
+from pipeline.rollout import Completion, Sampling
+from pipeline.rollout.sampling_support import WHOLE, Truncation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 PROMPTS = [list(range(20, 80)), list(range(90, 120)), list(range(7, 200))]
@@ -75,6 +76,39 @@ def test_the_short_way_changes_no_token(policy: Policy) -> None:
     scheduler._possible = False
     assert sampled(policy, 3) == short
     scheduler._possible = True
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
+def test_one_pass_over_the_logits_changes_no_completion(policy: Policy, temperature: float, monkeypatch) -> None:
+    """It is taken, but where a step asks for more; and vLLM's own sampler gives the same tokens and log-probabilities
+    as near as float32 is."""
+    from pipeline.rollout.vllm import sampler
+
+    calls: list[int] = []
+
+    def counted(logits: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(logits))
+        return draw(logits, *others)
+
+    def completions(truncation: Truncation = WHOLE) -> list[Completion]:
+        serve(policy, 3)
+        rows = [prompt for prompt in PROMPTS for _ in range(4)]
+        return policy.engine.generate(rows, Sampling(48, temperature, 4, truncation), lambda row, completion: None)
+
+    draw = sampler.draw
+    monkeypatch.setattr(sampler, "draw", counted)
+    ours = completions()
+    assert len(calls) >= max(len(completion.token_ids) for completion in ours)
+    calls.clear()
+    if temperature:
+        completions(Truncation(top_k=5))
+        completions(Truncation(top_p=0.9))
+    monkeypatch.setattr(sampler.OnePassSampler, "_only_draws", lambda *_: False)
+    theirs = completions()
+    assert not calls
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.token_ids == other.token_ids
+        torch.testing.assert_close(one.log_probs, other.log_probs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("seats", [None, 5])

@@ -1,1 +1,1 @@
-"""The engine on vLLM: its worker's weights, its scheduler, and the update beside the layers."""
+"""The engine on vLLM: its worker's weights, its scheduler, its sampler, and the update beside the layers."""

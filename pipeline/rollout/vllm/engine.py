@@ -3,7 +3,7 @@
 Every completion is a request of its own, which is reported the moment it ends; samples of one prompt share its prefix
 in the cache. A step over hundreds of sequences takes a GPU less time than vLLM's own loop takes its host, so that loop
 is kept short: requests carry token ids, the outputs of the engine's core are read without making text or a record for
-every token, and on a GPU `scheduler.py` schedules.
+every token, and on a GPU `scheduler.py` schedules and `sampler.py` samples.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class VLLMEngine:
     frozen weights, dequantised if they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps
     ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
     own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler
-    and `LLM.generate`, which hands completions on when all are done; for versions whose private parts nobody has looked
-    at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then read whole, since vLLM cannot
-    take back what a generator of its own drew for half a prompt. Raises `EngineError` where the trainer's weights do
-    not fill vLLM's model.
+    and sampler, and `LLM.generate`, which hands completions on when all are done; for versions whose private parts
+    nobody has looked at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then read whole,
+    since vLLM cannot take back what a generator of its own drew for half a prompt. Raises `EngineError` where the
+    trainer's weights do not fill vLLM's model.
     """
 
     name = "vllm"
@@ -115,6 +115,8 @@ class VLLMEngine:
         self._count = 0  # of requests so far
         self._plain = plain
         self._rpc("tinylora_attach", self.adapter, rounding, weights)
+        if torch.cuda.is_available() and not plain:
+            self._rpc("tinylora_sample_in_one_pass")
 
     @property
     def worker(self) -> Any:

@@ -61,6 +61,12 @@ class TinyLoRAWorker:
         elif packed is None:
             self.tinylora_merger = bank.merger_into(self.tinylora_weights, rounding)
 
+    def tinylora_sample_in_one_pass(self) -> None:
+        """From now on (`sampler.py`)."""
+        from pipeline.rollout.vllm.sampler import sample_in_one_pass
+
+        sample_in_one_pass(self.model_runner)  # type: ignore[attr-defined]
+
     @torch.inference_mode()
     def tinylora_refresh(self, v: list[list[float]]) -> None:
         """Make `v` the policy."""
