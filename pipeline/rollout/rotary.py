@@ -43,7 +43,7 @@ class _GivesTable:
         given = options.get("position_embeddings")
         if given is None or options.get("use_cache"):
             return None
-        x = arguments[0]
+        x = arguments[0] if arguments else options["hidden_states"]
         rows = max(x.shape[1], len(given[0]))
         return arguments, options | {"position_embeddings": self.rotary(_wide(x), seq_len=rows)}
 
