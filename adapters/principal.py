@@ -1,15 +1,10 @@
-"""Projections from what the base policy itself does: P_1 makes it surer, P_2 … P_u are along what varies most in it.
+"""Projections along which the base policy itself varies most: P_i from the Fisher matrix of its own completions.
 
 For the entries of all R (modules · r² numbers θ) a sampled completion has the score s = ∇_θ log π(completion), and
 F = E[s sᵀ] tells how far the policy moves for a change of θ: KL = ½ dθᵀ F dθ. Random P spread `u` scalars over all
-entries, most of which hardly move the policy. Here P_2 … P_u are the leading principal components of the scores, as EVA
-(arXiv 2410.07170) takes those of activations for LoRA's factors.
-
-P_1 is the natural gradient F⁻¹ h of the mean token's certainty, h = −∇_θ H: of all directions the one along which the
-policy gets surest for its KL, the adapter's nearest to a lower temperature. Much of what reinforcement learning does to
-a sampled policy is this ("The Entropy Mechanism", arXiv 2505.22617), and the components hold only a part of it. They
-are made of what is left of the scores without it, so that F has nothing between the two. No reward enters anywhere:
-what is learned still stands in `v` alone, also whether to be surer at all.
+entries, most of which hardly move the policy. Here P_1 … P_u are the leading principal components of the scores, as EVA
+(arXiv 2410.07170) takes those of activations for LoRA's factors. No reward enters, so what is learned still stands in
+`v` alone.
 
 Entries are scaled to unit variance first: they differ by orders of magnitude between layers. A completion longer than
 the median score is shortened to it, because a few garbled ones would else be the components. The components are scaled
@@ -25,7 +20,6 @@ import torch
 from torch import Tensor
 
 from adapters.config import AdapterError
-from adapters.fisher import ridged_fisher
 from adapters.tinylora import TinyLoRA
 
 
@@ -49,11 +43,10 @@ def entry_rows(bank: TinyLoRA, owners: Tensor, count: int) -> Iterator[Tensor]:
             layer.projections, layer.group, layer.group_index = kept
 
 
-def principal_projections(scores: Tensor, certainty: Tensor, bank: TinyLoRA) -> tuple[Tensor, float]:
-    """P (modules, u, r, r) float32, and the share of the scores' variance that it spans.
+def principal_projections(scores: Tensor, bank: TinyLoRA) -> tuple[Tensor, float]:
+    """P (modules, u, r, r) float32 from scores (completions, modules, r²), and the share of their variance it spans.
 
-    scores (completions, modules, r²): ∇ log π of completions. certainty (modules, r²): −∇ of the mean token's entropy.
-    Every group of modules has projections of its own. Raises `AdapterError` where there are fewer than `u`.
+    Every group of modules has components of its own. Raises `AdapterError` where there are fewer than `u`.
     """
     _, modules, entries = scores.shape
     u, rank = bank.config.u, bank.config.rank
@@ -61,37 +54,29 @@ def principal_projections(scores: Tensor, certainty: Tensor, bank: TinyLoRA) -> 
     spanned = total = 0.0
     for group in range(bank.config.groups):
         members = [index for index, layer in enumerate(bank.layers) if layer.group == group]
-        components, share = _components(
-            scores[:, members].flatten(1).double(), certainty[members].flatten().double(), u
-        )
+        components, share = _components(scores[:, members].flatten(1).double(), u)
         projections[members] = components.view(u, len(members), entries).transpose(0, 1).float()
         spanned, total = spanned + share * len(members), total + len(members)
     return projections.view(modules, u, rank, rank), spanned / total
 
 
-def _components(scores: Tensor, certainty: Tensor, wanted: int) -> tuple[Tensor, float]:
-    """P of one group as (wanted, entries), each with unit variance of scores · component, and the share of the variance
-    of scaled entries that they span; scores (completions, entries), certainty (entries,)."""
-    count, size = scores.shape
-    if wanted > min(count, size):
+def _components(scores: Tensor, wanted: int) -> tuple[Tensor, float]:
+    """The leading components (wanted, entries) of scores (completions, entries), each with unit variance of
+    scores · component, and their share of the variance of scaled entries."""
+    most = min(scores.shape)
+    if wanted > most:
         raise AdapterError(
-            f"{wanted} principal projections of {count} completions and {size} entries; use at "
-            f"most {min(count, size)} scalars a group, a larger rank, or projections normal"
+            f"{wanted} principal projections of {scores.shape[0]} completions and {scores.shape[1]} entries; use at "
+            f"most {most} scalars a group, a larger rank, or projections normal"
         )
     scale = scores.square().mean(dim=0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)
     scaled = scores * inverse
     lengths = scaled.norm(dim=1, keepdim=True)
     clipped = scaled * (lengths.median() / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).clamp(max=1)
-    fisher = clipped.mT @ clipped / count
-    surest = torch.linalg.solve(ridged_fisher(fisher, count), certainty * inverse)
-    known = torch.nn.functional.normalize(fisher @ surest, dim=0)  # what F has of it
-    others = clipped - (clipped @ known).unsqueeze(1) * known
-    _, vectors = torch.linalg.eigh(others.mT @ others / count)
-    leading = vectors[:, size - (wanted - 1) :].flip(1)
+    values, vectors = torch.linalg.eigh(clipped.mT @ clipped / len(clipped))
+    leading = vectors[:, -wanted:].flip(1)  # (entries, wanted)
     leading = leading * leading.gather(0, leading.abs().argmax(dim=0, keepdim=True)).sign()
-    chosen = torch.cat([surest.unsqueeze(1), leading], dim=1)  # (entries, wanted)
-    variance = (scaled @ chosen).square().mean(dim=0)
-    basis, _ = torch.linalg.qr(chosen)
-    share = float((clipped @ basis).square().sum() / clipped.square().sum())
-    return (chosen * inverse.unsqueeze(1) / variance.sqrt()).mT, share
+    variance = (scaled @ leading).square().mean(dim=0)
+    share = float(values[-wanted:].sum() / values.sum())
+    return (leading * inverse.unsqueeze(1) / variance.sqrt()).mT, share

@@ -29,7 +29,7 @@ from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import load_problem_sets
 from pipeline.training.advantages import group_advantages, reward_tensor
-from pipeline.training.calibration import COMPLETIONS, entry_certainty, entry_scores
+from pipeline.training.calibration import entry_scores
 from pipeline.training.microbatch import spread_rows
 from pipeline.training.sampler import PolicySampler, StepRecord
 from pipeline.training.scoring import Scoring
@@ -65,7 +65,7 @@ def measure(choice: ModelChoice, config: RunConfig, completions: int, nats: Sequ
         train, _ = fitting_problems(policy.tokenizer, sets.train, config.max_prompt_length, task)
         held_out, _ = fitting_problems(policy.tokenizer, sets.held_out, config.max_prompt_length, task)
         grader = StreamingGrader(pool, task)
-        scores, certainty, advantages = _graded(policy, grader, train, config, completions)
+        scores, advantages = _graded(policy, grader, train, config, completions)
         sampling = Sampling(config.max_completion_length, config.temperature, config.seed)
 
         def judged() -> Evaluation:
@@ -75,7 +75,7 @@ def measure(choice: ModelChoice, config: RunConfig, completions: int, nats: Sequ
         base, bank = judged(), policy.model.tinylora
         rows = [_row("the base", base, base, samples)]
         for rule in RULES:
-            _give(bank, rule, scores, certainty)
+            _give(bank, rule, scores)
             direction = natural_direction(vector_scores(scores, bank), advantages).view_as(bank.v)
             for kl in nats:
                 with torch.no_grad():
@@ -89,9 +89,8 @@ def measure(choice: ModelChoice, config: RunConfig, completions: int, nats: Sequ
 
 def _graded(
     policy: Policy, grader: StreamingGrader, problems: list[Problem], config: RunConfig, wanted: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (n, modules, r²), certainty (modules, r²) and advantages (n,) of about `wanted` completions of the base,
-    in groups."""
+) -> tuple[Tensor, Tensor]:
+    """Scores (n, modules, r²) and advantages (n,) of about `wanted` completions of the base, in groups."""
     group, device = config.num_generations, policy.model.tinylora.v.device
     chosen = [i for i in spread_rows(len(problems), -(-wanted // group)) for _ in range(group)]
     sampling = Sampling(config.max_completion_length, config.temperature, config.seed)
@@ -100,20 +99,17 @@ def _graded(
     sampler.serve(0, record)
     drawn = sampler.draw(0, record, chosen)
     verdicts = drawn.grading.collect()
-    tokens = [completion.token_ids for completion in drawn.completions]
-    scores = entry_scores(policy, drawn.prompts, tokens, config)
-    some = spread_rows(len(tokens), COMPLETIONS)
-    certainty = entry_certainty(policy, [drawn.prompts[i] for i in some], [tokens[i] for i in some], config)
+    scores = entry_scores(policy, drawn.prompts, [c.token_ids for c in drawn.completions], config)
     texts = [sampler.text(completion) for completion in drawn.completions]
     rows = [problems[i] for i in chosen]
     _, totals = Scoring(grader.task, config, ()).scores(rows, drawn.completions, texts, verdicts)
-    return scores, certainty, group_advantages(reward_tensor(totals), group, config.scale_rewards).to(device)
+    return scores, group_advantages(reward_tensor(totals), group, config.scale_rewards).to(device)
 
 
-def _give(bank: TinyLoRA, rule: str, scores: Tensor, certainty: Tensor) -> None:
+def _give(bank: TinyLoRA, rule: str, scores: Tensor) -> None:
     """P by `rule`; principal ones of the completions that the direction is fitted to."""
     if rule == "principal":
-        bank.set_projections(principal_projections(scores, certainty, bank)[0])
+        bank.set_projections(principal_projections(scores, bank)[0])
         return
     config = replace(bank.config, projections=rule)
     drawn = [projection_of(config, index, name) for index, name in enumerate(bank.names)]

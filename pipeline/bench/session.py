@@ -21,8 +21,7 @@ from storage.files import write_json
 def settings_of(model: str, **options: Any) -> tuple[ModelChoice, RunConfig, bool]:
     """The model, ready to be loaded, the settings of a training run on it, and whether a GPU answers."""
     choice = choose_model(model)
-    # without a data set, the benchmark's own problems; whole steps wait for their graders
-    asked = Settings(model=choice.name, **{"dataset": "starter", "staleness": 0, **options})
+    asked = Settings(model=choice.name, **{"dataset": "starter", **options})  # else the benchmark's own problems
     config = resolved(asked, starter=choice.is_starter, gpu=has_gpu())
     check_packages(config)
     return made_ready(choice), config, has_gpu()

@@ -34,7 +34,6 @@ class RunConfig(Settings):
     prompts_per_step: int
     max_completion_length: int
     steps: int
-    staleness: int
     epsilon_high: float
     eval_problems: int
 
@@ -80,11 +79,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_completion_length": 1024,
         "prompts_per_step": 32,
         "num_generations": 8,
-        "steps": 100,
+        "steps": 70,
         "eval_problems": 256,
     },
 }
-EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all", "staleness": 0}
+EARLIER: dict[str, Any] = {"projections": "normal", "scale_rewards": "group", "eval_split": "all"}
 
 
 def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
@@ -105,7 +104,6 @@ def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
         "quant": quant,
         "projections": "normal",
         "rounding": "stochastic" if settings.refresh == "merge" else None,
-        "staleness": int(not (starter or settings.dynamic_sampling or settings.num_iterations > 1)),
         "epsilon_high": CISPO_LARGEST_WEIGHT if settings.loss_type == "cispo" else settings.epsilon,
     }
     if settings.dynamic_sampling:

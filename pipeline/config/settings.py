@@ -147,13 +147,10 @@ class Settings(Declared):
         1.0, "Scale longer gradients to this norm (0: never); with --lr auto it changes only Adam's moments.", ge=0
     )
     num_iterations: int = setting(1, "Optimizer steps per batch of rollouts.", gt=0)
-    staleness: int | None = setting(
-        None,
-        "1: draw each batch one step before it is trained and grade it meanwhile; 0: train what was just drawn. "
-        "Default: 1; for the starter, with --dynamic-sampling and with more --num-iterations, 0.",
-        ge=0,
-        le=1,
-    )
+    staleness: int = setting(
+        0, "1: draw each batch one step before it is trained and grade it meanwhile; 0: train what was just drawn.",
+        ge=0, le=1,
+    )  # fmt: skip
     epsilon: float = setting(0.2, "Clip range of the importance ratio below 1.", ge=0)
     epsilon_high: float | None = setting(
         None, "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.", ge=0

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor
 
 from adapters import TinyLoRA
-from adapters.fisher import predicted_kl, ridged_fisher, signal_share
 from pipeline.training.logprobs import kl_k3
 from pipeline.training.microbatch import prompts_and_completions
 from pipeline.training.packing import Pack
@@ -69,6 +68,31 @@ def group_scores(prompt_gradients: Tensor, weights: Tensor, groups: list[list[in
     sizes = torch.stack([(weights[rows] != 0).sum() for rows in groups])
     squares = torch.stack([weights[rows].square().sum() for rows in groups])
     return torch.where(squares > 0, (sizes / squares).sqrt(), 0.0).unsqueeze(1) * prompt_gradients
+
+
+def ridged_fisher(fisher: Tensor, count: float) -> Tensor:
+    """F (p, p) of about `count` completions plus the share p / (p + count) of tr(F)/p · I.
+
+    Nothing is taken from F for it: along the step, which was made from the same completions, F is known best.
+    """
+    size = len(fisher)
+    ridged = fisher.clone()
+    ridged.diagonal().add_(size / (size + count) * fisher.trace() / size)
+    return ridged
+
+
+def predicted_kl(step: Tensor, fisher: Tensor) -> float:
+    """½ stepᵀ F step in nats a completion; step (p,), fisher (p, p)."""
+    return float(step @ fisher @ step) / 2
+
+
+def signal_share(average: Tensor, noise: float, fisher: Tensor) -> float:
+    """The share of averageᵀ F⁻¹ average that is not noise, 0 to 1; average (p,), fisher (p, p).
+
+    noise: what the average would have without any signal, E[εᵀ F⁻¹ ε].
+    """
+    whole = float(average @ torch.linalg.solve(fisher, average))
+    return max(0.0, 1 - noise / whole) if whole > 0 else 0.0
 
 
 def group_sums(gradients: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,37 +55,25 @@ def test_entry_gradients_are_those_of_finite_differences(tiny_model_folder: Path
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), count=st.integers(8, 60), size=st.integers(2, 20), data=st.data())
-def test_projections_are_those_of_a_computation_made_apart(seed: int, count: int, size: int, data) -> None:
-    """Of rows of one length, which nothing is taken from: the first is the natural gradient of certainty, the others
-    span the leading right singular vectors of what the scores have beside it."""
+def test_components_are_those_of_a_singular_value_decomposition(seed: int, count: int, size: int, data) -> None:
+    """Of rows of one length, which nothing is taken from: components span the leading right singular vectors."""
     wanted = data.draw(st.integers(1, min(count, size) - 1 or 1))
-    random = np.random.default_rng(seed)
-    drawn = random.standard_normal((count, size)) * np.arange(1, size + 1)
+    drawn = np.random.default_rng(seed).standard_normal((count, size)) * np.arange(1, size + 1)
     for _ in range(2000):  # unit variance of entries and unit length of rows at once
         drawn = drawn / np.sqrt((drawn**2).mean(0))
         drawn = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-    scaled, certainty = drawn / np.sqrt((drawn**2).mean(0)), random.standard_normal(size)
-    fisher = scaled.T @ scaled / count
-    surest = np.linalg.solve(fisher + size / (size + count) * np.trace(fisher) / size * np.eye(size), certainty)
-    known = fisher @ surest / np.linalg.norm(fisher @ surest)
-    rest = scaled - np.outer(scaled @ known, known)
-    _, values, vectors = np.linalg.svd(rest)
-    if 1 < wanted < len(values) and values[wanted - 2] - values[wanted - 1] < 1e-3:
+    scaled = drawn / np.sqrt((drawn**2).mean(0))
+    _, values, vectors = np.linalg.svd(scaled)
+    if wanted < len(values) and values[wanted - 1] - values[wanted] < 1e-3:
         return  # the leading space is not defined
-    units = 10.0 ** random.integers(-6, 6, size)
-    scale = np.sqrt((drawn**2).mean(0))
-    found, share = _components(torch.from_numpy(drawn * units), torch.from_numpy(certainty * scale * units), wanted)
-    coordinates = found.numpy() * units * scale
-    np.testing.assert_allclose(
-        coordinates[0] / np.linalg.norm(coordinates[0]), surest / np.linalg.norm(surest), atol=1e-6
-    )
-    projector = vectors[: wanted - 1].T @ vectors[: wanted - 1]
-    np.testing.assert_allclose(coordinates[1:] @ projector, coordinates[1:], atol=1e-4 * np.abs(coordinates).max())
-    products = (drawn * units) @ found.numpy().T
-    np.testing.assert_allclose((products**2).mean(0), 1, rtol=1e-6)
-    np.testing.assert_allclose(products[:, 1:].T @ products[:, 0] / count, 0, atol=1e-6)
-    basis = np.linalg.qr(np.concatenate([surest[None], vectors[: wanted - 1]]).T)[0]
-    assert share == pytest.approx(((scaled @ basis) ** 2).sum() / (scaled**2).sum(), rel=1e-3)
+    units = 10.0 ** np.random.default_rng(seed + 1).integers(-6, 6, size)
+    components, share = _components(torch.from_numpy(drawn * units), wanted)
+    coordinates = (components.numpy() * units) * np.sqrt((drawn**2).mean(0))
+    projector = vectors[:wanted].T @ vectors[:wanted]
+    np.testing.assert_allclose(coordinates @ projector, coordinates, atol=1e-4 * np.abs(coordinates).max())
+    variance = ((drawn * units) @ components.numpy().T) ** 2
+    np.testing.assert_allclose(variance.mean(0), 1, rtol=1e-6)
+    assert share == pytest.approx((values[:wanted] ** 2).sum() / (values**2).sum(), rel=1e-3)
 
 
 def test_garbled_completions_do_not_make_the_components() -> None:
@@ -93,9 +81,8 @@ def test_garbled_completions_do_not_make_the_components() -> None:
     common = torch.randn(200, 1, generator=generator) @ torch.ones(1, 10)
     scores = (common + 0.3 * torch.randn(200, 10, generator=generator)).double()
     scores[:3, 0] += torch.tensor([400.0, -400.0, 300.0])
-    scale = scores.square().mean(dim=0).sqrt()
-    elsewhere = torch.tensor([0.0, 1.0, -1.0] + [0.0] * 7).double()  # nothing that the completions have in common
-    direction = _components(scores, elsewhere * scale, 2)[0][1] * scale
+    component, _ = _components(scores, 1)
+    direction = component[0] * scores.square().mean(dim=0).sqrt()
     assert torch.nn.functional.cosine_similarity(direction[1:], torch.ones(9).double(), dim=0).abs() > 0.95
     assert direction[0].abs() < 0.5 * direction[1:].abs().min()
 
@@ -103,16 +90,15 @@ def test_garbled_completions_do_not_make_the_components() -> None:
 def test_every_group_has_components_of_its_own_and_too_many_are_refused(tiny_model_folder: Path) -> None:
     bank = adapted(tiny_model_folder, u=2, groups=3).tinylora
     scores = torch.randn(50, len(bank.layers), 4, generator=torch.Generator().manual_seed(1))
-    certainty = torch.randn(len(bank.layers), 4, generator=torch.Generator().manual_seed(2))
-    projections, share = principal_projections(scores, certainty, bank)
+    projections, share = principal_projections(scores, bank)
     assert projections.shape == (len(bank.layers), 2, 2, 2) and 0 < share < 1
     for group in range(3):
         members = [i for i, layer in enumerate(bank.layers) if layer.group == group]
-        expected, _ = _components(scores[:, members].flatten(1).double(), certainty[members].flatten().double(), 2)
+        expected, _ = _components(scores[:, members].flatten(1).double(), 2)
         found = projections[members].transpose(0, 1).reshape(2, -1)
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(AdapterError, match="at most 1 scalars"):
-        principal_projections(scores[:1], certainty, bank)
+        principal_projections(scores[:1], bank)
 
 
 def test_a_checkpoint_keeps_them(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.fisher import predicted_kl, ridged_fisher, signal_share
-from pipeline.training.kl_step import KLAdam, StepLength, completion_scores, group_noise, group_scores
+from pipeline.training.kl_step import (
+    KLAdam,
+    StepLength,
+    completion_scores,
+    group_noise,
+    group_scores,
+    predicted_kl,
+    ridged_fisher,
+    signal_share,
+)
 
 
 class Softmax:
