@@ -44,6 +44,15 @@ class Handle(Protocol):
     def kill(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Lent:
+    """Graders of another node: its name, its `Lender`, and how many they are."""
+
+    node: str
+    handle: Handle
+    workers: int
+
+
 class Launcher(Protocol):
     """Starts replicas."""
 
@@ -110,7 +119,7 @@ class Fleet:
         self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
         self.own_tokens = 0  # drawn in the run by the driver's own engine
-        self.lent: list[tuple[Handle, int]] = []  # graders of other nodes, and how many each has
+        self.lent: list[Lent] = []  # graders of other nodes
         self._lock = threading.RLock()
         self._closed = False
         self._wanted = 0  # replicas that the launcher wanted when it was last asked
@@ -139,7 +148,8 @@ class Fleet:
         deadline = time.monotonic() + LENDER_LIMIT
         for name, handle, call in asked:
             try:
-                self.lent.append((handle, call.result(timeout=max(0.0, deadline - time.monotonic()))["workers"]))
+                about = call.result(timeout=max(0.0, deadline - time.monotonic()))
+                self.lent.append(Lent(name, handle, about["workers"]))
             except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
                 late = isinstance(error, TimeoutError)
                 reason = f"they did not start in {LENDER_LIMIT:.0f} s" if late else reason_of(error)
@@ -249,6 +259,8 @@ class Fleet:
                 continue
             member.projections = vector.projections_digest
             self.seconds[member.number]["refresh"] += answer["seconds"]
+            for note in answer["notes"]:
+                self.say(f"{member.name}: {note}")
             if not member.joined and self._same_factors(member):
                 self._join(member)
 
