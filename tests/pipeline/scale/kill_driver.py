@@ -63,7 +63,7 @@ class Driver:
         return False
 
     def look(self) -> None:
-        for process in [self.process, *self.seen]:
+        for process in [self.process] if self.process.is_running() else list(self.seen):
             with suppress(psutil.Error):
                 self.seen.update(process.children(recursive=True))
 
@@ -91,11 +91,11 @@ def described(process: psutil.Process) -> str:
 
 
 def reach(driver: Driver, moment: str, folder: Path, chance: random.Random, limit: float) -> None:
-    """Wait until the driver is where it is to be killed; to step or to save, after two steps more."""
+    """Wait until the driver is where it is to be killed; to step or to save, after one step more."""
     if moment == "starting":
         driver.wait(chance.uniform(5.0, 25.0))
         return
-    wanted = steps_done(folder) + 2
+    wanted = steps_done(folder) + 1
     driver.wait(limit, lambda: steps_done(folder) >= wanted)
     if moment == "saving":
         driver.wait(limit, partial(writing, folder))
@@ -109,7 +109,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one life of the driver")
     parser.add_argument("extra", nargs="*", help="further options of the first start, after --")
     options = parser.parse_args()
-    chance, steps = random.Random(options.seed), 3 * options.kills + 2
+    chance, steps = random.Random(options.seed), 2 * options.kills + 2
     folder = options.folder / "killed"
     options.folder.mkdir(parents=True, exist_ok=True)
     orphans: list[str] = []
