@@ -35,7 +35,8 @@ from tests.pipeline.kills import distance, missing, other_completions, parser_of
 SIZES = {"prompts_per_step": 4, "num_generations": 4, "max_samples": 40, "eval_problems": 8, "grader_workers": 1}
 METHODS = {"load": "loading", "generate": "generating", "gradient": "training", "log_probs": "training",
            "measure": "training", "serve": "refreshing"}  # fmt: skip
-LATEST = {"loading": 15.0, "generating": 1.0, "grading": 0.2, "training": 0.3, "refreshing": 0.0, "saving": 0.0}
+# Seconds that a replica has been in a phase when it is killed, at most.
+LATEST = {"loading": 6.0, "generating": 1.0, "grading": 0.2, "training": 0.3, "refreshing": 0.0, "saving": 0.0}
 FARTHEST = 1e-3  # of `v` from that of the run left alone, in its lengths
 
 
@@ -100,6 +101,8 @@ class Killer(threading.Thread):
         while self.aims:
             time.sleep(0.001)
             if (fleet := self.fleet) and fleet.members:
+                if self.aims[0] == "loading" and fleet.members[0].joined:
+                    self.aims.append(self.aims.pop(0))  # it loads again after the next kill
                 self.kill(fleet.members[0], self.aims[0])
 
     def kill(self, member: Member, aim: str) -> None:

@@ -43,7 +43,7 @@ def test_one_replica_and_help_never_import_ray() -> None:
 def test_a_killed_replica_comes_back_and_no_completion_is_missing(tmp_path: Path) -> None:
     script = str(ROOT / "tests/pipeline/scale/kill_replicas.py")
     done = subprocess.run(
-        [sys.executable, script, str(tmp_path), "--kills", KILLS, "--steps", "10"],
+        [sys.executable, script, str(tmp_path), "--kills", KILLS, "--steps", "6"],
         capture_output=True,
         text=True,
         timeout=3600,
