@@ -32,7 +32,7 @@ class Answering:
         return self._found
 
     def serve(self, vector: Vector) -> dict[str, Any]:
-        return {"digest": vector.digest, "begun": 0.0, "ended": 0.0}
+        return {"digest": vector.digest, "begun": 0.0, "ended": 0.0, "notes": []}
 
     def measure(self, vector: Vector) -> tuple[float, int, int]:
         return 0.0, 1, 1

@@ -65,11 +65,10 @@ def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
 def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | None) -> Policy:
     model, tokenizer = load_model(choice, config)
     if config.vllm and has_gpu():  # in bf16; the engine does the same
-        from pipeline.rollout.residual import keep_residual
-        from pipeline.rollout.rotary import keep_rotary
+        from pipeline.rollout import residual, rotary
 
-        keep_residual(model)
-        keep_rotary(model)
+        residual.keep_residual(model)
+        rotary.keep_rotary(model)
     return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
 
 

@@ -23,7 +23,7 @@ from pipeline.scale.replica import ASIDE
 
 OBJECT_BYTES = 256 << 20  # of Ray's store on this machine: what crosses is small
 CONNECT_LIMIT = 10.0  # seconds until a cluster answers
-SEATED_LIMIT = 60.0  # seconds until the driver's GPU is set aside
+SEATED_LIMIT = 60.0  # seconds until the driver's place is set aside
 GROUPS = {"model": 1, "aside": 8}  # threads of an actor
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 makes the address of this machine 127.0.0.1, on Linux, too
 NICENESS = "RAY_worker_niceness"  # of actors; Ray's default of 15 puts an engine's loop behind all graders
@@ -71,8 +71,7 @@ class RayLauncher:
     def start(self, number: int) -> RayHandle:
         import ray
 
-        needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
-        actor = ray.remote(**needs, concurrency_groups=GROUPS, max_restarts=0)(self._kind)
+        actor = ray.remote(**self._needs, concurrency_groups=GROUPS, max_restarts=0)(self._kind)
         return RayHandle(actor.remote(number))
 
     def start_on(self, node: str) -> RayHandle:
@@ -80,9 +79,8 @@ class RayLauncher:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
         there = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = ray.remote(**needs, concurrency_groups=GROUPS, scheduling_strategy=there)(self._kind)
+        actor = ray.remote(**self._needs, concurrency_groups=GROUPS, scheduling_strategy=there)(self._kind)
         return RayHandle(actor.remote(0))
 
     def nodes(self) -> list[tuple[str, str]]:
@@ -120,6 +118,11 @@ class RayLauncher:
         import ray
 
         ray.shutdown()
+
+    @property
+    def _needs(self) -> dict[str, int]:
+        """What a replica takes, in Ray's books."""
+        return {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
 
     def _places(self) -> int:
         """How many replicas there is room for, the driver's own among them."""
@@ -161,11 +164,11 @@ class RayLauncher:
             reason = " ".join(str(error).split())[:300]
             what = f"--ray-address {address}: no Ray cluster can be used there"
             raise ConfigError(f"{what} ({reason}); {advice}") from None
-        if self._resource == "GPU" and self._trains:
-            self._take_gpu()
+        if self._trains:
+            self._take_place()
 
-    def _take_gpu(self) -> None:
-        """Set a GPU of this node aside for this process, so that no replica gets it."""
+    def _take_place(self) -> None:
+        """Set a GPU of this node, or a core where there is none, aside for this process, so that no replica gets it."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -174,14 +177,17 @@ class RayLauncher:
             os.environ["CUDA_VISIBLE_DEVICES"] = given[0]
             return
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._keeper = ray.remote(num_gpus=1, num_cpus=0, scheduling_strategy=here)(Keeper).remote()
+        self._keeper = ray.remote(**self._needs, scheduling_strategy=here)(Keeper).remote()
         try:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ray.get(self._keeper.gpu.remote(), timeout=SEATED_LIMIT)
+            gpu = ray.get(self._keeper.gpu.remote(), timeout=SEATED_LIMIT)
         except ray.exceptions.RayError:
             self.close()
             raise ConfigError(
-                "--ray-address: this node has no free GPU, and the driver trains, too; start it on a node with one"
+                f"--ray-address: this node has no free {self._resource}, and the driver trains, too; start it on a "
+                f"node with one"
             ) from None
+        if self._resource == "GPU":
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def name_of(node: Mapping[str, Any]) -> str:
@@ -222,10 +228,10 @@ def start_ray(**resources: int) -> None:
 
 
 class Keeper:
-    """Holds a GPU in Ray's books for a process that is no actor."""
+    """Holds a GPU or a core in Ray's books for a process that is no actor."""
 
     def gpu(self) -> str:
-        return os.environ["CUDA_VISIBLE_DEVICES"]
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
 def visible_gpus() -> list[str]:

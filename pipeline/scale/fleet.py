@@ -46,6 +46,15 @@ class Handle(Protocol):
     def kill(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Lent:
+    """Graders of another node: its name, its `Lender`, and how many they are."""
+
+    node: str
+    handle: Handle
+    workers: int
+
+
 class Launcher(Protocol):
     """Starts replicas."""
 
@@ -133,7 +142,7 @@ class Fleet:
         self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
         self.own_tokens = 0  # drawn in the run by the driver's own engine
-        self.lent: list[tuple[Handle, int]] = []  # graders of other nodes, and how many each has
+        self.lent: list[Lent] = []  # graders of other nodes
         self._lock = threading.RLock()
         self._closed = False
         self._wanted = 0  # replicas that the launcher wanted when it was last asked
@@ -162,7 +171,8 @@ class Fleet:
         deadline = time.monotonic() + LENDER_LIMIT
         for name, handle, call in asked:
             try:
-                self.lent.append((handle, call.result(timeout=max(0.0, deadline - time.monotonic()))["workers"]))
+                about = call.result(timeout=max(0.0, deadline - time.monotonic()))
+                self.lent.append(Lent(name, handle, about["workers"]))
             except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
                 late = isinstance(error, TimeoutError)
                 reason = f"they did not start in {LENDER_LIMIT:.0f} s" if late else reason_of(error)
@@ -275,6 +285,8 @@ class Fleet:
             begun, ended = answer["begun"], answer["ended"]
             self.seconds[member.number]["refresh"] += ended - begun
             member.ahead = (begun - call.sent + ended - call.arrived) / 2  # as NTP has it: both ways took as long
+            for note in answer["notes"]:
+                self.say(f"{member.name}: {note}")
             if not member.joined and self._same_factors(member):
                 self._join(member)
 

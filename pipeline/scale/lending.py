@@ -1,23 +1,27 @@
 """Graders that nodes without a replica lend: what a replica's own cannot take at once goes to them.
 
-A program and its problem then cross the network, and are judged in that node's sandbox. A verdict that does not come is
-had from the replica's own graders, so a node that leaves costs time alone.
+A program and its problem then cross the network, and are judged in that node's sandbox. A verdict that does not come
+in time is had from the replica's own graders, so a node that leaves or hangs costs time alone.
 """
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.scale.fleet import Handle
+from pipeline.scale.fleet import Lent
 from pipeline.tasks.graders import start_graders
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
 from rewards.verdict import Verdict
 
 AHEAD = 2  # programs that a lent grader is given at a time
+VERDICT_LIMIT = 120.0  # seconds: less than the driver waits for the replica, which would be blamed for it
 
 
 class Lender:
@@ -36,12 +40,14 @@ class Lender:
 
 
 class SharedPool:
-    """A `GraderPool` with lent graders beside its own. lent: a handle and the number of graders of each node."""
+    """A `GraderPool` with lent graders beside its own. say: takes a sentence about a node that is late."""
 
-    def __init__(self, own: GraderPool, lent: list[tuple[Handle, int]]) -> None:
-        self.own, self.lent = own, lent
+    def __init__(self, own: GraderPool, lent: Sequence[Lent], say: Callable[[str], None]) -> None:
+        self.own, self.lent, self.say = own, lent, say
         self._busy = [0] * len(lent)
         self._lock = threading.Lock()
+        self._calls: SimpleQueue[tuple[float, int, Future[Any]]] = SimpleQueue()  # in the order of their deadlines
+        threading.Thread(target=self._watch, name="lent-graders", daemon=True).start()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.own, name)
@@ -52,24 +58,37 @@ class SharedPool:
         if place is None:
             return self.own.submit(source, problem)
         answer: Future[Verdict] = Future()
-        call = self.lent[place][0].call("grade", source, problem)
+        call = self.lent[place].handle.call("grade", source, problem)
 
         def done(_: Any) -> None:
-            with self._lock:
-                self._busy[place] -= 1
-            if call.exception() is None:
+            if not call.cancelled():  # a grader that was given up is given nothing more
+                with self._lock:
+                    self._busy[place] -= 1
+            if not call.cancelled() and call.exception() is None:
                 answer.set_result(call.result())
             else:
                 self.own.submit(source, problem).add_done_callback(lambda own: answer.set_result(own.result()))
 
         call.add_done_callback(done)
+        self._calls.put((time.monotonic() + VERDICT_LIMIT, place, call))
         return answer
+
+    def _watch(self) -> None:
+        """Give up verdicts that do not come, and say once of each node that it is late."""
+        late: set[int] = set()
+        while True:
+            deadline, place, call = self._calls.get()
+            wait([call], timeout=max(0.0, deadline - time.monotonic()))
+            if call.cancel() and place not in late:
+                late.add(place)
+                self.say(f"a grader of node {self.lent[place].node} gave no verdict for {VERDICT_LIMIT:.0f} s and is "
+                         f"given up; what it had is graded here")  # fmt: skip
 
     def _free(self) -> int | None:
         """A place with a free grader, which then counts as busy."""
         with self._lock:
-            free = [(self._busy[i] / workers, i) for i, (_, workers) in enumerate(self.lent)
-                    if self._busy[i] < AHEAD * workers]  # fmt: skip
+            free = [(self._busy[i] / one.workers, i) for i, one in enumerate(self.lent)
+                    if self._busy[i] < AHEAD * one.workers]  # fmt: skip
             if not free:
                 return None
             self._busy[min(free)[1]] += 1

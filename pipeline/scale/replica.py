@@ -27,6 +27,7 @@ from pipeline.policy.loading import load_policy
 from pipeline.policy.memory import TRANSFORMERS_ROWS
 from pipeline.policy.models import choose_model, made_ready
 from pipeline.rollout import Completion, EngineError, Sampling
+from pipeline.scale.fleet import Lent
 from pipeline.scale.lending import SharedPool
 from pipeline.scale.wire import Drawn, Job, Judged, Vector, digest
 from pipeline.tasks import task_of
@@ -91,6 +92,7 @@ class Replica:
         self._problems: dict[int, Problem] = {}
         self._lock = threading.Lock()
         self._known_projections = ""
+        self._notes: list[str] = []  # for the driver to say
 
     # beside the model
 
@@ -120,7 +122,7 @@ class Replica:
 
     # with the model
 
-    def load(self, config: RunConfig, sharing: int, lent: list[Any] | None = None) -> dict[str, Any]:
+    def load(self, config: RunConfig, sharing: int, lent: list[Lent] | None = None) -> dict[str, Any]:
         """Start the graders, load the model, start the engine; tells what the driver compares and plans with. sharing:
         replicas on this node, which share its cores; 0: one a GPU. lent: graders of other nodes, as of `SharedPool`."""
         start, free, code = time.perf_counter(), free_memory(), code_digest()
@@ -129,7 +131,7 @@ class Replica:
         self.config, self.task = config, task_of(config)
         pool = self._stack.enter_context(start_graders(config, sharing))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // sharing))
-        self.pool: Any = SharedPool(pool, lent) if lent and self.task.runs_programs else pool
+        self.pool: Any = SharedPool(pool, lent, self._notes.append) if lent and self.task.runs_programs else pool
         self.policy = load_policy(choice, config)
         self._stack.callback(self.policy.close)
         return self.about() | {
@@ -142,12 +144,13 @@ class Replica:
         }
 
     def serve(self, vector: Vector) -> dict[str, Any]:
-        """Make this the policy of the engine; tells the hash of what `v` then is, and when it began and ended by this
-        process's `time.monotonic`."""
+        """Make this the policy of the engine; tells the hash of what `v` then is, when it began and ended by this
+        process's `time.monotonic`, and what is to be said of the time since the last one."""
         begun = time.monotonic()
         self.take_vector(vector)
         self.policy.serve()
-        return {"digest": self.vector_digest(), "begun": begun, "ended": time.monotonic()}
+        notes = [self._notes.pop(0) for _ in range(len(self._notes))]
+        return {"digest": self.vector_digest(), "begun": begun, "ended": time.monotonic(), "notes": notes}
 
     def probe(self) -> np.ndarray:
         """(modules,) float32: one number of the factors and P of every module, the same on every replica."""

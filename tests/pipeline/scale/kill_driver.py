@@ -1,30 +1,37 @@
-"""Kill the driver of a run with two replicas at random moments; nothing of it may stay, and `--resume` goes on.
+"""Kill the driver of a run with two replicas while it starts, steps and saves; nothing of it may stay, and `--resume`
+goes on.
 
-python tests/pipeline/scale/kill_driver.py FOLDER --kills 3
+python tests/pipeline/scale/kill_driver.py FOLDER --kills 6
 
-Two replicas of the starter through `scripts/train.py`. SIGKILL hits the driver a random time after its start or after
-one of its steps. Every process that it had started, replicas, graders and Ray's, must then end by itself within
-`--patience` seconds (two agents of Ray's look for a minute whether it comes back), and the run goes on with
-`--resume`; the last time it is left alone. Prints one line a kill and a JSON line at the end; the exit code is 1 where
-a process stays, or a step or a completion is missing or there twice.
+Two replicas of the starter through `scripts/train.py`. SIGKILL hits the driver, in turn, while a checkpoint is half
+written, a random time after a step, and a random time after its start. Every process that it had started, replicas,
+graders and Ray's, must then end by itself within `--patience` seconds (two agents of Ray's look for a minute whether it
+comes back), and the run goes on with `--resume`; the last time it is left alone. Prints one line a kill and a JSON line
+at the end; the exit code is 1 where a process stays, or a step or a completion is missing or there twice.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
+
+from tests.pipeline.kills import missing, parser_of, steps_done, writing  # noqa: E402
+
 SIZES = {"prompts-per-step": 4, "num-generations": 4, "max-samples": 40, "eval-problems": 8, "grader-workers": 1}
+MOMENTS = ("saving", "stepping", "starting")
+LOOK = 0.5  # seconds between two looks at which processes there are
 
 
 class Driver:
@@ -43,21 +50,24 @@ class Driver:
         )
         self.seen: set[psutil.Process] = set()
 
-    def running(self, seconds: float) -> Iterator[None]:
-        """Looks twice a second, for so long, which processes there are; ends early where the driver does."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.process.poll() is None:
-            self.look()
-            yield
-            time.sleep(0.5)
+    def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Until that holds (True), or the time is over or the driver has ended (False)."""
+        start = looked = time.monotonic()
+        while time.monotonic() - start < seconds and self.process.poll() is None:
+            if until():
+                return True
+            if time.monotonic() - looked > LOOK:
+                self.look()
+                looked = time.monotonic()
+            time.sleep(0.0005)
+        return False
 
     def look(self) -> None:
-        for process in [self.process, *self.seen]:
+        for process in [self.process] if self.process.is_running() else list(self.seen):
             with suppress(psutil.Error):
                 self.seen.update(process.children(recursive=True))
 
     def kill(self) -> None:
-        self.look()
         self.process.kill()
         self.process.wait()
 
@@ -80,16 +90,21 @@ def described(process: psutil.Process) -> str:
     return ""
 
 
-def steps_done(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+def reach(driver: Driver, moment: str, folder: Path, chance: random.Random, limit: float) -> None:
+    """Wait until the driver is where it is to be killed; to step or to save, after one step more."""
+    if moment == "starting":
+        driver.wait(chance.uniform(5.0, 25.0))
+        return
+    wanted = steps_done(folder) + 1
+    driver.wait(limit, lambda: steps_done(folder) >= wanted)
+    if moment == "saving":
+        driver.wait(limit, partial(writing, folder))
+    else:
+        driver.wait(chance.uniform(0.2, 3.0))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of(__doc__ or "", kills=6)
     parser.add_argument("--patience", type=float, default=90.0)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one life of the driver")
     parser.add_argument("extra", nargs="*", help="further options of the first start, after --")
@@ -98,46 +113,41 @@ def main() -> int:
     folder = options.folder / "killed"
     options.folder.mkdir(parents=True, exist_ok=True)
     orphans: list[str] = []
+    moments: list[str] = []
     slowest = 0.0
     for number in range(options.kills):
         driver = Driver(folder, steps, number > 0, options.extra)
-        # every third kill comes while the driver starts, the others after two steps more and in the midst of one
-        wanted = steps_done(folder) + (0 if number % 3 == 2 else 2)
-        for _ in driver.running(options.limit):
-            if steps_done(folder) >= wanted:
-                break
-        for _ in driver.running(chance.uniform(5.0, 25.0) if number % 3 == 2 else chance.uniform(0.2, 3.0)):
-            pass
+        moment = MOMENTS[number % len(MOMENTS)]
+        reach(driver, moment, folder, chance, options.limit)
         assert driver.process.poll() is None, f"the driver ended by itself; see {driver.log.name}"
-        done, count = steps_done(folder), len(driver.seen)
         driver.kill()
+        moments.append("saving" if writing(folder) else moment.replace("saving", "saved"))  # as the folder shows it
         left, seconds = driver.left(options.patience)
         orphans += left
         slowest = max(slowest, seconds)
-        print(f"killed the driver after {done} steps; of {count} processes {left or 'none'} stay", flush=True)
+        print(f"killed the driver, {moments[-1]}, after {steps_done(folder)} steps; of {len(driver.seen)} processes "
+              f"{left or 'none'} stay, the last for {seconds:.0f} s", flush=True)  # fmt: skip
         for process in driver.seen:
             with suppress(psutil.Error):
                 process.kill()
     driver = Driver(folder, steps, options.kills > 0, options.extra)
-    for _ in driver.running(options.limit):
-        pass
+    driver.wait(options.limit)
     from pipeline.run_folder import read_json_lines
 
     records = read_json_lines(folder / "metrics.jsonl")
-    rows = [len(read_json_lines(path)) for path in sorted((folder / "rollouts").glob("step-*.jsonl"))]
     left, _ = driver.left(options.patience)
     result = {
         "kills": options.kills,
+        "moments": dict(Counter(moments)),
         "exit": driver.process.wait() if driver.process.poll() is not None else "it did not end",
-        "steps": [record["step"] for record in records] == list(range(1, steps + 1)),
-        "completions": rows == [16] * steps,
+        "faults": missing(folder, steps, 16),
         "steps_with_both": sum(len(record["replicas"]) == 2 for record in records),
         "orphans": [*orphans, *left],
         "slowest_end": round(slowest, 1),
     }
     print(json.dumps(result))
-    whole = result["exit"] == 0 and result["steps"] and result["completions"]
-    return int(not (whole and result["steps_with_both"] == steps and not result["orphans"]))
+    whole = result["exit"] == 0 and not result["faults"] and result["steps_with_both"] == steps
+    return int(not (whole and not result["orphans"]))
 
 
 if __name__ == "__main__":

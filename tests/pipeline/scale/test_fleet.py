@@ -286,8 +286,21 @@ def test_graders_that_do_not_start_are_done_without(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fleet_module, "LENDER_LIMIT", 0.05)
     said: list[str] = []
     with Fleet(Lending(1), config(), said.append) as fleet:
-        assert [workers for _, workers in fleet.lent] == [7]
+        assert [(lent.node, lent.workers) for lent in fleet.lent] == [("node good", 7)]
     assert len(said) == 2 and "node late lends no graders: they did not start" in said[0] and "no room" in said[1]
+
+
+def test_what_a_replica_notes_is_said_once_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    launcher = ThreadLauncher(2)
+    fleet, engine = fleet_engine(launcher, said, monkeypatch)
+    with fleet:
+        engine.refresh(engine.bank.v)
+        launcher.handles[0].replica._notes.append("a node is late")
+        engine.refresh(engine.bank.v)
+        engine.refresh(engine.bank.v)
+    noted = [text for text in said if "a node is late" in text]
+    assert len(noted) == 1 and noted[0].startswith("replica 1 (node ")
 
 
 def test_who_waits_for_a_completion_is_told_who_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,15 @@
-"""Programs go to lent graders when a replica's own are busy, and come back to these when a node leaves."""
+"""Programs go to lent graders when a replica's own are busy, and come back to these when a node leaves or hangs."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
+from queue import Queue
 from typing import Any
 
+import pytest
+
+from pipeline.scale import lending
+from pipeline.scale.fleet import Lent
 from pipeline.scale.lending import AHEAD, SharedPool
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
@@ -39,7 +44,7 @@ class Node:
 
 def test_own_graders_come_first_then_those_that_are_lent() -> None:
     own, near, far = Pool(), Node(), Node()
-    pool = SharedPool(own, [(near, 1), (far, 2)])  # type: ignore[arg-type]
+    pool = SharedPool(own, [Lent("near", near, 1), Lent("far", far, 2)], print)  # type: ignore[arg-type]
     assert pool.submit("a", PROBLEM).result().status is Status.ACCEPTED and own.sources == ["a"]
     own.waiting = 2
     verdicts = [pool.submit(f"b{n}", PROBLEM) for n in range(3 * AHEAD + 1)]
@@ -50,3 +55,32 @@ def test_own_graders_come_first_then_those_that_are_lent() -> None:
     assert sum(verdict.done() for verdict in verdicts) == 3 and len(own.sources) == 3
     pool.submit("c", PROBLEM)
     assert len(near.calls) + len(far.calls) == 3 * AHEAD + 1
+
+
+def test_a_lent_grader_that_hangs_is_named_and_given_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "VERDICT_LIMIT", 0.05)
+    said: Queue[str] = Queue()
+    own, node = Pool(), Node()
+    own.waiting = 2
+    pool = SharedPool(own, [Lent("far (10.0.0.2)", node, 1)], said.put)  # type: ignore[arg-type]
+    verdicts = [pool.submit(f"a{n}", PROBLEM) for n in range(AHEAD)]
+    assert [verdict.result(timeout=10).status for verdict in verdicts] == [Status.ACCEPTED] * AHEAD
+    assert own.sources == ["a0", "a1"]
+    assert pool.submit("b", PROBLEM).done() and len(node.calls) == AHEAD
+    assert "node far (10.0.0.2) gave no verdict" in said.get(timeout=10) and said.empty()
+
+
+def test_a_verdict_in_time_is_taken_and_the_grader_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "VERDICT_LIMIT", 0.05)
+    said: Queue[str] = Queue()
+    own, node = Pool(), Node()
+    own.waiting = 2
+    pool = SharedPool(own, [Lent("far", node, 1)], said.put)  # type: ignore[arg-type]
+    first = pool.submit("a", PROBLEM)
+    node.calls[0].set_result(Verdict(Status.WRONG_ANSWER))
+    assert first.result().status is Status.WRONG_ANSWER
+    others = [pool.submit(f"b{n}", PROBLEM) for n in range(AHEAD)]
+    assert len(node.calls) == 1 + AHEAD and not own.sources
+    for other in others:
+        other.result(timeout=10)
+    assert own.sources == ["b0", "b1"] and said.get(timeout=10)

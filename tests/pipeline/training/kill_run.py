@@ -9,7 +9,6 @@ exit code is 1 where anything differs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -22,6 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
+
+from tests.pipeline.kills import parser_of, steps_done, writing  # noqa: E402
+
 TIMES = ("seconds", "tokens_per_second", "grading_hidden", "idle")  # differ from run to run
 STEPS = 4
 
@@ -68,11 +70,6 @@ def fork_run(folder: Path, staleness: int) -> int:
         os._exit(code)
 
 
-def writing(folder: Path) -> bool:
-    """Whether a checkpoint of the run is half written."""
-    return any(folder.glob(".partial/checkpoint-*"))
-
-
 def wait(child: int, seconds: float, until: Callable[[], bool] = lambda: True) -> bool:
     """Wait until the child ends (True), or until the time is over and `until` holds (False)."""
     deadline = time.monotonic() + seconds
@@ -109,10 +106,7 @@ def state(folder: Path) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of(__doc__ or "", kills=20)
     parser.add_argument("--staleness", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -153,9 +147,8 @@ def main() -> int:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 kills += 1
-                logged = (cut / "metrics.jsonl").read_text().count("\n") if (cut / "metrics.jsonl").exists() else 0
                 half = " while a checkpoint was being written" if writing(cut) else ""
-                print(f"kill {kills}: after {delay:.2f} s, {logged} steps logged{half}", flush=True)
+                print(f"kill {kills}: after {delay:.2f} s, {steps_done(cut)} steps logged{half}", flush=True)
         found = state(cut)
         differences += [f"{cut.name}: {name}" for name in expected if found[name] != expected[name]]
     result = {"kills": kills, "runs": runs, "steps": STEPS, "differences": differences}
