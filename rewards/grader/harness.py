@@ -24,7 +24,7 @@ _DECLARATION_END = re.compile(r"[;}]|^[ \t]*#.*$", re.MULTILINE)
 
 
 def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verdict]:
-    """As `pool.submit`, for problems of either kind. The future never raises."""
+    """As `pool.submit`, for problems of either kind. The future never raises; it is cancelled with the pool's."""
     if not problem.tests_are_code or source is None or not source.strip():
         return pool.submit(source, problem)
     program = whole_program(source, problem)
@@ -44,7 +44,11 @@ def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verd
         with lock:
             left[0] -= 1
             last = left[0] == 0
-        if last:
+        if not last:
+            return
+        if any(part.cancelled() for part in parts):
+            future.cancel()
+        else:
             future.set_result(join([part.result() for part in parts]))
 
     for part in parts:

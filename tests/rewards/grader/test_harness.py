@@ -82,6 +82,15 @@ def test_nothing_to_grade(pool: GraderPool) -> None:
     assert not grade(pool, "int f();", Problem("a", "", tests_are_code=True)).result().accepted
 
 
+def test_programs_of_a_pool_that_is_given_up_are_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    """As where a run ends whose next batch is still being graded."""
+    pool = GraderPool(1, quiet=True)
+    futures = [grade(pool, f"    return {number} * x;\n}}\n", PROBLEM) for number in range(20)]
+    pool.close(cancel=True)
+    assert all(future.done() for future in futures) and any(future.cancelled() for future in futures)
+    assert not caplog.records  # concurrent.futures logs what a callback raises
+
+
 def test_a_main_is_cut_out_with_its_braces() -> None:
     assert (
         without_main("int f(){}\nint main(int argc, char** argv) { while (1) { } }\nint g(){}")
