@@ -20,7 +20,8 @@ from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
 from pipeline.rollout import Completion
 from pipeline.scale.engine import FleetEngine, grade_where_drawn
-from pipeline.scale.fleet import Fleet, Handle, Launcher
+from pipeline.scale.fleet import Fleet
+from pipeline.scale.member import Handle, Launcher
 from pipeline.scale.replica import seats_of
 from pipeline.scale.start import launching, sharing_of
 from pipeline.tasks.graders import start_graders

@@ -24,7 +24,7 @@ from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
 from pipeline.run_folder import check_target
 from pipeline.scale.engine import grade_where_drawn
-from pipeline.scale.fleet import Launcher
+from pipeline.scale.member import Launcher
 from pipeline.scale.replica import Replica
 from pipeline.scale.start import fleet_of, launching, lead, sharing_of
 from pipeline.tasks import task_of

@@ -18,7 +18,8 @@ from typing import Any
 
 from pipeline.rollout import Completion, EngineError, Sampling
 from pipeline.scale.board import Board, Hand, Work
-from pipeline.scale.fleet import Fleet, Handle, Member
+from pipeline.scale.fleet import Fleet
+from pipeline.scale.member import Handle, Member
 from pipeline.scale.wire import Drawn, Job, Judged
 from rewards.problem import Problem
 from rewards.verdict import Verdict

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.scale.fleet import Lent
+from pipeline.scale.member import Lent
 from pipeline.tasks.graders import start_graders
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem
@@ -60,6 +60,12 @@ class SharedPool:
         answer: Future[Verdict] = Future()
         call = self.lent[place].handle.call("grade", source, problem)
 
+        def own(found: Future[Verdict]) -> None:
+            if found.cancelled():  # with the pool
+                answer.cancel()
+            else:
+                answer.set_result(found.result())
+
         def done(_: Any) -> None:
             if not call.cancelled():  # a grader that was given up is given nothing more
                 with self._lock:
@@ -67,7 +73,7 @@ class SharedPool:
             if not call.cancelled() and call.exception() is None:
                 answer.set_result(call.result())
             else:
-                self.own.submit(source, problem).add_done_callback(lambda own: answer.set_result(own.result()))
+                self.own.submit(source, problem).add_done_callback(own)
 
         call.add_done_callback(done)
         self._calls.put((time.monotonic() + VERDICT_LIMIT, place, call))

@@ -27,8 +27,8 @@ from pipeline.policy.loading import load_policy
 from pipeline.policy.memory import TRANSFORMERS_ROWS
 from pipeline.policy.models import choose_model, made_ready
 from pipeline.rollout import Completion, EngineError, Sampling
-from pipeline.scale.fleet import Lent
 from pipeline.scale.lending import SharedPool
+from pipeline.scale.member import Lent
 from pipeline.scale.wire import Drawn, Job, Judged, Vector, digest
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders

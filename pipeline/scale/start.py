@@ -10,7 +10,8 @@ from pipeline.environment import gpu_count
 from pipeline.policy.loading import Policy
 from pipeline.scale.cluster import RayLauncher
 from pipeline.scale.engine import FleetEngine
-from pipeline.scale.fleet import Fleet, Launcher
+from pipeline.scale.fleet import Fleet
+from pipeline.scale.member import Launcher
 from pipeline.scale.replica import seats_of
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from adapters.checkpoint import PROBE_TOLERANCE
 from pipeline.config import RunConfig
 from pipeline.scale.cluster import RayLauncher
-from pipeline.scale.fleet import SAME_VERSIONS, reason_of
+from pipeline.scale.member import SAME_VERSIONS, reason_of
 from pipeline.scale.replica import Replica
 
 NODE_LIMIT = 900.0  # seconds until all nodes have loaded the model, which they may have to fetch

@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.scale import cluster, start  # noqa: E402
 from pipeline.scale.cluster import RayHandle  # noqa: E402
-from pipeline.scale.fleet import Fleet, Handle, Member  # noqa: E402
+from pipeline.scale.fleet import Fleet  # noqa: E402
+from pipeline.scale.member import Handle, Member  # noqa: E402
 from pipeline.scale.replica import ASIDE  # noqa: E402
 from tests.pipeline.kills import distance, missing, other_completions, parser_of, steps_done, writing  # noqa: E402
 

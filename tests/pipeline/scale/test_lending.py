@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.scale import lending
-from pipeline.scale.fleet import Lent
 from pipeline.scale.lending import AHEAD, SharedPool
+from pipeline.scale.member import Lent
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 
