@@ -63,7 +63,7 @@ def _blocks(logits, stride, temperatures, seeds, positions, kept, tokens, vocabu
     rough = score
     if temperature != 0.0:
         rough = score + _rough_noise(_uniform(seed, token))
-    near = tl.sum(tl.where(rough > tl.max(rough, axis=0) - NEAR, ONE + place, 0), axis=0)
+    near = tl.sum(tl.where(rough >= tl.max(rough, axis=0) - NEAR, ONE + place, 0), axis=0)  # the best is near itself
     best = near % ONE  # the only one's place
     if near >= 2 * ONE:
         if temperature != 0.0:
