@@ -68,7 +68,8 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
         from pipeline.rollout import residual, rotary
 
         residual.keep_residual(model)
-        rotary.keep_rotary(model)
+        if not plain_vllm():
+            rotary.keep_rotary(model)
     return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
 
 

@@ -41,11 +41,11 @@ class VLLMEngine:
     location: folder or hub id of the checkpoint, of which only settings are read. model: the trainer's, adapted; its
     frozen weights, dequantised if they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps
     ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
-    own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's own scheduler
-    and sampler, and `LLM.generate`, which hands completions on when all are done; for versions whose private parts
-    nobody has looked at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then read whole,
-    since vLLM cannot take back what a generator of its own drew for half a prompt. Raises `EngineError` where the
-    trainer's weights do not fill vLLM's model.
+    own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's scheduler,
+    sampler and rotary embedding, and `LLM.generate`, which hands completions on when all are done; for versions whose
+    private parts nobody has looked at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then
+    read whole, since vLLM cannot take back what a generator of its own drew for half a prompt. Raises `EngineError`
+    where the trainer's weights do not fill vLLM's model.
     """
 
     name = "vllm"
@@ -76,7 +76,6 @@ class VLLMEngine:
         options: dict[str, Any] = {"enforce_eager": True}
         if torch.cuda.is_available():
             register_vllm_norm()
-            register_vllm_rotary()
             options = {
                 "hf_overrides": {"head_dtype": "float32"},  # logits, from bf16 factors, as the trainer's
                 # Without compiling, which takes most of the start to make a step 2 % shorter, and without graphs of
@@ -89,6 +88,7 @@ class VLLMEngine:
             if not plain:
                 from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
+                register_vllm_rotary()
                 options["scheduler_cls"] = RolloutScheduler
         elif numbered:
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, max_model_len)}
