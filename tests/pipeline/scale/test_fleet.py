@@ -109,6 +109,7 @@ class FarAway(StandIn):
         return found
 
 
+@pytest.mark.alone
 def test_where_a_share_spent_its_time_is_told_whatever_the_clocks_say(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, engine = fleet_engine(ThreadLauncher(2, made=FarAway), [], monkeypatch)
     with fleet:

@@ -71,7 +71,7 @@ def test_a_lent_grader_that_hangs_is_named_and_given_nothing_more(monkeypatch: p
 
 
 def test_a_verdict_in_time_is_taken_and_the_grader_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "VERDICT_LIMIT", 0.05)
+    monkeypatch.setattr(lending, "VERDICT_LIMIT", 1.0)
     said: Queue[str] = Queue()
     own, node = Pool(), Node()
     own.waiting = 2
