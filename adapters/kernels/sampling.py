@@ -4,10 +4,10 @@ A program reads a block of one row. It finds the token with the largest logit + 
 of exponentials that the log-sum-exp is made of; another puts the blocks of a row together.
 
 The noise is what vLLM's kernel draws (`vllm/v1/worker/gpu/sample/gumbel.py`): for every token the first of the four
-numbers of a Philox call, so the other three are of no use, and what takes the time is less the memory than arithmetic.
-Of this the exact logarithms are spared: those of the hardware find the best token of a block. Only where others are so
-near that rounding could decide, about once in a thousand blocks, is the block computed again as vLLM does it, and so
-are the best of the blocks of a row. The tokens are vLLM's to the bit.
+numbers of a Philox call. The other three are thrown away, so arithmetic takes more of the time than memory does. Exact
+logarithms are avoided: the hardware's rough ones find the best token of a block. Only where others are so near that
+rounding could decide, about once in a thousand blocks, is the block computed again as vLLM does it; the best tokens of
+a row's blocks always are. So the tokens are vLLM's, to the last of them.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _rows(logits, stride, temperatures, seeds, positions, kept, tokens, drawn, l
 
 
 def draw_tokens(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """As `draw`. The logits of a row stand side by side in memory."""
+    """As `draw` of `gumbel.py`. The logits of a row stand side by side in memory."""
     rows, vocabulary = logits.shape
     blocks = triton.cdiv(vocabulary, BLOCK)
     kept = torch.empty(2, rows, blocks, dtype=torch.float32, device=logits.device)

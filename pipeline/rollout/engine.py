@@ -57,7 +57,7 @@ def sampled_entropy(completions: Sequence[Completion]) -> float:
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
     """seconds: wall time until the policy has changed. kept: computes the share ⟨W' − W, ΔW⟩ / ⟨ΔW, ΔW⟩ of the update
-    that survived the merge, until the next refresh; it takes longer than to merge it."""
+    that survived the merge, which takes longer than merging; to be called before the next refresh."""
 
     seconds: float
     kept: Callable[[], float]

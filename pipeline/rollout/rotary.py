@@ -19,7 +19,7 @@ from torch import Tensor, nn
 def keep_rotary(model: nn.Module) -> None:
     """Let a model that transformers or Unsloth made turn queries and keys by float32 cosines and sines.
 
-    Unsloth's passes with a key-value cache keep their own way, and so do models of any other making.
+    Unsloth's passes with a key-value cache keep their own way, and so do models that anything else made.
     """
     inner: Any = model.model
     made_by = type(inner.layers[0]).forward.__module__
@@ -79,8 +79,8 @@ def rounded_once(plain: Any) -> Any:
 def register_vllm_rotary() -> None:
     """Make vLLM keep its table of cosines and sines in float32; safe to call again.
 
-    The table is made on the CPU, where the trainer's is, so the two are the same. vLLM's kernel takes it as it is: it
-    reads either type, turns in float32 and rounds once.
+    The table is made on the CPU, where Unsloth makes the trainer's, so the two are the same. vLLM's kernel takes it as
+    it is: it reads either type, turns in float32 and rounds once. Other kinds of scaling than Llama 3's keep vLLM's.
     """
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.rotary_embedding import Llama3RotaryEmbedding, RotaryEmbedding

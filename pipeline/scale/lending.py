@@ -1,7 +1,7 @@
 """Graders that nodes without a replica lend: what a replica's own cannot take at once goes to them.
 
-A program and its problem then cross the network, and are judged in that node's sandbox. A verdict that does not come
-in time is had from the replica's own graders, so a node that leaves or hangs costs time alone.
+A program and its problem then cross the network, and are judged in that node's sandbox. If a verdict does not come
+in time, the replica's own graders judge the program, so a node that leaves or hangs costs time alone.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def test_the_short_way_changes_no_token(policy: Policy) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 def test_one_pass_over_the_logits_changes_no_completion(policy: Policy, temperature: float, monkeypatch) -> None:
-    """It is taken, but where a step asks for more; and vLLM's own sampler gives the same tokens and log-probabilities
-    as near as float32 is."""
+    """It is used unless a step asks for more; vLLM's own sampler gives the same tokens, and the same log-probabilities
+    up to rounding in float32."""
     from pipeline.rollout.vllm import sampler
 
     calls: list[int] = []

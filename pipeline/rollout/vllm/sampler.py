@@ -2,8 +2,8 @@
 
 vLLM divides the logits by the temperature in place, draws from them, and reads them three more times for the
 log-probability of the drawn token and its rank. Where nothing else was asked of a step, `draw` does all but the rank,
-which nobody here reads, in one pass, with vLLM's own random numbers: the same tokens, up to rounding. Every other step
-is vLLM's, whose records of the requests are used for both. Sampling is not part of vLLM's CUDA graphs.
+which nobody here reads, in one pass, with vLLM's own random numbers, so the tokens are the same. Every other step goes
+to vLLM's sampler; both read its records of the requests. Sampling is not part of vLLM's CUDA graphs.
 
 For the second model runner of the tested version, on a GPU.
 """
