@@ -80,7 +80,7 @@ class Grading:
 
     def _graded(self, done: Future[Verdict]) -> None:
         self.last_verdict = time.perf_counter()
-        if self._on_graded is not None:
+        if self._on_graded is not None and not done.cancelled():  # with the pool
             self._on_graded(done.result())
 
     def verdict(self, row: int) -> Verdict:
