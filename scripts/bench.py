@@ -239,7 +239,7 @@ def causes(model: str, quant: str | None, gpu_memory: float | None, prompts: int
 @click.option("--nats", default="1,3", show_default=True, help="KL of the step, nats a completion; several by commas.")
 @click.option("--problems", type=click.IntRange(min=2), default=96, show_default=True, help="Held-out problems.")
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Completions of each.")
-@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: one per core.")
+@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: as for training.")
 @click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("gain")
 def gain(

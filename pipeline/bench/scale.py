@@ -18,7 +18,7 @@ from pipeline.bench.train_step import MEAN_LENGTH, ProgramGrader, problems_of_le
 from pipeline.config import RunConfig
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
-from pipeline.rollout import Completion
+from pipeline.rollout import Completion, EngineError
 from pipeline.scale.engine import FleetEngine, grade_where_drawn
 from pipeline.scale.fleet import Fleet
 from pipeline.scale.member import Handle, Launcher
@@ -107,6 +107,8 @@ def _rows(found: dict[tuple[int, int], dict[str, float]], config: RunConfig, gpu
         rows += [row(f"{what}of it {phase}", step[phase], "s") for phase in PHASES]
         if count == 1:
             continue
+        if "sync" not in step:
+            raise EngineError(f"{count} replicas: in no measured step was there more than one; see above who was lost")
         grown = prompts > size
         bars = (WEAK_BARS if grown else STRONG_BARS) if gpu else {}
         rows += [
@@ -131,8 +133,8 @@ def _steps(policy: Policy, config: RunConfig, pool: Any, steps: int) -> dict[str
     records, walls = timed_steps(policy, grader, problems, config, steps)
     measured = records[1:]  # the first step compiles
     found = {phase: statistics.median(record["seconds"][phase] for record in measured) for phase in PHASES}
-    for name in shared_phases(measured[0]):
-        found[name] = statistics.median(shared_phases(record)[name] for record in measured)
+    shared = [phases for record in measured if (phases := shared_phases(record))]  # not where the others were lost
+    found |= {name: statistics.median(phases[name] for phases in shared) for name in (shared[0] if shared else {})}
     return found | {
         "wall": statistics.median(walls),
         "most": statistics.mean(most_tokens(record) for record in measured),

@@ -127,7 +127,9 @@ class Settings(Declared):
     advantage_scale: str | None = setting(
         None, "Factors of the advantage by source or source/difficulty, such as codeforces=0.5,taco/EASY=2."
     )
-    grader_workers: int | None = setting(None, "Grader processes. Default: one per core.", gt=0)
+    grader_workers: int | None = setting(
+        None, "Grader processes. Default: one per core, with a GPU two fewer.", gt=0
+    )
     unsafe_grader: bool = setting(False, "Grade even where programs cannot be sandboxed.")
     header_store: int = setting(
         1024, "MB of memory for precompiled headers of prologues that come again (0: none).", ge=0
