@@ -131,7 +131,8 @@ def policy_of(
     import torch
 
     settings = config if checkpoint is None else adapter_settings(config, checkpoint)
-    adapter = tuple(getattr(settings, name) for name in ADAPTER_SETTINGS)
+    names = [name for name in ADAPTER_SETTINGS if name != "seed" or settings.projections != "principal"]
+    adapter = tuple(getattr(settings, name) for name in names)
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
         if loaded is not None:
             loaded.close()

@@ -220,12 +220,13 @@ def test_a_checkpoint_of_another_shape_frees_the_first_engine_before_it_loads(
 
     monkeypatch.setattr(module, "load_policy", load)
     monkeypatch.setattr("adapters.load_checkpoint", lambda *_: None)
-    for name, u in (("a", 8), ("b", 8), ("c", 4)):
+    runs = {"a": (8, 0, "principal"), "b": (8, 1, "principal"), "c": (4, 1, "principal"), "d": (4, 1, "normal")}
+    for name, (u, seed, projections) in (runs | {"e": (4, 2, "normal")}).items():
         (tmp_path / name).mkdir()
-        Settings(model="starter", u=u).save(tmp_path / name / "config.yaml")
+        Settings(model="starter", u=u, seed=seed, projections=projections).save(tmp_path / name / "config.yaml")  # type: ignore[arg-type]
     loaded = None
-    for name in ("a", "b", "c"):
+    for name in "abcde":
         loaded = module.policy_of(tmp_path / name, ModelChoice("starter", "", ""), CONFIG, loaded)
         policy = loaded.policy  # as the caller's own name for it does
         assert policy.engine is not None
-    assert len(alive) == 4  # a and b share an engine
+    assert len(alive) == 8  # a and b share an engine: no seed draws their projections again
