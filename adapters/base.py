@@ -62,12 +62,16 @@ def dense_weight(linear: nn.Module) -> Tensor:
     return dense(frozen_base(linear))
 
 
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def float32_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b in float32, also of bf16 factors, for what must not be rounded to bf16: logits, and what the residual
     stream takes in. Float64 stays what it is. x (..., in), weight (out, in) → (..., out)."""
     if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
         y = torch.mm(x.reshape(-1, x.shape[-1]), weight.mT, out_dtype=torch.float32).view(*x.shape[:-1], len(weight))
     else:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        y = x.to(dtype) @ weight.to(dtype).mT
+        y = wide(x) @ wide(weight).mT
     return y if bias is None else y + bias

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -109,11 +109,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def meaning_of(config: TinyLoRAConfig) -> TinyLoRAConfig:
-    """What of an adapter's settings a `v` depends on: principal projections are kept, so no seed draws them again."""
-    return replace(config, seed=0) if config.projections == PRINCIPAL else config
-
-
 def load_checkpoint(path: str | Path, model: nn.Module) -> Checkpoint:
     """Set the adapter of an injected `model` from a file.
 
@@ -121,7 +116,7 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> Checkpoint:
     """
     checkpoint = read_checkpoint(path)
     bank: TinyLoRA = model.tinylora
-    if meaning_of(checkpoint.config) != meaning_of(bank.config):
+    if checkpoint.config.meaning() != bank.config.meaning():
         raise AdapterError(
             f"checkpoint {path} is for {checkpoint.config}, but the model was adapted with {bank.config}"
         )

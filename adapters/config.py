@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from storage.errors import UserError
@@ -48,6 +48,10 @@ class TinyLoRAConfig:
     def group_of(self, index: int, modules: int) -> int:
         """Group of module `index` out of `modules`, counted in order of depth."""
         return index * self.groups // modules
+
+    def meaning(self) -> TinyLoRAConfig:
+        """What of this a `v` depends on: principal projections are kept with it, so no seed draws them again."""
+        return replace(self, seed=0) if self.projections == PRINCIPAL else self
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"targets": list(self.targets)}

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.base import Base, float32_product, frozen_base, is_quantized
+from adapters.base import Base, float32_product, frozen_base, is_quantized, wide
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
 from adapters.legacy import projection_of
@@ -292,11 +292,6 @@ class _Onto(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         (rows,) = ctx.saved_tensors
         return (grads[0] @ wide(rows)).to(ctx.dtype), None
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _onto(x: Tensor, rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pipeline.evaluation.compare import compare_counts, comparison_lines
 from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, fitting_problems
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
-from pipeline.policy.models import ModelChoice, made_ready
+from pipeline.policy.models import ModelChoice, adapter_config, made_ready
 from pipeline.progress import EvaluationBar
 from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
@@ -131,8 +131,7 @@ def policy_of(
     import torch
 
     settings = config if checkpoint is None else adapter_settings(config, checkpoint)
-    names = [name for name in ADAPTER_SETTINGS if name != "seed" or settings.projections != "principal"]
-    adapter = tuple(getattr(settings, name) for name in names)
+    adapter = adapter_config(settings).meaning(), settings.refresh, settings.rounding
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
         if loaded is not None:
             loaded.close()

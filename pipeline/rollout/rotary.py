@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapters.base import wide
+
 
 def keep_rotary(model: nn.Module) -> None:
     """Let a model that transformers or Unsloth made turn queries and keys by float32 cosines and sines.
@@ -45,17 +47,12 @@ class _GivesTable:
             return None
         x = arguments[0] if arguments else options["hidden_states"]
         rows = max(x.shape[1], len(given[0]))
-        return arguments, options | {"position_embeddings": self.rotary(_wide(x), seq_len=rows)}
+        return arguments, options | {"position_embeddings": self.rotary(wide(x.new_empty(0)), seq_len=rows)}
 
 
 def _float32_table(rotary: Any, x: Tensor, *arguments: Any, **options: Any) -> Any:
     """Of transformers' module, which rounds cosines and sines to the type of x and reads nothing else of it."""
-    return type(rotary).forward(rotary, _wide(x), *arguments, **options)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """An empty tensor where x is, in float32, or in float64 if x is."""
-    return x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
+    return type(rotary).forward(rotary, wide(x.new_empty(0)), *arguments, **options)
 
 
 def _teach_transformers(module: Any) -> None:

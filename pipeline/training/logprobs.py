@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.base import float32_product
-from adapters.tinylora import wide
+from adapters.base import float32_product, wide
 from pipeline.rollout.sampling_support import WHOLE, Truncation
 from pipeline.training.attention import hidden_states
 from pipeline.training.packing import Pack, Tokens, packed, within_budget

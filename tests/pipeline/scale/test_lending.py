@@ -42,6 +42,14 @@ class Node:
     def kill(self) -> None: ...
 
 
+def with_limit(seconds: float, node: str, monkeypatch: pytest.MonkeyPatch) -> tuple[SharedPool, Pool, Node, Queue[str]]:
+    """A pool whose own graders are busy, the grader that a node lends, which may take so long, and what is said."""
+    monkeypatch.setattr(lending, "VERDICT_LIMIT", seconds)
+    own, lent, said = Pool(), Node(), Queue[str]()
+    own.waiting = 2
+    return SharedPool(own, [Lent(node, lent, 1)], said.put), own, lent, said  # type: ignore[arg-type]
+
+
 def test_own_graders_come_first_then_those_that_are_lent() -> None:
     own, near, far = Pool(), Node(), Node()
     pool = SharedPool(own, [Lent("near", near, 1), Lent("far", far, 2)], print)  # type: ignore[arg-type]
@@ -58,11 +66,7 @@ def test_own_graders_come_first_then_those_that_are_lent() -> None:
 
 
 def test_a_lent_grader_that_hangs_is_named_and_given_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "VERDICT_LIMIT", 0.05)
-    said: Queue[str] = Queue()
-    own, node = Pool(), Node()
-    own.waiting = 2
-    pool = SharedPool(own, [Lent("far (10.0.0.2)", node, 1)], said.put)  # type: ignore[arg-type]
+    pool, own, node, said = with_limit(0.05, "far (10.0.0.2)", monkeypatch)
     verdicts = [pool.submit(f"a{n}", PROBLEM) for n in range(AHEAD)]
     assert [verdict.result(timeout=10).status for verdict in verdicts] == [Status.ACCEPTED] * AHEAD
     assert own.sources == ["a0", "a1"]
@@ -71,11 +75,7 @@ def test_a_lent_grader_that_hangs_is_named_and_given_nothing_more(monkeypatch: p
 
 
 def test_a_verdict_in_time_is_taken_and_the_grader_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lending, "VERDICT_LIMIT", 1.0)
-    said: Queue[str] = Queue()
-    own, node = Pool(), Node()
-    own.waiting = 2
-    pool = SharedPool(own, [Lent("far", node, 1)], said.put)  # type: ignore[arg-type]
+    pool, own, node, said = with_limit(1.0, "far", monkeypatch)
     first = pool.submit("a", PROBLEM)
     node.calls[0].set_result(Verdict(Status.WRONG_ANSWER))
     assert first.result().status is Status.WRONG_ANSWER
