@@ -6,6 +6,8 @@ it, in the sandbox in which programs are compiled; no verdict waits for that. Fr
 these lines is compiled as `-include HEADER` and its rest, which is the same program. The compiler finds the precompiled
 form alone, without the text, so that it says so when it cannot use it; the judge then compiles the program as it is.
 
+Headers are made with our edition of three of the library's files (`rewards/grader/apart.py`).
+
 The files lie on tmpfs in one folder for a compiler and its flags, shared by all pools of this user. Their names hold a
 digest of their content, which is read through before the first use, and a change of size or date is seen before any
 other. Together they keep within a number of bytes: the one that was used longest ago goes first. The last one who holds
@@ -30,11 +32,13 @@ from functools import partial
 from pathlib import Path
 
 from rewards.errors import GraderError, GraderFault
+from rewards.grader.apart import FILES, INCLUDES, Part, part_apart
+from rewards.grader.apart import PREFIX as APART
 from rewards.grader.lean import WHOLE, LeanHeader, compiler_key, flags, lean_header
 from rewards.grader.prologue import read_prologue
 from rewards.grader.runner import MESSAGES, Limits
 from rewards.grader.sandbox import Sandbox
-from rewards.grader.scratch import ScratchFolder, free_bytes, scratch_root, sweep
+from rewards.grader.scratch import ScratchFolder, file_digest, free_bytes, scratch_root, sweep
 from rewards.grader.toolchains import Toolchain
 
 PREFIX = "headers"
@@ -56,6 +60,7 @@ class Shortcut:
     header: str  # for -include
     rest: str
     lean: bool = False
+    archives: tuple[str, ...] = ()  # of functions that the header only calls, to be linked
 
 
 class HeaderStore:
@@ -73,7 +78,9 @@ class HeaderStore:
         self._toolchain = toolchain
         self._sandbox = sandbox
         self._lean: LeanHeader | None = None
-        self._lean_known = threading.Event()
+        self._apart: list[Part] = []
+        self._archives: list[tuple[Path, os.stat_result]] = []
+        self._prepared = threading.Event()
         self._sightings: Counter[Key] = Counter()
         self._asked: set[Key] = set()  # being made, ready, or not to be had
         self._ready: dict[Key, tuple[Path, os.stat_result]] = {}
@@ -91,15 +98,18 @@ class HeaderStore:
         """The ways to compile this program faster, fastest first. Counts its prologue."""
         prologue = read_prologue(source)
         lines = prologue.includes
-        if not lines or not self.limit_bytes or (WHOLE in lines and not self._lean_known.is_set()):
+        if not lines or not self.limit_bytes or (WHOLE in lines and not self._prepared.is_set()):
             return ()
         lean = self._lean is not None and self._lean.serves(source, lines)
         self._sighted((lines, lean))
+        if not self._may_link(source):
+            return ()
         found = []
         for kind in (True, False) if lean else (False,):
             if best := self._longest(lines, kind):
                 header, count = best
-                found.append(Shortcut(header, prologue.without(prologue.lines[:count]), kind))
+                archives = tuple(str(path) for path, _ in self._archives)
+                found.append(Shortcut(header, prologue.without(prologue.lines[:count]), kind, archives))
         return tuple(found)
 
     def missed(self, source: str) -> None:
@@ -110,7 +120,7 @@ class HeaderStore:
     def wait(self) -> None:
         """Until everything that was asked for is made. For tests and measurements."""
         if self.limit_bytes:
-            self._lean_known.wait()
+            self._prepared.wait()
             self._jobs.join()
 
     def describe(self) -> dict[str, object]:
@@ -153,15 +163,18 @@ class HeaderStore:
                 return header, count
         return None
 
+    def _may_link(self, source: str) -> bool:
+        """Whether a program names none of the archives' own functions, and they are as they were."""
+        return not self._archives or (APART not in source and all(_unchanged(*archive) for archive in self._archives))
+
     def _usable(self, key: Key) -> str | None:
         """The header, if it is ready and nobody has changed it since."""
         if (entry := self._ready.get(key)) is None:
             return None
         path, before = entry
-        now = _stat(path)
-        if now and (now.st_size, now.st_mtime_ns, now.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino):
+        if _unchanged(path, before):
             with suppress(FileNotFoundError):
-                os.utime(path, ns=(time.time_ns(), now.st_mtime_ns))  # the date of its last use, for all pools
+                os.utime(path, ns=(time.time_ns(), before.st_mtime_ns))  # the date of its last use, for all pools
             return str(path.with_suffix(""))
         self._ready.pop(key, None)
         self._asked.discard(key)
@@ -179,7 +192,9 @@ class HeaderStore:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # of this thread and what it starts
         sweep(_BUILD, self.folder)
         self._try("the lean bits/stdc++.h", self._find_lean)
-        self._lean_known.set()
+        for name in FILES:
+            self._try(f"<{name}> apart", partial(self._find_apart, name))
+        self._prepared.set()
         while True:
             key = self._jobs.get()
             if key is None or self._closed:
@@ -198,12 +213,24 @@ class HeaderStore:
     def _find_lean(self) -> None:
         self._lean = lean_header(self._toolchain)
 
+    def _find_apart(self, name: str) -> None:
+        """Put the archive of a file of the library where the sandbox sees it."""
+        if (part := part_apart(self._toolchain, name)) is None:
+            return
+        path = self.folder / part.archive.name
+        if not path.exists() or file_digest(path) not in path.name:
+            with ScratchFolder(_BUILD, self.folder) as build:
+                os.replace(shutil.copyfile(part.archive, build / path.name), path)
+        self._apart.append(part)
+        self._archives.append((path, path.stat()))
+
     def _make(self, key: Key) -> None:
         """Find the header in the folder, undamaged, or compile it."""
         lines, lean = key
         lean_text = self._lean.text if lean and self._lean else ""
         text = "\n".join(lines).replace(WHOLE, '#include "lean.h"' if lean else WHOLE) + "\n"
-        stem = hashlib.sha256(f"{text}{lean_text}".encode()).hexdigest()[:24]
+        apart = [part.archive.name for part in self._apart]
+        stem = hashlib.sha256(f"{text}{lean_text}{apart}".encode()).hexdigest()[:24]
         if found := self._find(stem):
             self._ready[key] = found, found.stat()
             return
@@ -212,9 +239,11 @@ class HeaderStore:
         with ScratchFolder(_BUILD, self.folder) as build:
             (build / "lean.h").write_text(lean_text)
             (build / "header.h").write_text(text)
+            for part in self._apart:
+                part.write(build / INCLUDES)
             made = self._compile(build)
             self._make_room(made.stat().st_size)
-            path = self.folder / f"{stem}-{_digest(made)}.h.gch"
+            path = self.folder / f"{stem}-{file_digest(made)}.h.gch"
             os.replace(made, path)
         self._ready[key] = path, path.stat()
         self.built += 1
@@ -222,14 +251,14 @@ class HeaderStore:
     def _find(self, stem: str) -> Path | None:
         """The undamaged header of this name that another pool has made."""
         for path in self.folder.glob(f"{stem}-*.h.gch"):
-            if path.name == f"{stem}-{_digest(path)}.h.gch":
+            if path.name == f"{stem}-{file_digest(path)}.h.gch":
                 return path
             path.unlink(missing_ok=True)
         return None
 
     def _compile(self, build: Path) -> Path:
         compiler = [self._toolchain.compile[0], *flags(self._toolchain), "-w", "-fmax-errors=3"]
-        command = [*compiler, "-x", "c++-header", "header.h", "-o", "header.h.gch"]
+        command = [*compiler, "-isystem", INCLUDES, "-x", "c++-header", "header.h", "-o", "header.h.gch"]
         run = self._sandbox.compile(command, build, _LIMITS, self._toolchain.folders, self._started)
         if run.how != "exit" or run.code:
             said = (build / MESSAGES).read_text(errors="replace").strip()
@@ -258,9 +287,11 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
+def _unchanged(path: Path, before: os.stat_result) -> bool:
+    now = _stat(path)
+    return now is not None and all(
+        getattr(now, part) == getattr(before, part) for part in ("st_size", "st_mtime_ns", "st_ino")
+    )
 
 
 class HeaderLease:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rewards.errors import GraderFault
+from rewards.grader.apart import PREFIX as APART
 from rewards.grader.compare import matches
 from rewards.grader.header import Shortcut
 from rewards.grader.runner import MESSAGES, Limits, Run
@@ -135,23 +136,29 @@ class Judge:
         path, spent = job / toolchain.source_name, 0.0
         for shortcut in shortcuts:
             path.write_bytes(shortcut.rest.encode("utf-8", "replace"))
-            run, messages = self._call_compiler(toolchain, job, ("-include", shortcut.header))
+            run, messages = self._call_compiler(toolchain, job, shortcut)
             spent += run.cpu_s if run else 0.0
             if run and (_is_done(run) or (not shortcut.lean and _is_own_fault(run, messages))):
                 return replace(run, cpu_s=spent), messages, "used"
         path.write_bytes(source.encode("utf-8", "replace"))
-        run, messages = self._call_compiler(toolchain, job, ())
+        run, messages = self._call_compiler(toolchain, job)
         return run and replace(run, cpu_s=run.cpu_s + spent), messages, "rejected" if shortcuts else ""
 
-    def _call_compiler(self, toolchain: Toolchain, job: Path, flags: tuple[str, ...]) -> tuple[Run | None, str]:
+    def _call_compiler(
+        self, toolchain: Toolchain, job: Path, shortcut: Shortcut | None = None
+    ) -> tuple[Run | None, str]:
         config = self.config
         names = {"{source}": toolchain.source_name, "{program}": toolchain.program_name}
         command: list[str] = []
         for word in toolchain.compile:
-            command += flags if word == "{flags}" else [names.get(word, word)]
+            if word != "{flags}":
+                command.append(names.get(word, word))
+            elif shortcut:
+                command += ["-include", shortcut.header]
+        command += shortcut.archives if shortcut else ()
         wall_s = max(60.0, 10 * config.compile_cpu_s)  # idle or not: the compiler waits for its parts
         limits = Limits(config.compile_cpu_s, config.compile_memory, config.compile_file, wall_s=wall_s, idle_s=wall_s)
-        readable = (*toolchain.folders, *((config.header_folder,) if flags else ()))
+        readable = (*toolchain.folders, *((config.header_folder,) if shortcut else ()))
         (job / toolchain.program_name).unlink(missing_ok=True)
         run = config.sandbox.compile(command, job, limits, readable)
         messages = _head(job / MESSAGES, 64 * DIAGNOSTICS_BYTES).decode(errors="replace").replace(f"{job}/", "")
@@ -349,4 +356,5 @@ def _is_own_fault(run: Run, messages: str) -> bool:
     """Whether a compilation with a precompiled header failed as it would have without."""
     if run.how == "cpu" or _TOO_LONG in messages:
         return True
-    return bool(run.how == "exit" and _OWN_ERROR.search(messages) and not _COMPILERS_ERROR.search(messages))
+    headers = _COMPILERS_ERROR.search(messages) or APART in messages
+    return bool(run.how == "exit" and _OWN_ERROR.search(messages) and not headers)

@@ -25,8 +25,9 @@ from rewards.grader.toolchains import Toolchain
 
 WHOLE = "#include <bits/stdc++.h>"
 LEFT_OUT = (
-    *("regex", "filesystem", "execution", "memory_resource", "codecvt"),
-    *("thread", "future", "mutex", "shared_mutex", "condition_variable", "barrier", "latch", "semaphore", "stop_token"),
+    *("regex", "filesystem", "execution", "memory_resource", "codecvt", "charconv", "random", "chrono", "valarray"),
+    *("atomic", "thread", "future", "mutex", "shared_mutex", "condition_variable"),
+    *("barrier", "latch", "semaphore", "stop_token"),
 )
 _STDIN = ("-x", "c++")
 _QUESTIONS = ("using ::{0};", "using std::{0};", "namespace same = std::{0};")
@@ -96,7 +97,7 @@ def _store_names(path: Path, names: frozenset[str]) -> None:
         temporary.unlink(missing_ok=True)  # a full or read-only cache: the names are found again next time
 
 
-def _call(toolchain: Toolchain, arguments: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+def call(toolchain: Toolchain, arguments: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
     """Run the compiler on `text`."""
     command = [toolchain.compile[0], *flags(toolchain), *_STDIN, *arguments, "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
@@ -104,7 +105,7 @@ def _call(toolchain: Toolchain, arguments: Sequence[str], text: str) -> subproce
 
 def _lean_text(toolchain: Toolchain) -> str:
     """The compiler's own `bits/stdc++.h` without the includes that are left out."""
-    read = _call(toolchain, ["-M"], WHOLE).stdout.replace("\\\n", " ").split()
+    read = call(toolchain, ["-M"], WHOLE).stdout.replace("\\\n", " ").split()
     path = next((word for word in read if word.endswith("bits/stdc++.h")), None)
     if path is None:
         raise GraderError(f"{toolchain.name} has no bits/stdc++.h")
@@ -119,7 +120,7 @@ def _names_left_out(toolchain: Toolchain, lean: str) -> frozenset[str]:
     """
 
     def preprocessed(text: str, how: str) -> str:
-        return _call(toolchain, ["-E", how], text).stdout
+        return call(toolchain, ["-E", how], text).stdout
 
     def known(text: str, candidates: list[str]) -> set[tuple[str, str]]:
         """The (word, question) pairs which the compiler accepts after reading the header."""
@@ -128,7 +129,7 @@ def _names_left_out(toolchain: Toolchain, lean: str) -> frozenset[str]:
             f"namespace probe_{index} {{ {question.format(word)} }}" for index, (word, question) in enumerate(asked)
         )
         program = f'{text}\n#line 1 "probe"\n' + "\n".join(lines)
-        said = _call(toolchain, ["-fsyntax-only", "-fmax-errors=0"], program).stderr
+        said = call(toolchain, ["-fsyntax-only", "-fmax-errors=0"], program).stderr
         refused = {int(number) - 1 for number in re.findall(r"^probe:(\d+):\d+: error", said, re.MULTILINE)}
         return {pair for index, pair in enumerate(asked) if index not in refused}
 
@@ -137,5 +138,5 @@ def _names_left_out(toolchain: Toolchain, lean: str) -> frozenset[str]:
     candidates = sorted(word for word in more if not word.startswith("_"))
     names = {word for word, _ in known(WHOLE, candidates) - known(lean, candidates)}
     macros = set(_MACRO.findall(preprocessed(WHOLE, "-dM"))) - set(_MACRO.findall(preprocessed(lean, "-dM")))
-    reserved = {word for word in more if word.startswith("_") and word not in fewer}
+    reserved = {word for word in more if word.startswith("_") and word.strip("_") and word not in fewer}
     return frozenset(names | macros | reserved | {*LEFT_OUT, "pmr"})

@@ -9,6 +9,7 @@ ScratchFolder   a locked folder in there; the lock is released by the kernel, ho
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -56,6 +57,12 @@ def free_bytes(folder: Path) -> int:
     """Free space of the file system that holds a folder."""
     info = os.statvfs(folder)
     return info.f_bavail * info.f_frsize
+
+
+def file_digest(path: Path) -> str:
+    """Half of the SHA-256 of a file's content; part of the name of a file that must be whole to be used."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:24]
 
 
 class ScratchFolder:
