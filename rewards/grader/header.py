@@ -218,9 +218,10 @@ class HeaderStore:
         if (part := part_apart(self._toolchain, name)) is None:
             return
         path = self.folder / part.archive.name
-        if not path.exists() or file_digest(path) not in path.name:
-            with ScratchFolder(_BUILD, self.folder) as build:
-                os.replace(shutil.copyfile(part.archive, build / path.name), path)
+        if path.exists() and file_digest(path) not in path.name:
+            path.unlink(missing_ok=True)
+        with ScratchFolder(_BUILD, self.folder) as build, suppress(FileExistsError):  # another pool's is as good
+            os.link(shutil.copyfile(part.archive, build / path.name), path)
         self._apart.append(part)
         self._archives.append((path, path.stat()))
 

@@ -44,7 +44,7 @@ _CANNOT_START = {errno.ENOEXEC, errno.ENOENT, errno.EINVAL, errno.EACCES, errno.
 # What a program's own errors look like: not those of a header that the compiler cannot use (a fatal error, a crash).
 _OWN_ERROR = re.compile(r": error: |undefined reference to|multiple definition of")
 _TOO_LONG = "CPU time limit exceeded"  # the compiler's driver says it of its parts
-_COMPILERS_ERROR = re.compile(r"fatal error: |internal compiler error")
+_COMPILERS_ERROR = re.compile(r"fatal error: |internal compiler error|^cc1plus: error: ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ def _cpp(compiler: str, standard: str) -> Toolchain:
         raise GraderError(f"C++ standard {standard!r} is unknown; use one of {', '.join(_STANDARDS)}")
     package = "g++" if compiler == "g++" else "clang"
     binary = _need(compiler, "C++", f"install it (Debian, Ubuntu: apt-get install {package})")
-    errors = "-fmax-errors=3" if compiler == "g++" else "-ferror-limit=3"
+    # One error refuses a program; the next ones would come after templates of the whole library were instantiated.
+    errors = "-fmax-errors=1" if compiler == "g++" else "-ferror-limit=1"
     flags = ("-O2", f"-std={standard}", "-w", errors, "{flags}", *linker_flags())
     return Toolchain(
         name=f"{compiler} -O2 -std={standard}",
@@ -85,7 +86,7 @@ def _cpp(compiler: str, standard: str) -> Toolchain:
 
 def _c(compiler: str, standard: str) -> Toolchain:
     binary = _need("gcc", "C", "install it (Debian, Ubuntu: apt-get install gcc)")
-    flags = ("-O2", "-std=gnu17", "-w", "-fmax-errors=3", *linker_flags())
+    flags = ("-O2", "-std=gnu17", "-w", "-fmax-errors=1", *linker_flags())
     command = (binary, *flags, "{source}", "-o", "{program}", "-lm")
     return Toolchain("gcc -O2 -std=gnu17", "main.c", command, run=("{program}",), folders=_own_folders(binary))
 

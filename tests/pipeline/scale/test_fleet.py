@@ -322,6 +322,7 @@ def test_who_waits_for_a_completion_is_told_who_holds_it(monkeypatch: pytest.Mon
         wake.set()
 
 
+@pytest.mark.filterwarnings("ignore:Exception in thread generation")  # that of the grader which cannot be started
 def test_nobody_waits_for_a_verdict_of_a_thread_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, row: int, completion: str) -> Any:
         raise MemoryError("no grader can be started")

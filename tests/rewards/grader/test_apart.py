@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from rewards.grader import apart
 from rewards.grader import scratch as storage
 from rewards.grader.apart import PREFIX, Part, _edited, _Edition, part_apart
+from rewards.grader.header import HeaderStore
 from rewards.grader.pool import GraderPool
+from rewards.grader.sandbox import choose_sandbox
 from rewards.grader.toolchains import find_toolchain
 from rewards.problem import Problem, Test
 from rewards.verdict import Status
@@ -160,6 +163,19 @@ def test_an_archive_that_was_damaged_is_not_linked(
         archive.write_bytes(b"") if damage == "cut" else archive.unlink()
         verdict = pool.submit(program.format(4), ONE).result(60)
         assert verdict.accepted and verdict.header == ""
+
+
+def test_stores_that_start_together_link_the_same_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "SHARED_MEMORY", tmp_path)
+    source = "#include <string>\nint main() { return std::stoi(std::string()); }\n"
+    with ExitStack() as stack:
+        stores = [stack.enter_context(HeaderStore(find_toolchain("cpp"), choose_sandbox()[0])) for _ in range(6)]
+        for store in stores:
+            for _ in range(2):
+                store.shortcuts(source)
+            store.wait()
+        found = {store.shortcuts(source)[0].archives for store in stores}
+        assert len(found) == 1 and len(found.pop()) == 3
 
 
 @pytest.mark.parametrize("standard", ["c++11", "c++14", "c++20", "c++23"])
