@@ -281,6 +281,36 @@ def gain(
 
 
 @bench.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="The base. Default: the first run's.")
+@click.option("--eval-dataset", "data_sets", multiple=True, help="Such as mbxp:FILE, once or more. Default: the run's.")
+@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Of each problem, at T = 1.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many problems of each set. Default: the run's.")
+@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: the run's.")
+@GPU_MEMORY
+@out_option("learning")
+def learning(
+    runs: tuple[Path, ...],
+    model: str | None,
+    data_sets: tuple[str, ...],
+    samples: int,
+    limit: int | None,
+    grader_workers: int | None,
+    gpu_memory: float | None,
+    out: str,
+) -> None:
+    """What RUNS (their folders, or checkpoint-N in them) gained over their base, sampled and greedily."""
+    with one_sentence_errors():
+        from pipeline.bench.learning import check_runs, measure
+
+        told = {"model": model, "eval_problems": limit, "grader_workers": grader_workers, "gpu_memory": gpu_memory}
+        asked = check_runs(runs, **told)
+    completions = Path(out).with_suffix("")
+    finish("learning", out, lambda: measure(asked, runs, data_sets or (None,), samples, completions))
+    click.echo(f"completions are in {completions}/")
+
+
+@bench.command()
 @MODEL
 @QUANT
 @GPU_MEMORY
