@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapters.config import AdapterError
 from adapters.tinylora import TinyLoRA
@@ -54,13 +54,13 @@ def principal_projections(scores: Tensor, bank: TinyLoRA) -> tuple[Tensor, float
     spanned = total = 0.0
     for group in range(bank.config.groups):
         members = [index for index, layer in enumerate(bank.layers) if layer.group == group]
-        components, share = _components(scores[:, members].flatten(1).double(), u)
+        components, share = leading_components(scores[:, members].flatten(1).double(), u)
         projections[members] = components.view(u, len(members), entries).transpose(0, 1).float()
         spanned, total = spanned + share * len(members), total + len(members)
     return projections.view(modules, u, rank, rank), spanned / total
 
 
-def _components(scores: Tensor, wanted: int) -> tuple[Tensor, float]:
+def leading_components(scores: Tensor, wanted: int) -> tuple[Tensor, float]:
     """The leading components (wanted, entries) of scores (completions, entries), each with unit variance of
     scores · component, and their share of the variance of scaled entries."""
     most = min(scores.shape)
@@ -74,7 +74,11 @@ def _components(scores: Tensor, wanted: int) -> tuple[Tensor, float]:
     scaled = scores * inverse
     lengths = scaled.norm(dim=1, keepdim=True)
     clipped = scaled * (lengths.median() / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)).clamp(max=1)
-    values, vectors = torch.linalg.eigh(clipped.mT @ clipped / len(clipped))
+    if len(clipped) < clipped.shape[1]:  # the same components by the smaller of the two Gram matrices
+        values, rows = torch.linalg.eigh(clipped @ clipped.mT / len(clipped))
+        vectors = nn.functional.normalize(clipped.mT @ rows[:, -wanted:], dim=0)
+    else:
+        values, vectors = torch.linalg.eigh(clipped.mT @ clipped / len(clipped))
     leading = vectors[:, -wanted:].flip(1)  # (entries, wanted)
     leading = leading * leading.gather(0, leading.abs().argmax(dim=0, keepdim=True)).sign()
     variance = (scaled @ leading).square().mean(dim=0)

@@ -281,6 +281,44 @@ def gain(
 
 
 @bench.command()
+@MODEL
+@QUANT
+@GPU_MEMORY
+@click.option("--dataset", default="starter", show_default=True, help="Problems whose pass@1 is looked at.")
+@click.option("--completions", type=click.IntRange(min=64), help="Default: 4096 on a GPU, 512 on a CPU.")
+@click.option("--u", type=click.IntRange(min=1), default=32, show_default=True, help="How many scalars.")
+@click.option("--rank", type=click.IntRange(2, 64), default=16, show_default=True, help="Singular directions in all.")
+@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: as for training.")
+@out_option("signal")
+def signal(
+    model: str,
+    quant: str | None,
+    gpu_memory: float | None,
+    dataset: str,
+    completions: int | None,
+    u: int,
+    rank: int,
+    grader_workers: int | None,
+    out: str,
+) -> None:
+    """How much of the gradient of pass@1 the scalars see, by singular directions and rule for P."""
+    choice, config, gpu = settings(
+        model,
+        quant=quant,
+        vllm=True,
+        gpu_memory=gpu_memory,
+        dataset=dataset,
+        u=u,
+        rank=rank,
+        grader_workers=grader_workers,
+    )
+    from pipeline.bench.signal import measure
+
+    count = completions or (4096 if gpu else 512)
+    finish(f"signal, {Path(choice.name).name}", out, lambda: measure(choice, config, count))
+
+
+@bench.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", help="The base. Default: the first run's.")
 @click.option("--eval-dataset", "data_sets", multiple=True, help="Such as mbxp:FILE, once or more. Default: the run's.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +66,9 @@ def measure(choice: ModelChoice, config: RunConfig, completions: int, nats: Sequ
         train, _ = fitting_problems(policy.tokenizer, sets.train, config.max_prompt_length, task)
         held_out, _ = fitting_problems(policy.tokenizer, sets.held_out, config.max_prompt_length, task)
         grader = StreamingGrader(pool, task)
-        scores, advantages = _graded(policy, grader, train, config, completions)
+        found = graded(policy, grader, train, config, completions)
+        scores, group = found.scores, config.num_generations
+        advantages = group_advantages(found.rewards, group, config.scale_rewards).to(scores.device)
         sampling = Sampling(config.max_completion_length, config.temperature, config.seed)
 
         def judged() -> Evaluation:
@@ -87,11 +90,21 @@ def measure(choice: ModelChoice, config: RunConfig, completions: int, nats: Sequ
     return rows
 
 
-def _graded(
+class Graded(NamedTuple):
+    """Completions of the base, group by group: scores (n, modules, r²) of every entry, rewards (n,), whether all tests
+    passed (n,), tokens (n,)."""
+
+    scores: Tensor
+    rewards: Tensor
+    passed: Tensor
+    tokens: Tensor
+
+
+def graded(
     policy: Policy, grader: StreamingGrader, problems: list[Problem], config: RunConfig, wanted: int
-) -> tuple[Tensor, Tensor]:
-    """Scores (n, modules, r²) and advantages (n,) of about `wanted` completions of the base, in groups."""
-    group, device = config.num_generations, policy.model.tinylora.v.device
+) -> Graded:
+    """About `wanted` completions of the base, whose `v` is zero."""
+    group = config.num_generations
     chosen = [i for i in spread_rows(len(problems), -(-wanted // group)) for _ in range(group)]
     sampling = Sampling(config.max_completion_length, config.temperature, config.seed)
     sampler = PolicySampler(policy, grader, problems, group, sampling)
@@ -103,7 +116,8 @@ def _graded(
     texts = [sampler.text(completion) for completion in drawn.completions]
     rows = [problems[i] for i in chosen]
     _, totals = Scoring(grader.task, config, ()).scores(rows, drawn.completions, texts, verdicts)
-    return scores, group_advantages(reward_tensor(totals), group, config.scale_rewards).to(device)
+    passed = torch.tensor([float(verdict.accepted) for verdict in verdicts])
+    return Graded(scores, reward_tensor(totals), passed, torch.tensor([len(c.token_ids) for c in drawn.completions]))
 
 
 def _give(bank: TinyLoRA, rule: str, scores: Tensor) -> None:

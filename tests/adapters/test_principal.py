@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters import AdapterError, TinyLoRAConfig, inject, load_checkpoint, save_checkpoint
-from adapters.principal import _components, entry_rows, principal_projections
+from adapters.principal import entry_rows, leading_components, principal_projections
 
 
 def adapted(folder: Path, **config):
@@ -67,7 +67,7 @@ def test_components_are_those_of_a_singular_value_decomposition(seed: int, count
     if wanted < len(values) and values[wanted - 1] - values[wanted] < 1e-3:
         return  # the leading space is not defined
     units = 10.0 ** np.random.default_rng(seed + 1).integers(-6, 6, size)
-    components, share = _components(torch.from_numpy(drawn * units), wanted)
+    components, share = leading_components(torch.from_numpy(drawn * units), wanted)
     coordinates = (components.numpy() * units) * np.sqrt((drawn**2).mean(0))
     projector = vectors[:wanted].T @ vectors[:wanted]
     np.testing.assert_allclose(coordinates @ projector, coordinates, atol=1e-4 * np.abs(coordinates).max())
@@ -76,12 +76,25 @@ def test_components_are_those_of_a_singular_value_decomposition(seed: int, count
     assert share == pytest.approx((values[:wanted] ** 2).sum() / (values**2).sum(), rel=1e-3)
 
 
-def test_garbled_completions_do_not_make_the_components() -> None:
+def test_few_completions_of_many_entries_have_the_same_components() -> None:
+    """More entries than completions, against numpy's singular value decomposition."""
+    scores = torch.randn(30, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wide, share = leading_components(scores, 5)
+    scaled = scores / scores.square().mean(0).sqrt()
+    clipped = scaled * (scaled.norm(dim=1).median() / scaled.norm(dim=1)).clamp(max=1).unsqueeze(1)
+    _, values, vectors = np.linalg.svd(clipped.numpy())
+    coordinates = wide.numpy() * scores.square().mean(0).sqrt().numpy()
+    projector = vectors[:5].T @ vectors[:5]
+    np.testing.assert_allclose(coordinates @ projector, coordinates, atol=1e-9 * np.abs(coordinates).max())
+    assert share == pytest.approx((values[:5] ** 2).sum() / (values**2).sum())
+
+
+def test_garbled_completions_do_not_make_theleading_components() -> None:
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(200, 1, generator=generator) @ torch.ones(1, 10)
     scores = (common + 0.3 * torch.randn(200, 10, generator=generator)).double()
     scores[:3, 0] += torch.tensor([400.0, -400.0, 300.0])
-    component, _ = _components(scores, 1)
+    component, _ = leading_components(scores, 1)
     direction = component[0] * scores.square().mean(dim=0).sqrt()
     assert torch.nn.functional.cosine_similarity(direction[1:], torch.ones(9).double(), dim=0).abs() > 0.95
     assert direction[0].abs() < 0.5 * direction[1:].abs().min()
@@ -94,7 +107,7 @@ def test_every_group_has_components_of_its_own_and_too_many_are_refused(tiny_mod
     assert projections.shape == (len(bank.layers), 2, 2, 2) and 0 < share < 1
     for group in range(3):
         members = [i for i, layer in enumerate(bank.layers) if layer.group == group]
-        expected, _ = _components(scores[:, members].flatten(1).double(), 2)
+        expected, _ = leading_components(scores[:, members].flatten(1).double(), 2)
         found = projections[members].transpose(0, 1).reshape(2, -1)
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(AdapterError, match="at most 1 scalars"):
