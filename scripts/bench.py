@@ -4,6 +4,7 @@ measure the bundled starter; `scripts/make_shape.py` makes checkpoints of other 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from rewards.grader.toolchains import compiler_version
 @click.group(help=__doc__)
 def bench() -> None:
     pass
+
+
+def module(name: str) -> Any:
+    """A module of `pipeline/bench`, imported when options have been read: what it needs takes seconds to import."""
+    return import_module(f"pipeline.bench.{name}")
 
 
 def out_option(name: str) -> Callable[..., Any]:
@@ -79,11 +85,10 @@ def grader(
     programs: int, workers: int | None, only: tuple[str, ...], completions: Path | None, dataset: str | None, out: str
 ) -> None:
     """The grader pool beside the naive way, beside the compiler alone, and its cost per test."""
-    from pipeline.bench.grader import measure
-
     if (completions is None) != (dataset is None):
         raise click.UsageError("--completions and --dataset go together")
     real = (dataset, completions) if completions and dataset else None
+    measure = module("grader").measure
     finish("grader", out, lambda: measure(programs, workers, only, real), **{"g++": compiler_version("g++")})
 
 
@@ -114,8 +119,7 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
 def refresh(model: str, quant: str | None, out: str) -> None:
     """Milliseconds until another v is in the engine's weights, beside a copy, addmm and TRL's sync_weights."""
     choice, config, gpu = settings(model, quant=quant, vllm=True, engine_weights="bf16")
-    from pipeline.bench.refresh import measure
-
+    measure = module("refresh").measure
     finish(f"refresh, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
 
 
@@ -125,8 +129,7 @@ def refresh(model: str, quant: str | None, out: str) -> None:
 @out_option("steps")
 def steps(runs: tuple[Path, ...], at_most: float | None, out: str) -> None:
     """What the steps of runs that were made consisted of, against what they cannot be shorter than."""
-    from pipeline.bench.steps import measure
-
+    measure = module("steps").measure
     finish("steps", out, lambda: measure(runs, at_most))
 
 
@@ -166,9 +169,8 @@ def train_step(
         kv_dtype=kv_dtype,
         unsafe_grader=unsafe_grader,
     )
-    from pipeline.bench.train_step import measure
-
     tokens = 0 if only_steps else 8192 if gpu else 1024
+    measure = module("train_step").measure
     finish(f"train-step, {Path(choice.name).name}", out, lambda: measure(choice, config, tokens, steps, gpu))
 
 
@@ -179,8 +181,7 @@ def train_step(
 def init(model: str, quant: str | None, out: str) -> None:
     """Seconds from a frozen model to an adapted one, and the residuals of its singular pairs."""
     choice, config, gpu = settings(model, quant=quant)
-    from pipeline.bench.init import measure
-
+    measure = module("init").measure
     finish(f"init, {Path(choice.name).name}", out, lambda: measure(choice, config, gpu))
 
 
@@ -201,9 +202,8 @@ def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, uns
         prompts_per_step=prompts,
         unsafe_grader=unsafe_grader,
     )
-    from pipeline.bench.mismatch import measure
-
     count = steps or (20 if gpu else 2)
+    measure = module("mismatch").measure
     finish(f"mismatch, {Path(choice.name).name}", out, lambda: measure(choice, config, count, gpu))
 
 
@@ -224,8 +224,7 @@ def causes(model: str, quant: str | None, gpu_memory: float | None, prompts: int
         prompts_per_step=prompts,
         max_completion_length=tokens,
     )
-    from pipeline.bench.causes import measure
-
+    measure = module("causes").measure
     finish(f"causes, {Path(choice.name).name}", out, lambda: measure(choice, config))
 
 
@@ -274,9 +273,8 @@ def gain(
         grader_workers=grader_workers,
         unsafe_grader=unsafe_grader,
     )
-    from pipeline.bench.gain import measure
-
     count = completions or (4096 if gpu else 256)
+    measure = module("gain").measure
     finish(f"gain, {Path(choice.name).name}", out, lambda: measure(choice, config, count, lengths, samples))
 
 
@@ -312,9 +310,8 @@ def signal(
         rank=rank,
         grader_workers=grader_workers,
     )
-    from pipeline.bench.signal import measure
-
     count = completions or (4096 if gpu else 512)
+    measure = module("signal").measure
     finish(f"signal, {Path(choice.name).name}", out, lambda: measure(choice, config, count))
 
 
@@ -339,11 +336,10 @@ def learning(
 ) -> None:
     """What RUNS (their folders, or checkpoint-N in them) gained over their base, sampled and greedily."""
     with one_sentence_errors():
-        from pipeline.bench.learning import check_runs, measure
-
         told = {"model": model, "eval_problems": limit, "grader_workers": grader_workers, "gpu_memory": gpu_memory}
-        asked = check_runs(runs, **told)
+        asked = module("learning").check_runs(runs, **told)
     completions = Path(out).with_suffix("")
+    measure = module("learning").measure
     finish("learning", out, lambda: measure(asked, runs, data_sets or (None,), samples, completions))
     click.echo(f"completions are in {completions}/")
 
@@ -391,8 +387,7 @@ def scale(
         gpu_memory=gpu_memory,
         replicas=str(max(counts)),
     )
-    from pipeline.bench.scale import measure
-
+    measure = module("scale").measure
     finish(f"scale, {Path(choice.name).name}", out, lambda: measure(choice, config, counts, steps, gpu))
 
 

@@ -24,7 +24,6 @@ from pipeline.evaluation.run import Loaded, policy_of
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy
 from pipeline.policy.models import made_ready
-from pipeline.progress import EvaluationBar
 from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
 from pipeline.run_folder import read_json, read_json_lines
@@ -128,10 +127,8 @@ def _judged(
     trial: Trial, name: str, policy: Policy, grader: StreamingGrader, config: RunConfig, folder: Path
 ) -> Evaluation:
     sampling = Sampling(config.max_completion_length, trial.temperature, EVALUATION_SEED)
-    bar = EvaluationBar(len(trial.problems) * trial.samples, f"{name}, {trial.name}")
-    asked = trial.problems, trial.samples, sampling, bar.graded
-    judged = evaluate(policy.engine, policy.tokenizer, grader, *asked)
-    bar.close()
+    judged = evaluate(policy.engine, policy.tokenizer, grader, trial.problems, trial.samples, sampling)
+    print(f"judged {name} on {trial.label}", flush=True)
     kind = "sampled" if trial.temperature else "greedy"
     write_json_lines(folder / f"{name}-{trial.name}-{kind}.jsonl", judged.rows(config))
     return judged

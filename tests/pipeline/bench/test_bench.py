@@ -166,7 +166,7 @@ def test_the_json_must_not_lie_where_the_picture_goes(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader", "steps"}))
+@pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader", "steps", "learning"}))
 def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert error_of(name, "--model", "./nowhere").startswith("error: --model ./nowhere: no such folder")

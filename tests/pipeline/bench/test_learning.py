@@ -7,9 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
+import bench as script
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from adapters.config import AdapterError
 from pipeline.bench.learning import BASE, Trial, check_runs, names_of, run_rows, trial_rows
@@ -72,6 +74,8 @@ def test_a_run_tells_of_itself(tmp_path: Path) -> None:
 def test_what_cannot_be_judged_is_said_before_anything_loads(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         check_runs([tmp_path / "none"])
+    done = CliRunner().invoke(script.bench, ["learning", str(STORED / "run" / "checkpoint-2"), "--model", "./nowhere"])
+    assert done.exit_code == 2 and "error: --model ./nowhere: no such folder" in done.stderr
     (tmp_path / "empty").mkdir()
     with pytest.raises(AdapterError):
         check_runs([tmp_path / "empty"])
