@@ -204,6 +204,8 @@ class HeaderStore:
 
     def _try(self, name: str, make: Callable[[], None]) -> None:
         """Make something, or keep why it could not be made: programs are then compiled as they are."""
+        if self._closed:
+            return
         try:
             make()
         except (GraderError, GraderFault, OSError, subprocess.TimeoutExpired) as error:
