@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.errors import GraderError
-from rewards.grader.lean import call, compiler_key, flags
+from rewards.grader.lean import compiler_key, flags, library_file
 from rewards.grader.scratch import file_digest, grader_cache
 from rewards.grader.toolchains import Toolchain
 
@@ -94,11 +94,10 @@ def part_apart(toolchain: Toolchain, name: str) -> Part | None:
     Raises `GraderError` where the library is not as expected, or the compiler does not take our edition of it.
     """
     edition = FILES[name]
-    read = call(toolchain, ["-M"], f"#include <{edition.include}>\n").stdout.replace("\\\n", " ").split()
-    if (path := next((word for word in read if word.endswith(f"/{name}")), None)) is None:
+    if (path := library_file(toolchain, f"#include <{edition.include}>\n", name)) is None:
         return None
     constexpr_strings = not any(f"-std={standard}" in toolchain.compile for standard in _BEFORE_CONSTEXPR_STRINGS)
-    text, definitions = _edited(Path(path).read_text(), edition, constexpr_strings)
+    text, definitions = _edited(path.read_text(), edition, constexpr_strings)
     text = f'#line 1 "{path}"\n{text}'
     key = hashlib.sha256(f"{text}{definitions}".encode()).hexdigest()[:16]
     stem = f"apart-{compiler_key(toolchain)}-{key}"

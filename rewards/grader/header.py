@@ -104,11 +104,10 @@ class HeaderStore:
         self._sighted((lines, lean))
         if not self._may_link(source):
             return ()
-        found = []
+        found, archives = [], tuple(str(path) for path, _ in self._archives)
         for kind in (True, False) if lean else (False,):
             if best := self._longest(lines, kind):
                 header, count = best
-                archives = tuple(str(path) for path, _ in self._archives)
                 found.append(Shortcut(header, prologue.without(prologue.lines[:count]), kind, archives))
         return tuple(found)
 

@@ -97,20 +97,24 @@ def _store_names(path: Path, names: frozenset[str]) -> None:
         temporary.unlink(missing_ok=True)  # a full or read-only cache: the names are found again next time
 
 
-def call(toolchain: Toolchain, arguments: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+def _call(toolchain: Toolchain, arguments: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
     """Run the compiler on `text`."""
     command = [toolchain.compile[0], *flags(toolchain), *_STDIN, *arguments, "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
 
 
+def library_file(toolchain: Toolchain, text: str, name: str) -> Path | None:
+    """The file whose path ends with `/name` among those that the compiler reads for `text`."""
+    read = _call(toolchain, ["-M"], text).stdout.replace("\\\n", " ").split()
+    return next((Path(word) for word in read if word.endswith(f"/{name}")), None)
+
+
 def _lean_text(toolchain: Toolchain) -> str:
     """The compiler's own `bits/stdc++.h` without the includes that are left out."""
-    read = call(toolchain, ["-M"], WHOLE).stdout.replace("\\\n", " ").split()
-    path = next((word for word in read if word.endswith("bits/stdc++.h")), None)
-    if path is None:
+    if (path := library_file(toolchain, WHOLE, "bits/stdc++.h")) is None:
         raise GraderError(f"{toolchain.name} has no bits/stdc++.h")
     left_out = re.compile(rf"^\s*#\s*include\s*<({'|'.join(LEFT_OUT)})>.*$", re.MULTILINE)
-    return left_out.sub("", Path(path).read_text())
+    return left_out.sub("", path.read_text())
 
 
 def _names_left_out(toolchain: Toolchain, lean: str) -> frozenset[str]:
@@ -120,7 +124,7 @@ def _names_left_out(toolchain: Toolchain, lean: str) -> frozenset[str]:
     """
 
     def preprocessed(text: str, how: str) -> str:
-        return call(toolchain, ["-E", how], text).stdout
+        return _call(toolchain, ["-E", how], text).stdout
 
     def known(text: str, candidates: list[str]) -> set[tuple[str, str]]:
         """The (word, question) pairs which the compiler accepts after reading the header."""
@@ -129,7 +133,7 @@ def _names_left_out(toolchain: Toolchain, lean: str) -> frozenset[str]:
             f"namespace probe_{index} {{ {question.format(word)} }}" for index, (word, question) in enumerate(asked)
         )
         program = f'{text}\n#line 1 "probe"\n' + "\n".join(lines)
-        said = call(toolchain, ["-fsyntax-only", "-fmax-errors=0"], program).stderr
+        said = _call(toolchain, ["-fsyntax-only", "-fmax-errors=0"], program).stderr
         refused = {int(number) - 1 for number in re.findall(r"^probe:(\d+):\d+: error", said, re.MULTILINE)}
         return {pair for index, pair in enumerate(asked) if index not in refused}
 
