@@ -1,10 +1,10 @@
 """The frozen frame of an adapter: the top singular pairs of every replaced weight.
 
 A weight is factored as the model computes with it: a 4-bit layer is dequantised first. The pairs come from the Gram
-matrix of the smaller side, formed once (products of bf16 values are exact on tensor cores, sums are float32), and a
-restarted block Krylov iteration on it (Musco and Musco, "Randomized Block Krylov Methods for Stronger and Faster
-Approximate Singular Value Decomposition", 2015), batched over all weights of one size on the model's device. Each
-pair's residual is checked against the weight itself. Signs of singular vectors are arbitrary: here the largest entry of
+matrix of the smaller side, formed once (products of bf16 values are exact on tensor cores, sums are float32), and
+subspace iteration on it with a Chebyshev filter (Zhou, Saad and others, "Self-consistent-field calculations using
+Chebyshev-filtered subspace iteration", 2006), batched over all weights of one size on the model's device. Each pair's
+residual is checked against the weight itself. Signs of singular vectors are arbitrary: here the largest entry of
 each left vector is positive. Left out: anything but plain matrices.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,11 +27,15 @@ from adapters.base import dense, dense_weight, frozen_base
 from adapters.config import AdapterError
 from storage.cache import cache_root
 
-RESIDUAL_GOAL = 1e-6  # wanted of ‖G x − λ x‖ / λ, the floor of float32
-RESIDUAL_LIMIT = 1e-3  # accepted where the spectrum is so flat that the goal takes more than GOAL_RESTARTS
-GOAL_RESTARTS = 8
-BASIS = 32  # vectors of a Krylov space: cuSOLVER solves larger eigenproblems one by one, a hundred times slower
+RESIDUAL_GOAL = 5e-6  # wanted of ‖G x − λ x‖ / λ, just above the floor of float32
+RESIDUAL_LIMIT = 1e-3  # accepted where float32 gives no more: beside a value far above, or in a very flat spectrum
+SMALL = 32  # the smaller side of a weight that is solved directly, in float64
 OVERSAMPLING = 6
+MOST_DEGREE = 12  # of the filter between two orthonormalisations
+GROWTH = 1e6  # of the largest part of a vector beside the smallest in one filter: float32 has seven digits
+FOUND = 1e-5  # ‖G x − λ x‖ / λ of a vector that is found
+LEFT = 0.1  # of the least value in the block: what it may leave of its own in the matrix
+TINY = torch.finfo(torch.float32).tiny
 MAX_RESTARTS = 60
 DEPENDENT = 1e-10  # directions of a block below this share of its largest (squared) are dropped
 BATCH_ELEMENTS = 1 << 28  # Gram matrices solved together hold at most this many elements (1 GB of float32)
@@ -91,18 +96,16 @@ def _gram(weight: Tensor) -> Tensor:
 
 def _working(weight: Tensor) -> Tensor:
     """In float64 if it is so small that even its least pairs may be asked for, else in float32."""
-    return weight.double() if min(weight.shape[-2:]) <= BASIS else weight.float()
+    return weight.double() if min(weight.shape[-2:]) <= SMALL else weight.float()
 
 
-def _orthonormal(block: Tensor, basis: Tensor | None = None) -> Tensor:
-    """Orthonormal columns of `block`, against `basis` too; dependent columns become zero.
+def _orthonormal(block: Tensor) -> Tensor:
+    """Orthonormal columns of `block`; dependent columns become zero.
 
     Everything is done twice, which float32 needs. By the eigenvectors of the columns' small Gram matrix (Stathopoulos
     and Wu, "A Block Orthogonalization Procedure with Constant Synchronization Requirements", 2002): a batched
     Householder factorisation would be a hundred times slower on a GPU.
     """
-    for _ in range(2 if basis is not None else 0):
-        block = block - basis @ (basis.mT @ block)  # type: ignore[union-attr,operator]
     for _ in range(2):
         columns = block.double()
         gram = columns.mT @ columns
@@ -117,28 +120,50 @@ def _orthonormal(block: Tensor, basis: Tensor | None = None) -> Tensor:
 def _top_eigenvectors(gram: Tensor, rank: int) -> Tensor:
     """The `rank` leading eigenvectors (n, m, r) of positive matrices (n, m, m) float32, largest first."""
     n, size, _ = gram.shape
-    block_size = rank + OVERSAMPLING
-    blocks = max(2, BASIS // block_size)
-    if size <= max(BASIS, block_size * blocks):  # the Krylov space would be everything
+    width = rank + OVERSAMPLING
+    if size <= max(SMALL, 2 * width):
         return torch.linalg.eigh(gram.double())[1].flip(-1)[..., :rank].to(gram.dtype)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(size, block_size, generator=generator).to(gram.device).expand(n, -1, -1)
+    start = torch.randn(size, width, generator=generator).to(gram.device).expand(n, -1, -1)
     block = _orthonormal(gram @ start)
-    tiny = torch.finfo(torch.float32).tiny
-    for restart in range(MAX_RESTARTS):
-        basis, images = block, gram @ block
-        for _ in range(blocks - 1):
-            block = _orthonormal(images[..., -block_size:], basis)
-            basis, images = torch.cat([basis, block], dim=-1), torch.cat([images, gram @ block], dim=-1)
-        projected = (basis.mT @ images).double()  # Rayleigh-Ritz in the Krylov space
+    before = math.inf
+    for _ in range(MAX_RESTARTS):
+        image = gram @ block
+        projected = (block.mT @ image).double()  # Rayleigh-Ritz in the block
         values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
-        chosen, values = vectors.flip(-1)[..., :block_size].float(), values.flip(-1)[..., :block_size].float()
-        ritz, image = basis @ chosen, images @ chosen
-        residual = (image - ritz * values.unsqueeze(-2)).norm(dim=-2) / values.clamp(min=tiny)
-        if float(residual[:, :rank].max()) <= (RESIDUAL_GOAL if restart < GOAL_RESTARTS else RESIDUAL_LIMIT / 2):
+        turn, values = vectors.flip(-1).float(), values.flip(-1).float()
+        ritz, image = block @ turn, image @ turn
+        residual = (image - ritz * values.unsqueeze(-2)).norm(dim=-2) / values.clamp(min=TINY)
+        worst = float(residual[:, :rank].max())
+        if worst <= RESIDUAL_GOAL or before / 2 < worst <= RESIDUAL_LIMIT / 2:
             break
-        block = _orthonormal(ritz)
+        before = worst
+        block = _orthonormal(_filtered(gram, ritz, values, residual))
     return ritz[..., :rank]
+
+
+def _filtered(gram: Tensor, ritz: Tensor, values: Tensor, residual: Tensor) -> Tensor:
+    """Ritz vectors (n, m, k) after a Chebyshev polynomial of the matrix, in which all below the least of their values
+    (n, k), the unwanted part of the spectrum, stays within ±1, and what is above grows.
+
+    A vector that is found, with a value far above, is left as it is and taken out of the matrix: what grows more than
+    float32 can hold beside the others would be all that is left of them. Until then the degree is low.
+    """
+    present = values > DEPENDENT * values[:, :1]
+    least = torch.where(present, values, values[:, :1]).amin(dim=1, keepdim=True).clamp(min=TINY)
+    found = (residual <= FOUND) & (residual * values <= LEFT * least) & (values > 2 * least)
+    largest = float((torch.where(found, least, values) / least).max())
+    degree = int(math.acosh(GROWTH) / math.acosh(max(2 * largest - 1, 1 + 1e-6)))
+    taken = ritz * torch.where(found, values, 0).unsqueeze(-2)
+    half = least.unsqueeze(-1) / 2
+
+    def mapped(x: Tensor) -> Tensor:
+        return (gram @ x - taken @ (ritz.mT @ x)) / half - x
+
+    before, now = ritz, mapped(ritz)
+    for _ in range(min(degree, MOST_DEGREE) - 1):
+        before, now = now, 2 * mapped(now) - before
+    return torch.where(found.unsqueeze(-2), ritz, now)
 
 
 def _triplets(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -148,7 +173,7 @@ def _triplets(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor,
     across = weights if tall else weights.mT
     other = across @ vectors
     sigma = other.norm(dim=-2)
-    safe = sigma.clamp(min=torch.finfo(torch.float32).tiny)
+    safe = sigma.clamp(min=TINY)
     other = other / safe.unsqueeze(-2)
     residual = (across.mT @ other - vectors * sigma.unsqueeze(-2)).norm(dim=-2) / safe
     left, right = (other, vectors) if tall else (vectors, other)

@@ -74,7 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_problems": 1024,
     },
     "model": {
-        "rank": 4,
+        "rank": 8,
         "max_prompt_length": 2048,
         "max_completion_length": 1024,
         "prompts_per_step": 32,

@@ -45,7 +45,7 @@ class Settings(Declared):
     hub: Hub = setting("huggingface", "Where a hub id is looked up.")
     quant: Quant | None = setting(None, "Weights of the trained model. Default: nf4 on a GPU.")
     u: int = setting(32, "Trainable scalars per group.", gt=0)
-    rank: int | None = setting(None, "Singular pairs kept per module. Default: 4; for the starter 2.", gt=0)
+    rank: int | None = setting(None, "Singular pairs kept per module. Default: 8; for the starter 2.", gt=0)
     groups: int = setting(1, "Vectors of u scalars; modules share one per group, by depth.", gt=0)
     projections: Rule | None = setting(
         None,

@@ -48,6 +48,22 @@ def test_flat_spectrum_of_a_larger_random_matrix_converges() -> None:
     torch.testing.assert_close(sigma[0], torch.linalg.svdvals(weights[0])[:2], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("rank", [4, 8, 16])
+@pytest.mark.parametrize("top", [1.3, 30.0])
+def test_flat_spectra_below_an_outlier_converge(rank: int, top: float) -> None:
+    """Trained weights have one or a few large singular values, and then hundreds that differ by less than a percent."""
+    generator = torch.Generator().manual_seed(rank)
+    values = 0.02 * torch.exp(-0.001 * torch.arange(600))
+    values[0] *= top
+    frame, _ = torch.linalg.qr(torch.randn(2, 900, 600, generator=generator))
+    other, _ = torch.linalg.qr(torch.randn(2, 600, 600, generator=generator))
+    weights = frame * values @ other
+    left, sigma, right = factored(weights, rank)
+    torch.testing.assert_close(sigma, values[:rank].expand(2, -1), rtol=5e-4, atol=0)
+    residual = (weights @ right.mT - left * sigma.unsqueeze(1)).norm(dim=1) / sigma
+    assert residual.max() <= RESIDUAL_LIMIT / 2
+
+
 def test_signs_do_not_depend_on_how_the_vectors_were_found() -> None:
     weight = torch.randn(1, 40, 30, generator=torch.Generator().manual_seed(1))
     left, _, right = factored(weight, 3)
