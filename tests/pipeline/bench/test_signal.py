@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.bench.gain import RIDGE, Graded
-from pipeline.bench.signal import RULES, _signals, band, bands, squared_signal
+from pipeline.bench.signal import RULES, _cosines, _signals, band, bands, batch_cosine, squared_signal
 from pipeline.config import Settings, resolved
 
 
@@ -32,6 +32,30 @@ def test_the_estimate_is_unbiased_and_its_error_right() -> None:
     assert errors.mean() == pytest.approx(values.std(), rel=0.15)
 
 
+def test_the_cosine_is_that_of_many_batches() -> None:
+    """Against the cosines of batches that are drawn: a few short completions whose weight is large spoil them."""
+    generator = np.random.default_rng(1)
+    size, groups, group, prompts = 4, 6400, 8, 32
+    scores = generator.standard_normal((groups * group, size))
+    rewards = scores @ np.array([0.3, 0.0, -0.1, 0.0]) + generator.standard_normal(groups * group)
+    short = generator.random(groups * group) < 0.01
+    weights = np.where(short, 30.0, 1.0)
+    grouped = rewards.reshape(groups, group)
+    advantages = (grouped - grouped.mean(1, keepdims=True)).ravel() * group / (group - 1)
+
+    def cosine(weighted: np.ndarray) -> float:
+        gradient = (scores * advantages[:, None]).mean(0)
+        batches = (scores * weighted[:, None]).reshape(-1, prompts * group, size).mean(1)
+        return (batches @ gradient).mean() / np.sqrt((batches**2).sum(1).mean() * (gradient @ gradient))
+
+    for weighted in (advantages, advantages * weights):
+        s, a, w = (torch.from_numpy(each) for each in (scores, advantages, weighted))
+        value, error = batch_cosine(s, a, w, group, prompts)
+        assert value == pytest.approx(cosine(weighted), abs=0.05)
+        assert 0 < error < 0.05
+    assert cosine(advantages) > cosine(advantages * weights) + 0.2
+
+
 def test_bands_are_blocks_of_the_mixing_matrix() -> None:
     assert bands(16) == [(0, 2), (0, 4), (0, 8), (0, 16), (4, 8), (8, 12), (12, 16)]
     assert bands(4) == [(0, 2), (0, 4)]
@@ -53,6 +77,8 @@ def test_signal_is_found_where_it_was_put() -> None:
     settings = Settings(u=3, rank=8, num_generations=8, task="code", dataset="starter")
     config = resolved(settings, starter=True, gpu=False)
     found = dict(_signals(Graded(scores, passed, passed, tokens), config))
+    cosines = dict(_cosines(Graded(scores, passed, passed, tokens), config))
+    assert len(cosines) == 4 and all(0.5 < cosine < 1 for cosine in cosines.values())
     by_band = {text.split(":")[0]: value for text, value in found.items()}
     assert len(by_band) == len(found) == 4 * len(RULES)
     assert by_band["singular directions 4 to 7, principal"] > 0.1
