@@ -15,8 +15,6 @@ from pipeline.starter.corpus import examples
 from rewards.grader.pool import GraderPool
 from rewards.verdict import Status
 
-QUICK = ("quadratic", "extreme", "letter_score", "match_score", "overlap")
-
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[GraderPool]:
@@ -71,25 +69,15 @@ def test_corpus_is_deterministic_and_follows_the_mixture() -> None:
 
 
 @pytest.mark.integration
-def test_authors_keep_their_quality(pool: GraderPool) -> None:
-    check_authors(pool, [f for f in FAMILIES if f.name in QUICK], rounds=1)
-
-
-@pytest.mark.integration
 def test_authors_keep_their_quality_in_all_families(pool: GraderPool) -> None:
-    check_authors(pool, FAMILIES, rounds=2)
-
-
-def check_authors(pool: GraderPool, families, rounds: int) -> None:
     """Careful programs pass; faulty ones fail at least nine times in ten, by compile errors only if meant to."""
     rng = Random(21)
     jobs = []
     for author in AUTHORS:
-        for family in families:
-            for _ in range(rounds if author.name != "kitchen_sink" else 1):
-                instance = draw_instance(family, rng, reserved=True)
-                source = program(instance, author, rng, faulty=not author.careful)
-                jobs.append((author, instance, source, pool.submit(source, instance.problem)))
+        for family in FAMILIES:
+            instance = draw_instance(family, rng, reserved=True)
+            source = program(instance, author, rng, faulty=not author.careful)
+            jobs.append((author, instance, source, pool.submit(source, instance.problem)))
     right: dict[str, list[bool]] = defaultdict(list)
     for author, instance, source, future in jobs:
         verdict = future.result()
