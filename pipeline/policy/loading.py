@@ -4,6 +4,7 @@ start."""
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from adapters.config import PROJECTIONS, TinyLoRAConfig
 from pipeline.config import ConfigError, RunConfig
 from pipeline.environment import has_gpu
-from pipeline.policy.memory import TRANSFORMERS_ROWS, MemoryPlan, plan_memory
+from pipeline.policy.memory import TRANSFORMERS_ROWS, MemoryPlan, cpu_micro_batch, plan_memory
 from pipeline.policy.models import (
     ModelChoice,
     compute_dtype,
@@ -33,6 +34,7 @@ class Policy:
     tokenizer: Any
     engine: RolloutEngine
     memory: MemoryPlan | None = None
+    micro_batch_tokens: int | None = None  # of one training pass, as much as there is memory for; None: as configured
     version: int | None = None  # of the `v` that the engine serves: optimizer steps made before; None until one is
 
     def serve(self, version: int | None = None) -> RefreshReport:
@@ -70,7 +72,14 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
         residual.keep_residual(model)
         if not plain_vllm():
             rotary.keep_rotary(model)
-    return Policy(model, tokenizer, load_engine(choice, config, model, tokenizer, memory), memory)
+    engine = load_engine(choice, config, model, tokenizer, memory)
+    tokens = memory.micro_batch_tokens if memory else _cpu_tokens(choice, config)
+    return Policy(model, tokenizer, engine, memory, tokens)
+
+
+def _cpu_tokens(choice: ModelChoice, config: RunConfig) -> int:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return cpu_micro_batch(transformers_config(choice).to_dict(), config, machine)
 
 
 def load_engine(

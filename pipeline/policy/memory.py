@@ -1,4 +1,5 @@
 """How a GPU's memory is shared between trainer and engine, decided from the architecture before anything is loaded.
+On a CPU only the training pass is held to a share of the machine's memory.
 
 Both live in one process and one allocator: what the training pass frees, the next generation uses, so only weights, the
 key-value cache and the larger of the two phases count. The engine has bf16 weights of its own, or computes from the
@@ -17,6 +18,7 @@ from typing import Any
 from pipeline.config import ConfigError, RunConfig
 
 DEFAULT_SHARE = 0.9  # of what is free, when no budget is given
+CPU_SHARE = 0.4  # of the machine's memory for a training pass in float32
 CONTEXT = 1.4e9  # CUDA context, NCCL, kernels and handles, outside torch's allocator
 GRAPHS = 0.9e9  # captured graphs, library workspaces and fragments of the allocator
 BATCHED_TOKENS = 8192  # of one forward pass of the engine
@@ -152,6 +154,15 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
         )
     best = max(plans, key=lambda plan: plan.rate)
     return replace(best, reason=_reason(best, found, config)) if config.vllm else best
+
+
+def cpu_micro_batch(architecture: Mapping[str, Any], config: RunConfig, machine: float) -> int:
+    """Tokens of one training micro-batch on a CPU with `machine` bytes of memory: as configured, or halved until the
+    pass is within its share. It is of the whole memory, so that a resumed run cuts its batches as before."""
+    sizes, tokens, least = Sizes.of(architecture), config.micro_batch_tokens, _least_tokens(config)
+    while tokens > least and 2 * sizes.training_bytes(tokens, False) > CPU_SHARE * machine:  # sizes are of bf16
+        tokens = max(least, tokens // 2)
+    return tokens
 
 
 def _least_tokens(config: RunConfig) -> int:

@@ -23,6 +23,7 @@ from pipeline.policy.memory import (
     NF4_BYTES,
     MemoryPlan,
     Sizes,
+    cpu_micro_batch,
     plan_memory,
 )
 from pipeline.policy.models import ModelChoice
@@ -111,6 +112,16 @@ def test_the_parts_of_an_accepted_budget_fit(
         assert (config.max_length + BLOCK) * sizes.kv_token / (2 if kv_dtype == "fp8" else 1) <= plan.kv_bytes
     else:
         assert plan.kv_bytes == 0 and not plan.packed
+
+
+@pytest.mark.parametrize(("gigabytes", "tokens"), [(4, 4096), (24, 4096), (32, 8192), (64, 16384)])
+def test_a_training_pass_on_a_cpu_has_a_share_of_its_memory(gigabytes: int, tokens: int) -> None:
+    """SmolLM2-135M takes 7 GB for 4,096 tokens in float32, 10 for 8,192, 20 for the configured 16,384."""
+    smollm2 = {
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+    }  # fmt: skip
+    assert cpu_micro_batch(smollm2, config_of(16, quant="none"), gigabytes * 1e9) == tokens
 
 
 @settings(max_examples=300, deadline=None)
