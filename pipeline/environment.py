@@ -47,6 +47,11 @@ def gpu_count() -> int:
     return sum(line.startswith("GPU") for line in listed.splitlines())
 
 
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, in use or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def prepare_environment(model: str | None = None) -> None:
     """Set defaults for the libraries. A `model` that is local needs no hub, so the hub is kept offline."""
     defaults = ALWAYS | (GPU_ONLY if has_gpu() else CPU_ONLY)

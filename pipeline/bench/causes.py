@@ -38,7 +38,7 @@ def measure(choice: ModelChoice, config: RunConfig) -> list[Row]:
     sampled = policy.engine.generate(prompts, Sampling(config.max_completion_length), lambda *_: None)
     completions = [completion.token_ids for completion in sampled]
     engine = torch.tensor([value for completion in sampled for value in completion.log_probs], device=v.device)
-    width, budget = max(map(len, completions)), policy.micro_batch_tokens or config.micro_batch_tokens
+    width, budget = max(map(len, completions)), config.micro_batch_tokens
     trainer, _ = log_probs_without_gradient(policy.model, prompts, completions, width, 1.0, budget)
     trainer = torch.cat([row[: len(tokens)] for row, tokens in zip(trainer, completions, strict=True)])
     exact = ExactPolicy(choice.location, policy.model)

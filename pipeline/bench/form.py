@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.environment import has_gpu
+from pipeline.environment import has_gpu, machine_memory
 
 PAPER_WIDTH = 150  # columns of a table that is not printed to a terminal
 
@@ -68,7 +68,7 @@ def describe_machine() -> dict[str, Any]:
     about = {
         "cpu": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": machine_memory(),
         "system": f"{platform.system()} {platform.release()}",
         "load_before": round(os.getloadavg()[0], 2),
     }

@@ -4,14 +4,13 @@ start."""
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adapters.config import PROJECTIONS, TinyLoRAConfig
 from pipeline.config import ConfigError, RunConfig
-from pipeline.environment import has_gpu
+from pipeline.environment import has_gpu, machine_memory
 from pipeline.policy.memory import TRANSFORMERS_ROWS, MemoryPlan, cpu_micro_batch, plan_memory
 from pipeline.policy.models import (
     ModelChoice,
@@ -73,13 +72,10 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
         if not plain_vllm():
             rotary.keep_rotary(model)
     engine = load_engine(choice, config, model, tokenizer, memory)
-    tokens = memory.micro_batch_tokens if memory else _cpu_tokens(choice, config)
-    return Policy(model, tokenizer, engine, memory, tokens)
-
-
-def _cpu_tokens(choice: ModelChoice, config: RunConfig) -> int:
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return cpu_micro_batch(transformers_config(choice).to_dict(), config, machine)
+    if memory:
+        return Policy(model, tokenizer, engine, memory, memory.micro_batch_tokens)
+    tokens = cpu_micro_batch(model.config.to_dict(), config, machine_memory())
+    return Policy(model, tokenizer, engine, micro_batch_tokens=tokens)
 
 
 def load_engine(

@@ -22,7 +22,7 @@ from urllib import error, request
 from data.sources.humaneval_x import NEEDS
 from data.starter.generator import problems
 from pipeline.config import STARTER, Settings
-from pipeline.environment import has_gpu
+from pipeline.environment import has_gpu, machine_memory
 from pipeline.evaluation.evaluate import prompt_ids
 from pipeline.launch import prepare
 from pipeline.policy.loading import load_policy
@@ -189,7 +189,7 @@ def _disk() -> tuple[str, str, str]:
 
 
 def _memory() -> tuple[str, str, str]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = machine_memory()
     cores = len(os.sched_getaffinity(0))
     found = f"{total / 1e9:.0f} GB, {cores} cores for this process"
     if total < 4e9:
