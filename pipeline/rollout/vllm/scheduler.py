@@ -236,6 +236,19 @@ class RolloutScheduler(AsyncScheduler):
         self._lengths.append(request.num_output_tokens)
         return super()._free_request(request, *args, **kwargs)
 
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        """As vLLM's, which looks at every block of the cache, for those that hold a prefix: a hundredth of them."""
+        if not self._possible or self.running:
+            return super().reset_prefix_cache(*args, **kwargs)
+        pool = self.kv_cache_manager.block_pool
+        known = pool.cached_block_hash_to_block._cache.values()
+        blocks = pool.blocks
+        pool.blocks = [b for one in known for b in (one.values() if isinstance(one, dict) else (one,))]
+        try:
+            return super().reset_prefix_cache(*args, **kwargs)
+        finally:
+            pool.blocks = blocks
+
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         self.preemptions += 1
         self._short.clear()  # vLLM knows what of the steps on their way is still wanted

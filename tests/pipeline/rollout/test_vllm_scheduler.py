@@ -242,3 +242,33 @@ def test_a_request_for_more_than_sampling_keeps_vllms_way() -> None:
     scheduler.add_request(odd)
     scheduler.schedule()
     assert scheduler._short_step() is None
+
+
+def test_a_reset_forgets_every_prefix_and_looks_at_no_other_block() -> None:
+    """A cache has a hundred thousand blocks, of which a step fills a few."""
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    scheduler = make(RolloutScheduler, 5000, 16)
+    pool = scheduler.kv_cache_manager.block_pool
+    work = [(0, f"r{index}", [index // 4, 1, 2, 3] * 3, 20) for index in range(12)]
+    first = run(scheduler, work)
+    hashed = [block for block in pool.blocks if block.block_hash is not None]
+    assert 12 < len(hashed) < 200
+    reset: list[Any] = []
+    kind = type(pool.blocks[0])
+    with pytest.MonkeyPatch.context() as patch:
+        forget = kind.reset_hash
+
+        def counted(block: Any) -> None:
+            reset.append(block)
+            forget(block)
+
+        patch.setattr(kind, "reset_hash", counted)
+        assert scheduler.reset_prefix_cache()
+    assert {id(block) for block in reset} == {id(block) for block in hashed}
+    assert len(pool.blocks) == 5000 and all(block.block_hash is None for block in pool.blocks)
+    steps, got = run(scheduler, work)
+    assert got == first[1] and dict(steps[0])["num_scheduled_tokens"] == dict(first[0][0])["num_scheduled_tokens"]
+    scheduler.add_request(request("still", [9, 1, 2, 3, 4, 5], 4))
+    scheduler.schedule()
+    assert not scheduler.reset_prefix_cache()  # one is running
