@@ -99,7 +99,7 @@ def grader(
     "--contender",
     "contenders",
     multiple=True,
-    help="Only these, several times: ours, lowrank, trl, generate (the default), nf4, nf4-lowrank, fp8.",
+    help="Only these, several times: ours, lowrank, trl, generate (the default), nf4, nf4-lowrank, fp8, unshared.",
 )
 @out_option("generation")
 def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...], out: str) -> None:

@@ -152,6 +152,14 @@ def variant(task: Task) -> dict[str, Any]:
     return result
 
 
+def unshared(task: Task) -> dict[str, Any]:
+    """vLLM as training runs it, but with FlashAttention in every step, which reads a prompt for each completion."""
+    import pipeline.rollout.vllm.attention as attention
+
+    attention.FEWEST = sys.maxsize
+    return variant(task)
+
+
 def generate_groups(llm: Any, prompts: Prompts, case: Case, ends: list[int]) -> list[int]:
     """One request of `case.samples` samples for every prompt, with log-probabilities read out as our engine does."""
     from vllm import SamplingParams
@@ -317,6 +325,7 @@ def main(asked: str, answered: str) -> None:
     task = Task.read(asked)
     prepare_environment(task.choice.location)
     contenders = {"ours": ours, "trl": trl, "generate": generate, **dict.fromkeys(VARIANTS, variant)}
+    contenders["unshared"] = unshared
     write_json(Path(answered), contenders[task.contender](task))
 
 

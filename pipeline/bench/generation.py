@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # settings of "ours" that are different
     "nf4": {"quant": "nf4", "engine_weights": "nf4"},
     "nf4-lowrank": {"quant": "nf4", "engine_weights": "nf4", "refresh": "lowrank"},
     "fp8": {"kv_dtype": "fp8"},
+    "unshared": {},  # and FlashAttention in every step: see `contenders.py`
 }
 CONTENDERS = tuple(dict.fromkeys((*DEFAULT, *VARIANTS)))
 NEED_VLLM = ("ours", "trl", *VARIANTS)
@@ -48,6 +49,7 @@ TITLES = {
     "nf4": "vLLM, --engine-weights nf4",
     "nf4-lowrank": "vLLM, --engine-weights nf4 --refresh lowrank",
     "fp8": "vLLM, --kv-dtype fp8",
+    "unshared": "vLLM, a prompt read for each completion",
     "trl": "vLLM as TRL runs it",
     "generate": "Unsloth generate, no log-probabilities",
 }
@@ -224,6 +226,8 @@ def check_contenders(contenders: Sequence[str]) -> None:
             raise BenchmarkError(f"there is no contender '{name}'; choose from {', '.join(CONTENDERS)}")
         if name in NEED_VLLM and importlib.util.find_spec("vllm") is None:
             raise BenchmarkError(f"the contender '{name}' needs vLLM, which is not installed; run `make setup`")
+        if name == "unshared" and not has_gpu():
+            raise BenchmarkError("the contender 'unshared' needs a GPU: on a CPU every completion reads its prompt")
 
 
 def measure(

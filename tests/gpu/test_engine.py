@@ -121,12 +121,33 @@ def test_log_probs_are_those_of_the_trained_model(policy: Policy, seats: int | N
     rows = [prompt for prompt in PROMPTS for _ in range(4)]
     for seed in range(3):
         serve(policy, seed)
-        for prompt, completion in zip(
-            rows, policy.engine.generate(rows, Sampling(48, seed=seed), lambda row, completion: None), strict=True
-        ):
-            own = trained(policy, prompt, completion.token_ids)
-            distances = [abs(a - b) for a, b in zip(own, completion.log_probs, strict=True)]
-            assert max(distances) < 1 and sum(distances) / len(distances) < 0.1
+        check_log_probs(policy, rows, seed)
+
+
+def check_log_probs(policy: Policy, rows: list[list[int]], seed: int) -> None:
+    completions = policy.engine.generate(rows, Sampling(48, seed=seed), lambda row, completion: None)
+    for prompt, completion in zip(rows, completions, strict=True):
+        own = trained(policy, prompt, completion.token_ids)
+        distances = [abs(a - b) for a, b in zip(own, completion.log_probs, strict=True)]
+        assert max(distances) < 1 and sum(distances) / len(distances) < 0.1
+
+
+def test_many_sequences_read_a_prompt_once(policy: Policy, monkeypatch) -> None:
+    """With the log-probabilities of the trained model, also while sequences end and groups become smaller."""
+    from adapters.kernels.attention import SharedPrompts
+    from pipeline.rollout.vllm.attention import FEWEST
+
+    found: list[int] = []
+    find = SharedPrompts.find
+
+    def counted(prompts: SharedPrompts, tables: torch.Tensor, lengths: torch.Tensor) -> None:
+        find(prompts, tables, lengths)
+        found.append(int((prompts.shared[: len(lengths)] > 0).sum()))
+
+    monkeypatch.setattr(SharedPrompts, "find", counted)
+    serve(policy, 4)
+    check_log_probs(policy, [prompt for prompt in PROMPTS for _ in range(FEWEST // 2)], 4)
+    assert len(found) > 8 and max(found) > FEWEST
 
 
 def test_an_engine_without_weights_holds_the_bits_of_one_with(policy: Policy) -> None:

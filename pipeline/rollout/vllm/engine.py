@@ -86,8 +86,10 @@ class VLLMEngine:
                 "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
             }
             if not plain:
+                from pipeline.rollout.vllm.attention import register_shared_prompt_attention
                 from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
+                register_shared_prompt_attention()
                 register_vllm_rotary()
                 options["scheduler_cls"] = RolloutScheduler
         elif numbered:

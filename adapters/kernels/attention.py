@@ -1,0 +1,205 @@
+"""The kernels of `pipeline/rollout/vllm/attention.py`: attention of one new token a sequence that reads a prompt once
+for all completions of a group.
+
+vLLM's prefix cache lets the completions of a prompt have its blocks of keys and values in common, but its kernels read
+them for each completion anew. Here sequences that follow each other in the batch and begin with the same blocks make a
+tile. One program multiplies the queries of a whole tile with the keys of what they share (as RadixAttention's and
+Hydragen's kernels do, arXiv 2402.05099), another those of one sequence with its own; log-sum-exps put the two together.
+What is shared is found in the block tables by the GPU itself, once a step, so a captured graph stays valid.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-not-found]
+import triton.language as tl  # type: ignore[import-not-found]
+from torch import Tensor
+
+ROWS = 8  # sequences of a tile at most
+KEYS = 64  # read at a time
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _same_blocks(tables, stride, lengths, same, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """Leading blocks that a row has in common with the row before, of those that both have filled."""
+    row, place = tl.program_id(0), tl.arange(0, WIDTH)
+    before = tl.maximum(row - 1, 0)
+    filled = tl.minimum(tl.load(lengths + row), tl.load(lengths + before)) // BLOCK
+    count = tl.where(row == 0, 0, filled)
+    for start in range(0, count, WIDTH):
+        at = start + place
+        mine = tl.load(tables + row.to(tl.int64) * stride + at, mask=at < filled, other=-1)
+        other = tl.load(tables + before.to(tl.int64) * stride + at, mask=at < filled, other=-1)
+        count = tl.minimum(count, tl.min(tl.where(mine == other, filled, at), axis=0))
+    tl.store(same + row, count)
+
+
+@triton.jit
+def _larger(left, right):
+    return tl.maximum(left, right)
+
+
+@triton.jit
+def _cut(same, starts, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The first row of every tile; `rows` in the places of tiles that there are not."""
+    row = tl.arange(0, WIDTH)
+    mine = tl.load(same + row, mask=row < rows, other=0)
+    before = tl.load(same + row - 1, mask=(row > 0) & (row <= rows), other=0)
+    after = tl.load(same + row + 1, mask=row + 1 < rows, other=0)
+    begins = (mine == 0) | (mine < before) | (mine < after)  # as it has more in common with another neighbour
+    start = tl.associative_scan(tl.where(begins, row, 0), 0, _larger)
+    begins = ((row - start) % ROWS == 0) & (row < rows)
+    tile = tl.cumsum(begins.to(tl.int32), 0) - 1
+    tiles = tl.sum(begins.to(tl.int32), axis=0)
+    tl.store(starts + tile, row, mask=begins)
+    tl.store(starts + row, rows, mask=row >= tiles)
+    tl.store(starts + WIDTH, rows)
+
+
+@triton.jit
+def _share(same, starts, shared, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """Tokens that all rows of a tile have in common, at each of its rows."""
+    tile, place = tl.program_id(0), tl.arange(0, ROWS)
+    first, end = tl.load(starts + tile), tl.load(starts + tile + 1)
+    follows = (place > 0) & (first + place < end)
+    least = tl.min(tl.load(same + first + place, mask=follows, other=1 << 30), axis=0)
+    tokens = tl.where(end - first > 1, least * BLOCK, 0)
+    tl.store(shared + first + place, tl.zeros([ROWS], tl.int32) + tokens, mask=first + place < end)
+
+
+@triton.jit
+def _attend(
+    q, m, total, sums, cache, stride_block, stride_token, table, start, end, scale,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """One round over the keys from `start` to at most `end` of a sequence: the largest score so far of every query, in
+    bits, the sum of powers of two, and the sum of the values that they weigh."""
+    key, width = start + tl.arange(0, KEYS), tl.arange(0, WIDTH)
+    block = tl.load(table + key // BLOCK, mask=key < end, other=0).to(tl.int64)
+    at = cache + block * stride_block + (key % BLOCK) * stride_token
+    k = tl.load(at[None, :] + width[:, None], mask=(key < end)[None, :], other=0.0)
+    v = tl.load(at[:, None] + (WIDTH + width)[None, :], mask=(key < end)[:, None], other=0.0)
+    score = tl.where((key < end)[None, :], tl.dot(q, k, input_precision="ieee") * scale, float("-inf"))
+    larger = tl.maximum(m, tl.max(score, axis=1))
+    weight = tl.exp2(score - larger[:, None])
+    kept = tl.exp2(m - larger)
+    total = total * kept + tl.sum(weight, axis=1)
+    sums = tl.dot(weight.to(v.dtype), v, sums * kept[:, None], input_precision="ieee")
+    return larger, total, sums
+
+
+@triton.jit
+def _shared_part(
+    query, stride_row, stride_query, cache, stride_block, stride_head, stride_token, tables, stride_table, starts,
+    shared, partial, partial_lse, rows, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """All queries of a tile and a head of keys, against what its rows share."""
+    tile, head = tl.program_id(0), tl.program_id(1)
+    first, end = tl.load(starts + tile), tl.load(starts + tile + 1)
+    if first >= rows:
+        return
+    tokens = tl.load(shared + first)
+    if tokens == 0:
+        return
+    place, width = tl.arange(0, ROWS * PADDED), tl.arange(0, WIDTH)
+    row, member = first + place // PADDED, place % PADDED
+    real = (row < end) & (member < GROUP)
+    heads = head * GROUP + member
+    at = row.to(tl.int64) * stride_row + heads * stride_query
+    q = tl.load(query + at[:, None] + width[None, :], mask=real[:, None], other=0.0)
+    m = tl.full([ROWS * PADDED], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS * PADDED], tl.float32)
+    sums = tl.zeros([ROWS * PADDED, WIDTH], tl.float32)
+    table, of_head = tables + first.to(tl.int64) * stride_table, cache + head * stride_head
+    for start in range(0, tokens, KEYS):
+        m, total, sums = _attend(
+            q, m, total, sums, of_head, stride_block, stride_token, table, start, tokens, scale, WIDTH, BLOCK, KEYS
+        )
+    to = row * HEADS + heads
+    tl.store(partial + to[:, None] * WIDTH + width[None, :], sums / total[:, None], mask=real[:, None])
+    tl.store(partial_lse + to, m + tl.log2(total), mask=real)
+
+
+@triton.jit
+def _own_part(
+    query, stride_row, stride_query, out, stride_out, stride_out_head, cache, stride_block, stride_head, stride_token,
+    tables, stride_table, lengths, shared, partial, partial_lse, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    KEYS: tl.constexpr,
+):  # fmt: skip
+    """The queries of a sequence and a head of keys, against what is its own; put together with `_shared_part`."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    length, tokens = tl.load(lengths + row), tl.load(shared + row)
+    member, width = tl.arange(0, PADDED), tl.arange(0, WIDTH)
+    real, heads = member < GROUP, head * GROUP + member
+    to = out + row * stride_out + heads[:, None] * stride_out_head + width[None, :]
+    if length == 0:  # a row that fills up a graph
+        tl.store(to, tl.zeros([PADDED, WIDTH], out.dtype.element_ty), mask=real[:, None])
+        return
+    at = row * stride_row + heads * stride_query
+    q = tl.load(query + at[:, None] + width[None, :], mask=real[:, None], other=0.0)
+    m = tl.full([PADDED], float("-inf"), tl.float32)
+    total = tl.zeros([PADDED], tl.float32)
+    sums = tl.zeros([PADDED, WIDTH], tl.float32)
+    table, of_head = tables + row * stride_table, cache + head * stride_head
+    for start in range(tokens, length, KEYS):
+        m, total, sums = _attend(
+            q, m, total, sums, of_head, stride_block, stride_token, table, start, length, scale, WIDTH, BLOCK, KEYS
+        )
+    if tokens > 0:
+        place = row * HEADS + heads
+        lse = tl.load(partial_lse + place, mask=real, other=0.0)
+        others = tl.load(partial + place[:, None] * WIDTH + width[None, :], mask=real[:, None], other=0.0)
+        larger = tl.maximum(m, lse)
+        kept, added = tl.exp2(m - larger), tl.exp2(lse - larger)
+        total = total * kept + added
+        sums = sums * kept[:, None] + others * added[:, None]
+    tl.store(to, (sums / total[:, None]).to(out.dtype.element_ty), mask=real[:, None])
+
+
+class SharedPrompts:
+    """What the rows of a batch share, and room for what their queries find there.
+
+    rows: of a batch at most. heads: of queries; width: of a head, a power of two. block: tokens of a block of the
+    cache. Its tensors keep their places, as captured graphs need.
+    """
+
+    def __init__(self, rows: int, heads: int, width: int, block: int, device: torch.device) -> None:
+        self.block, self.width_of_rows = block, triton.next_power_of_2(rows)
+        self.same = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.shared = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.starts = torch.zeros(self.width_of_rows + 1, dtype=torch.int32, device=device)
+        self.partial = torch.zeros(rows, heads, width, dtype=torch.float32, device=device)
+        self.lse = torch.zeros(rows, heads, dtype=torch.float32, device=device)
+
+    def find(self, tables: Tensor, lengths: Tensor) -> None:
+        """Cut a batch into tiles. tables: the blocks of every row, (rows, blocks) int32. lengths: tokens of every row,
+        with the new one, (rows,) int32; 0 for a row that is only there to fill up a graph."""
+        rows = len(lengths)
+        _same_blocks[(rows,)](tables, tables.stride(0), lengths, self.same, BLOCK=self.block, WIDTH=64)
+        _cut[(1,)](self.same, self.starts, rows, ROWS=ROWS, WIDTH=self.width_of_rows)
+        _share[(rows,)](self.same, self.starts, self.shared, BLOCK=self.block, ROWS=ROWS)
+
+    def attend(self, query: Tensor, cache: Tensor, tables: Tensor, lengths: Tensor, scale: float, out: Tensor) -> None:
+        """softmax(scale · q Kᵀ) V of every row into `out`, for the tables and lengths of the last `find`.
+
+        query and out: (rows, heads, width); cache: keys beside values, (blocks, heads of keys, block, 2 · width).
+        """
+        rows, heads, width = query.shape
+        keys = cache.shape[1]
+        group = heads // keys
+        padded = triton.next_power_of_2(max(2, group))
+        shape = {"HEADS": heads, "GROUP": group, "WIDTH": width, "BLOCK": self.block, "KEYS": KEYS}
+        places = cache, *cache.stride()[:3], tables, tables.stride(0)
+        partial, scale = (self.partial, self.lse), scale * LOG2_E
+        _shared_part[(rows, keys)](
+            query, *query.stride()[:2], *places, self.starts, self.shared, *partial, rows, scale,
+            PADDED=padded, ROWS=ROWS, **shape, num_warps=4, num_stages=3,
+        )  # fmt: skip
+        _own_part[(rows, keys)](
+            query, *query.stride()[:2], out, *out.stride()[:2], *places, lengths, self.shared, *partial, scale,
+            PADDED=max(16, padded), **shape, num_warps=4, num_stages=3,
+        )  # fmt: skip
