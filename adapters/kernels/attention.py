@@ -16,7 +16,8 @@ import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
 ROWS = 8  # sequences of a tile at most
-KEYS = 64  # read at a time
+SHARED = {"KEYS": 128, "num_warps": 4, "num_stages": 3}  # keys read at a time, and how: the fastest on an H200
+OWN = {"KEYS": 32, "num_warps": 2, "num_stages": 2}
 LOG2_E = 1.4426950408889634
 
 
@@ -192,14 +193,14 @@ class SharedPrompts:
         keys = cache.shape[1]
         group = heads // keys
         padded = triton.next_power_of_2(max(2, group))
-        shape = {"HEADS": heads, "GROUP": group, "WIDTH": width, "BLOCK": self.block, "KEYS": KEYS}
+        shape = {"HEADS": heads, "GROUP": group, "WIDTH": width, "BLOCK": self.block}
         places = cache, *cache.stride()[:3], tables, tables.stride(0)
         partial, scale = (self.partial, self.lse), scale * LOG2_E
         _shared_part[(rows, keys)](
             query, *query.stride()[:2], *places, self.starts, self.shared, *partial, rows, scale,
-            PADDED=padded, ROWS=ROWS, **shape, num_warps=4, num_stages=3,
+            PADDED=padded, ROWS=ROWS, **shape, **SHARED,
         )  # fmt: skip
         _own_part[(rows, keys)](
             query, *query.stride()[:2], out, *out.stride()[:2], *places, lengths, self.shared, *partial, scale,
-            PADDED=max(16, padded), **shape, num_warps=4, num_stages=3,
+            PADDED=max(16, padded), **shape, **OWN,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_b
 
 from adapters.kernels.attention import SharedPrompts
 
-FEWEST = 64  # sequences of a step: fewer leave most of the GPU idle where each is read by one program
+FEWEST = 160  # sequences of a step: below, FlashAttention, which cuts a sequence into parts, keeps more of a GPU busy
 
 
 class SharedPromptMetadataBuilder(FlashAttentionMetadataBuilder):
