@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import adapters
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, RunConfig
 from rewards.files import json_lines
 from rewards.problem import ProblemError
 from storage.errors import UserError
@@ -27,6 +27,7 @@ from storage.files import write_json, write_json_lines
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
+STATES = {"staleness": "ahead.json", "dynamic_sampling": "dynamic_sampling.json"}  # of a checkpoint, by setting
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")  # of a step, timed in `metrics.jsonl`
 
 
@@ -60,11 +61,13 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"{error}; the file is damaged") from None
 
 
-def checkpoint_fault(folder: Path) -> str | None:
-    """What is wrong with a trainer's checkpoint, or None. Archives are read through, so that a flipped bit shows."""
+def checkpoint_fault(folder: Path, states: Iterable[str] = ()) -> str | None:
+    """What is wrong with a trainer's checkpoint, or None. Archives are read through, so that a flipped bit shows.
+    states: the files of `STATES` that it must have."""
     try:
         adapters.read_checkpoint(folder)
-        read_json(folder / "trainer_state.json")
+        for name in ("trainer_state.json", *states):
+            read_json(folder / name)
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             with zipfile.ZipFile(folder / name) as archive:
                 if archive.testzip() is not None:
@@ -148,12 +151,13 @@ class RunFolder:
         found = ((CHECKPOINT.fullmatch(path.name), path) for path in self.path.glob("checkpoint-*"))
         return sorted((int(match.group(1)), path) for match, path in found if match)
 
-    def whole_checkpoint(self) -> tuple[int, Path | None]:
+    def whole_checkpoint(self, config: RunConfig) -> tuple[int, Path | None]:
         """(step, folder) of the last checkpoint that can be read, (0, None) in a run without any; says what it passes
-        over. Raises `ConfigError` where there are checkpoints and all are damaged."""
+        over. config: of the run. Raises `ConfigError` where there are checkpoints and all are damaged."""
         checkpoints = self.checkpoints()
+        states = [name for setting, name in STATES.items() if getattr(config, setting)]
         for step, path in reversed(checkpoints):
-            fault = checkpoint_fault(path)
+            fault = checkpoint_fault(path, states)
             if fault is None:
                 return step, path
             print(f"{path} is damaged ({fault}); going back to the one before it", flush=True)

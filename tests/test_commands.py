@@ -111,6 +111,8 @@ def test_a_wrong_setting_is_refused_by_every_command_in_the_same_words(tmp_path:
         ("sft", ["--max-samples", "0", "--output-dir", tmp_path / "x"]),
         ("prepare_data", ["gsm8k", "--out", tmp_path / "x.jsonl", "--held-out", "1"]),
         ("eval", ["--num-samples", "0"]),
+        ("train", ["--ray-address", "auto", "--grader-nodes"]),
+        ("eval", ["--baseline", "--ray-address", "127.0.0.1:1"]),
     ):
         done = without(HEAVY, script, *arguments)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr

@@ -20,7 +20,7 @@ import torch
 from pipeline.bench.form import Row, row
 from pipeline.bench.scale_relays import BELOW, relay_seconds
 from pipeline.scale.board import Board, Hand, Work
-from pipeline.scale.cluster import start_ray
+from pipeline.scale.cluster import start_ray, stop_ray
 from pipeline.scale.shares import shares_of
 from pipeline.scale.wire import Drawn, Found, Share, Vector, total_gradient
 from pipeline.training.kl_step import KLAdam
@@ -33,13 +33,11 @@ LIMIT = 0.050  # seconds of the driver a step
 
 def measure(counts: list[int]) -> list[Row]:
     """Rows for each number of replicas, flat and through relays, and the bytes that cross."""
-    import ray
-
     torch.set_num_threads(1)  # idle threads would count as work
-    start_ray(num_cpus=1)
+    folder = start_ray(num_cpus=1)
     call = ray_call_seconds()
     relayed = relays(counts)
-    ray.shutdown()
+    stop_ray(folder)
     rows = [row("Ray: processor time of the driver for one call and its answer", 1000 * call, "ms")]
     for count in counts:
         found = driver_seconds(count)

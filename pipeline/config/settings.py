@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -233,6 +234,14 @@ class Settings(Declared):
             raise ConfigError(f"--replicas must be auto or a number greater than 0, not {self.replicas!r}")
         if self.grader_nodes and self.ray_address is None:
             raise ConfigError("--grader-nodes: graders are lent by nodes of a cluster; name it with --ray-address")
+
+    def check_cluster(self, told: Container[str]) -> None:
+        """Raise `ConfigError` if `told`, the names of what the user has set, has a cluster that one replica would not
+        use. A run that goes on with one replica may have had one."""
+        if "ray_address" in told and self.replicas == "1":
+            raise ConfigError(
+                f"--ray-address {self.ray_address}: one replica uses no cluster; add --replicas auto, or a number"
+            )
 
     @property
     def datasets(self) -> list[str]:

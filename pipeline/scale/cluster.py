@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +59,7 @@ class RayLauncher:
         self._asked, self._address, self._trains = config.replicas, config.ray_address, trains
         self._resource = "GPU" if has_gpu() else "CPU"
         self._kind = kind
+        self._folder: Path | None = None  # of a cluster of one's own
         if self._address is None:
             self._start_here()
         else:
@@ -115,9 +119,7 @@ class RayLauncher:
         return self.wanted() if self._address is None else 0
 
     def close(self) -> None:
-        import ray
-
-        ray.shutdown()
+        stop_ray(self._folder)
 
     @property
     def _needs(self) -> dict[str, int]:
@@ -140,12 +142,12 @@ class RayLauncher:
             others = {"num_gpus": len(rest), "num_cpus": 0}
         else:
             cores = len(os.sched_getaffinity(0))
-            count = cores if self._asked == "auto" else int(self._asked)
-            others = {"num_gpus": 0, "num_cpus": max(1, count) - 1}
+            count = cores if self._asked == "auto" else min(int(self._asked), cores)
+            others = {"num_gpus": 0, "num_cpus": count - 1}
             threads = max(1, cores // count)
             os.environ.setdefault("OMP_NUM_THREADS", str(threads))
             torch.set_num_threads(threads)
-        start_ray(**others)
+        self._folder = start_ray(**others)
         if self._resource == "GPU":
             os.environ["CUDA_VISIBLE_DEVICES"] = first
 
@@ -209,9 +211,10 @@ def check_answers(address: str) -> None:
         raise OSError(f"nobody answers at {found}: {error.strerror or error}") from None
 
 
-def start_ray(**resources: int) -> None:
+def start_ray(**resources: int) -> Path:
     """Start Ray for this process alone, reachable from this machine alone and only with this user's token. Actors have
-    this process's niceness."""
+    this process's niceness. Returns the folder of its logs and sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a socket's path may have 107 characters
     os.environ[LOOPBACK] = os.environ[NICENESS] = "0"
     os.environ.pop("RAY_AUTH_MODE", None)  # its default for a cluster of one's own is a token
     import ray
@@ -223,8 +226,19 @@ def start_ray(**resources: int) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=OBJECT_BYTES,
+        _temp_dir=str(folder),
         **resources,
     )
+    return folder
+
+
+def stop_ray(folder: Path | None) -> None:
+    """End Ray, or leave a cluster, whose `folder` is not ours to remove."""
+    import ray
+
+    ray.shutdown()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # its last processes may still be writing
 
 
 class Keeper:

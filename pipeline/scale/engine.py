@@ -38,7 +38,7 @@ class FleetEngine:
         self.local, self.fleet, self.policy = policy.engine, fleet, policy
         self.name = self.local.name
         self._grading: Grading | None = None  # of the generation to come
-        self._seats = seats
+        self._seats = fleet.own_seats = seats
         self._seen: tuple[int, int] = (1, 1)  # rows and tokens of the generations so far
         self._problems: dict[int, tuple[int, Problem]] = {}
         self._met = False

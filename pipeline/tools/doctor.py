@@ -117,6 +117,8 @@ def examine(config: Settings, *, with_model: bool = True) -> list[Check]:
             it.pool.close(cancel=True)
     if config.ray_address is not None and with_model:
         it.add("cluster", lambda: _cluster(config))
+    elif config.ray_address is not None:
+        it.checks.append(Check("cluster", SKIPPED, "every node would load the model; leave out --machine-only"))
     return it.checks
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.run_folder import read_json
+from pipeline.run_folder import STATES, read_json
 from pipeline.training.sampler import Drawn, PolicySampler, StepRecord
 from storage.files import write_json
 
-STATE = "ahead.json"  # in a checkpoint
+STATE = STATES["staleness"]
 
 
 class DrawnAhead:

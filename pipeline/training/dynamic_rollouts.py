@@ -10,7 +10,7 @@ import torch
 from pipeline.config import RunConfig
 from pipeline.rollout import Completion
 from pipeline.rollout.streaming import verdict_metrics
-from pipeline.run_folder import read_json
+from pipeline.run_folder import STATES, read_json
 from pipeline.tasks.problem_sets import training_order
 from pipeline.training.advantages import reward_tensor, without_equal_groups
 from pipeline.training.dynamic_sampling import DynamicSampling
@@ -21,7 +21,7 @@ from rewards.problem import Problem
 from rewards.verdict import Verdict
 from storage.files import write_json
 
-STATE = "dynamic_sampling.json"  # in a checkpoint
+STATE = STATES["dynamic_sampling"]
 
 
 class DynamicRollouts:

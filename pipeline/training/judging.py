@@ -36,15 +36,15 @@ class Judging:
         self.left = list(range(len(rollouts) // rollouts.group_size))
         self.silent = 0.0  # share of groups without an advantage
 
-    def complete(self) -> list[int]:
-        """The groups left whose verdicts are all there, at least one: waits where there is none. All where advantages
-        are divided by the deviation of the whole batch."""
+    def complete(self, least: int) -> list[int]:
+        """The groups left whose verdicts are all there, at least so many of them, or the last: waits where there are
+        fewer. All where advantages are divided by the deviation of the whole batch."""
         if self.scale_rewards == "batch":
             return self.left
         grading, rows = self.drawn.grading, self.drawn.graded_rows
         while True:
             found = [group for group in self.left if all(grading.is_done(rows[row]) for row in self._rows([group]))]
-            if found:
+            if len(found) >= min(least, len(self.left)):
                 return found
             grading.wait_for_any([rows[row] for row in self._rows(self.left)])
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -55,8 +56,9 @@ class PendingEvaluation:
 class Run:
     """One run and all it works with. What its folder holds of a run to be continued is read here, once.
 
-    task: resolved, the grader judges it. canary: what it found, for the summary. started: when, by
-    `time.perf_counter`. Raises `ConfigError` where no prompt of a set fits.
+    task: resolved, the grader judges it. checkpoint: the step and the folder to continue from, None for a new run.
+    canary: what it found, for the summary. started: when, by `time.perf_counter`. Raises `ConfigError` where no prompt
+    of a set fits.
     """
 
     def __init__(
@@ -67,16 +69,16 @@ class Run:
         pool: GraderPool | None,
         policy: Policy,
         folder: RunFolder,
+        checkpoint: tuple[int, Path | None] | None,
         *,
-        resume: bool,
         canary: dict[str, Any],
         started: float,
     ) -> None:
         self.config, self.task, self.policy, self.folder = config, task, policy, folder
-        self.steps, self.resumed, self.canary, self.started = config.steps, resume, canary, started
+        self.steps, self.resumed, self.canary, self.started = config.steps, checkpoint is not None, canary, started
         self.problems, self.dropped = fitting_sets(policy.tokenizer, problems, config, task)
         self.grader = grade_where_drawn(policy, StreamingGrader(pool, task))
-        self.done, self.checkpoint = folder.whole_checkpoint() if resume else (0, None)
+        self.done, self.checkpoint = checkpoint or (0, None)
         self.metrics = folder.truncate("metrics", self.done)
         self.logs = {name: folder.truncate(file, self.done) for name, file in LOGS.items()}
         kept = folder.path / "best" / "best.json"

@@ -41,6 +41,10 @@ class DriverTrainer(TinyLoRATrainer):
         self._distances_elsewhere: list[tuple[float, float, int]] = []  # of the step's tokens that others trained
         self._trained_elsewhere = 0  # rows of the step that others trained
 
+    @property
+    def replicas(self) -> int:
+        return 1 + len(self.spread.fleet.joined)
+
     def gradient(self, batch: dict[str, Any]) -> Tensor:
         loss = self.spread.gradient(batch, self.every_row, self.state.global_step)
         return torch.tensor(loss, device=self.accelerator.device)

@@ -42,8 +42,10 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
     ):
         if resume:
             folder = RunFolder(Path(config.output_dir or ""))
+            checkpoint = folder.whole_checkpoint(config)
         else:
             folder = RunFolder.create(config.output_dir, f"{Path(choice.name).name}-u{config.u}")
+            checkpoint = None
         config = replace(config, output_dir=str(folder.path))
         config.save(folder.path / "config.yaml")
         prepare_tracker(config.report_to, folder.path)  # before TRL is imported, which imports the trackers
@@ -59,7 +61,7 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
             from pipeline.training.lifecycle import Run  # with TRL, which must come after Unsloth
 
             checked = canary.check(config.canary)
-            Run(config, task, sets, pool, policy, folder, resume=resume, canary=checked, started=start).train()
+            Run(config, task, sets, pool, policy, folder, checkpoint, canary=checked, started=start).train()
         except KeyboardInterrupt:
             print(f"\ninterrupted; continue with: {folder.resume_command}")
             raise

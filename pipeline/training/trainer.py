@@ -85,6 +85,11 @@ class TinyLoRATrainer(TrainingPass):
         self.base_norm = float(torch.stack(norms).norm())
         self.sigma = torch.stack([layer.left.norm(dim=0) for layer in self.bank.layers])[..., None]  # (modules, r, 1)
 
+    @property
+    def replicas(self) -> int:
+        """How many share the training pass."""
+        return 1
+
     # rollouts
 
     def roll_out(self, problems: list[int]) -> Rollouts:
@@ -178,7 +183,7 @@ class TinyLoRATrainer(TrainingPass):
             return
         place = batch["row"].argsort()
         while judging.left:
-            rows = self._judge(judging, judging.complete())
+            rows = self._judge(judging, judging.complete(self.replicas))
             advantages = batch["advantages"].new_tensor([judging.rollouts.advantages[row] for row in rows])
             yield rows_of(batch, place[rows]) | {"advantages": advantages}
 

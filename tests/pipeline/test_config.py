@@ -44,6 +44,13 @@ def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> No
     assert "\n" not in str(error.value)
 
 
+def test_a_cluster_is_not_named_in_vain() -> None:
+    with pytest.raises(ConfigError, match="--ray-address auto: one replica uses no cluster; add --replicas auto"):
+        Settings(ray_address="auto").check_cluster({"ray_address"})
+    Settings(ray_address="auto", replicas="2").check_cluster({"ray_address", "replicas"})
+    Settings(ray_address="auto").check_cluster({"replicas"})  # a run that had a cluster goes on without
+
+
 def test_presets_fill_what_is_open_and_nothing_else() -> None:
     config = resolved(Settings(steps=7, epsilon=0.1), starter=True, gpu=False)
     assert (config.steps, config.quant, config.epsilon_high) == (7, "none", 0.1)

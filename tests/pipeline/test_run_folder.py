@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, Settings, resolved
 from pipeline.run_folder import RunFolder, check_target, read_json, read_json_lines
+
+CONFIG = resolved(Settings(dataset="x"), starter=True, gpu=False)
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
@@ -87,19 +90,44 @@ def test_resuming_passes_over_damaged_checkpoints(
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     inject(model, TinyLoRAConfig())
     folder = RunFolder.create(str(tmp_path / "run"), "name")
-    assert folder.whole_checkpoint() == (0, None)
+    assert folder.whole_checkpoint(CONFIG) == (0, None)
     first, second = (write_checkpoint(folder, step, model) for step in (1, 2))
-    assert folder.whole_checkpoint() == (2, second)
+    assert folder.whole_checkpoint(CONFIG) == (2, second)
     for name in ("optimizer.pt", "trainer_state.json", "tinylora.safetensors", "rng_state.pth"):
         whole = (second / name).read_bytes()
         flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 255]) + whole[len(whole) // 2 + 1 :]
         for damaged in (b"", whole[: len(whole) // 2], *([flipped] if name == "optimizer.pt" else [])):
             (second / name).write_bytes(damaged)
-            assert folder.whole_checkpoint() == (1, first)
+            assert folder.whole_checkpoint(CONFIG) == (1, first)
             assert "checkpoint-2 is damaged" in capsys.readouterr().out
         (second / name).write_bytes(whole)
-    assert folder.whole_checkpoint() == (2, second)
+    assert folder.whole_checkpoint(CONFIG) == (2, second)
     for path in (first, second):
         (path / "optimizer.pt").unlink()
     with pytest.raises(ConfigError, match="every checkpoint .* is damaged; start a new run"):
-        folder.whole_checkpoint()
+        folder.whole_checkpoint(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"), [("staleness", "ahead.json"), ("dynamic_sampling", "dynamic_sampling.json")]
+)
+def test_a_checkpoint_has_what_its_settings_need(
+    setting: str, name: str, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from adapters import TinyLoRAConfig, inject
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    inject(model, TinyLoRAConfig())
+    folder = RunFolder.create(str(tmp_path / "run"), "name")
+    first, second = (write_checkpoint(folder, step, model) for step in (1, 2))
+    config = replace(CONFIG, **{setting: type(getattr(CONFIG, setting))(1)})
+    (first / name).write_text("{}")
+    assert folder.whole_checkpoint(CONFIG) == (2, second)
+    assert folder.whole_checkpoint(config) == (1, first) and name in capsys.readouterr().out
+    (second / name).write_text('{"version": ')
+    assert folder.whole_checkpoint(config) == (1, first)
+    (second / name).write_text("{}")
+    assert folder.whole_checkpoint(config) == (2, second)

@@ -18,6 +18,7 @@ from pipeline.scale import fleet as fleet_module
 from pipeline.scale import generation as generation_module
 from pipeline.scale.engine import FleetEngine, grade_where_drawn
 from pipeline.scale.fleet import Fleet
+from pipeline.scale.member import Call
 from pipeline.scale.replica import Session
 from pipeline.tasks import task_of
 from pipeline.training.spread import Spread
@@ -96,6 +97,9 @@ class FarAway(StandIn):
     def __init__(self, number: int) -> None:
         super().__init__(number, lambda name: None, 0.0)
 
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"clock": "another"}
+
     def serve(self, vector: Any) -> dict[str, Any]:
         answer = super().serve(vector)
         return answer | {"begun": answer["begun"] + 1000, "ended": answer["ended"] + 1000}
@@ -143,6 +147,36 @@ def test_a_replica_that_dies_costs_nothing_but_time_and_comes_back(
         assert step_of(engine) == expected_step()
     taken_out = [sentence for sentence in said if "was taken out" in sentence]
     assert len(taken_out) == 1 and "replica 1" in taken_out[0] and "Died" in taken_out[0]
+
+
+def test_one_death_that_two_threads_notice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it draws, a replica is asked for something else, too; who died then is not the one that took its place."""
+    said: list[str] = []
+    launcher = ThreadLauncher(2)
+    fleet, engine = fleet_engine(launcher, said, monkeypatch)
+    with fleet:
+        step_of(engine)
+        (member,) = fleet.joined
+        asked = Call.of(member, "probe")
+        launcher.handles[0].die()
+        fleet.lost(member, "grading", Died("killed"), member.handle)
+        late = Call(member, launcher.handles[0], launcher.handles[0].call("probe"), time.monotonic())
+        for call in (asked, late):
+            fleet.answer(call, 5.0, "taking a new policy")
+        refresh_until(engine, lambda: bool(fleet.joined))
+        assert launcher.starts[1] == 2 and member.failures == 0
+    assert sum("was taken out" in sentence for sentence in said) == 1
+
+
+def test_the_clock_of_the_drivers_own_machine_needs_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, engine = fleet_engine(ThreadLauncher(3, pace=0.001), [], monkeypatch)
+    with fleet:
+        for _ in range(3):
+            step_of(engine)
+        lanes = fleet.lanes()
+        assert all(member.ahead == 0 for member in fleet.joined)
+    assert all(value >= 0 for lane in lanes for value in lane["seconds"].values())
+    assert all(lane["seats"] == 16 and lane["staleness"] == 0 for lane in lanes)
 
 
 def test_all_replicas_may_die_in_one_generation(monkeypatch: pytest.MonkeyPatch) -> None:

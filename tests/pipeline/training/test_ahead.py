@@ -144,6 +144,21 @@ def test_late_verdicts_hold_their_own_group_only(made: Made) -> None:
 
 
 @pytest.mark.integration
+def test_several_replicas_get_a_group_each(made: Made) -> None:
+    """While there are so many: a single one would be one share, which the driver trains alone."""
+    trainer = made(steps=1, staleness=1, prompts_per_step=3)
+    trainer.roll_out([])
+    grading, judging = trainer.judging.drawn.grading, trainer.judging
+    done: list[int] = [0, 1, 2, 3]  # the rows of a group
+    grading.is_done = done.__contains__
+    grading.wait_for_any = lambda rows: done.extend(range(len(done), len(done) + 4))
+    assert judging.complete(1) == [0] and len(done) == 4
+    assert judging.complete(2) == [0, 1] and len(done) == 8
+    judging.left = [2]
+    assert judging.complete(5) == [2]
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_the_gradient_is_that_of_truncated_importance_sampling(made: Made, loss_type: str) -> None:
     """Σ min(π / μ, 2) A ∇ log π of every token, over the normaliser of the whole batch, whose groups are trained one
@@ -159,7 +174,7 @@ def test_the_gradient_is_that_of_truncated_importance_sampling(made: Made, loss_
     assert batch["advantages"].isnan().all()  # of a batch that is still being graded
     trainer.judging.judge(trainer.judging.left)
     trainer.judging.left = [1, 0]  # judged again as it is trained, one group after the other
-    trainer.judging.complete = lambda: trainer.judging.left[:1]
+    trainer.judging.complete = lambda least: trainer.judging.left[:1]
     advantages = torch.tensor(trainer.rollouts.advantages).double()[batch["row"]].unsqueeze(1)
     mask = batch["completion_mask"].double()
     ratio = (log_probs.detach() - batch["sampling_per_token_logps"].double()).exp()

@@ -20,6 +20,7 @@ from pipeline.training.collapse import MISMATCH_LIMIT, check_mismatch
 from rewards.problem import Problem
 from tests.pipeline.training.tiny_trainer import by_text, rewarding
 
+CONFIG = resolved(Settings(dataset="x"), starter=True, gpu=False)
 PROBLEMS = [Problem("a", "One?", answer="1"), Problem("b", "Two?", answer="2")]
 
 
@@ -69,7 +70,7 @@ def test_an_engine_of_other_weights_ends_the_run_before_it_trains(trainer_of: Ca
     with pytest.raises(EngineError, match="two policies"):
         trainer.train()
     assert not records and not trainer.bank.v.any()
-    assert folder.whole_checkpoint() == (0, None)
+    assert folder.whole_checkpoint(CONFIG) == (0, None)
 
 
 @pytest.mark.integration
@@ -77,12 +78,12 @@ def test_a_resumed_run_looks_again(trainer_of: Callable[..., Any]) -> None:
     trainer, folder, records = trainer_of(steps=1, noise=0.0)
     trainer.train()
     assert records[0]["mismatch"] < 1e-9
-    done, checkpoint = folder.whole_checkpoint()
+    done, checkpoint = folder.whole_checkpoint(CONFIG)
     assert done == 1
     trainer, _, records = trainer_of(steps=3, noise=0.3)
     with pytest.raises(EngineError, match="two policies"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert not records and folder.whole_checkpoint()[0] == 1
+    assert not records and folder.whole_checkpoint(CONFIG)[0] == 1
 
 
 PROMPT, ANSWER = list(range(20, 60)), list(range(60, 120))
