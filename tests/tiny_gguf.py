@@ -101,7 +101,8 @@ def _their_name(name: str) -> str:
 def _type(value: Any) -> Any:
     from gguf import GGUFValueType
 
-    kinds = {str: GGUFValueType.STRING, float: GGUFValueType.FLOAT32, int: GGUFValueType.UINT32}
+    kinds = {str: GGUFValueType.STRING, float: GGUFValueType.FLOAT32, bool: GGUFValueType.BOOL}
+    kinds[int] = GGUFValueType.INT32 if isinstance(value, int) and value < 0 else GGUFValueType.UINT32
     return GGUFValueType.ARRAY if isinstance(value, list) else kinds[type(value)]
 
 

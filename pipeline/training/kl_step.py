@@ -241,7 +241,7 @@ class StepLength:
     def __init__(self, bank: TinyLoRA, step_kl: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.optimizer = KLAdam([bank.v], step_kl, betas)
         self._bank = bank
-        self._rows: tuple[Tensor, Pack, Tensor] | None = None  # of the part at hand: copies of `v`, pack, groups
+        self._rows: tuple[Tensor, Pack, dict[str, Tensor]] | None = None  # copies of `v`, pack, the part at hand
         self._token_weights: Tensor | None = None  # ∂loss/∂ log p of the rows at hand
         self._trained: list[tuple[dict[str, Tensor], Tensor]] = []
 
@@ -258,11 +258,13 @@ class StepLength:
         self._trained.append((part, log_probs))
 
     @contextmanager
-    def rows(self, pack: Pack, groups: Tensor) -> Iterator[None]:
+    def rows(self, pack: Pack, part: dict[str, Tensor]) -> Iterator[None]:
         """Within this context every completion and every shared prompt of a part of the batch has a gradient of its
-        own, of which scores are made. groups (B,): the numbers of the completions' groups."""
+        own, of which scores are made. part: with `group`, the numbers (B,) of the completions' groups, and
+        `advantages` (B,): rows without one, which only a penalty on the KL trains, give no scores, as its weights of
+        tokens tell nothing of a row's."""
         with self._bank.per_row(pack.owners, pack.count) as rows:
-            self._rows = rows, pack, groups
+            self._rows = rows, pack, part
             yield
             self.take_scores()
 
@@ -271,11 +273,12 @@ class StepLength:
         gradient of the entropy, is no multiple of ∇ log π."""
         if self._rows is None:
             return
-        (rows, pack, groups), self._rows = self._rows, None
+        (rows, pack, part), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            gradients, count = rows.grad.flatten(1), len(pack.lengths)
+            gradients, count, groups = rows.grad.flatten(1), len(pack.lengths), part["group"]
+            scored = self._token_weights * (part["advantages"] != 0).unsqueeze(1)
             mask = torch.arange(self._token_weights.shape[1], device=rows.device) < pack.lengths.unsqueeze(1)
-            own, weights = completion_scores(gradients[:count], self._token_weights, mask)
+            own, weights = completion_scores(gradients[:count], scored, mask)
             shared = group_scores(gradients[count:], weights, pack.groups)
             self.optimizer.observe(torch.cat([own, shared]), int((weights != 0).sum()))
             of_prompts = [groups[members[0]] for members in pack.groups]

@@ -66,7 +66,7 @@ class TrainingPass(RolloutTrainer):
         for part, weight in self._micro_batches(batch):
             pack = packed_part(part)
             with (
-                self.length.rows(pack, part["group"]) if self.length else nullcontext(),
+                self.length.rows(pack, part) if self.length else nullcontext(),
                 self.compute_loss_context_manager(),
             ):
                 loss, entropies, difference = self.loss_of(part, pack)

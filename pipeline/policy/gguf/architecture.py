@@ -29,7 +29,17 @@ QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"
 EMBEDDING, OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 # Llama 3.1 and later; the file keeps only the factors that follow from these and from `factor`.
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-SCALES = ("logit_scale", "embedding_scale", "residual_scale", "attention.scale")  # of MiniCPM, Granite, Command-R
+# Settings that the models in `SERVED` do not have in transformers → the values that change nothing.
+NEUTRAL: dict[str, tuple[float, ...]] = {
+    "logit_scale": (0, 1),  # this and the next three: of MiniCPM, Granite, Command-R
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "attention.scale": (0, 1),
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "rope.scaling.attn_factor": (1,),
+}
 SAME_MATRIX = 0.5  # relative distance; roundings to 2 bits are 0.3 apart, matrices of their own 1.4
 COMPARED_ROWS = 512
 
@@ -57,13 +67,16 @@ def check_architecture(header: Header) -> None:
         found = f"the output head of '{kind}' has a bias (output.bias), which the training pass does not add"
     if found is None and header.get("expert_count", 0):
         found = f"a mixture of {header.get('expert_count')} experts, whose routers cannot be trained this way"
-    scales = [name for name in SCALES if header.get(name, 0) not in (0, 1)]
-    if found is None and scales:
-        found = f"'{kind}' with {kind}.{scales[0]}, which {SERVED[kind]} in transformers does not have"
-    if found is None and header.get("rope.scaling.type", "none") != "none":
-        found = f"its positions are scaled ({header.get('rope.scaling.type')}), which is not supported"
-    if found is None and header.get("rope.scale_linear", 1) != 1:
-        found = f"its positions are scaled ({kind}.rope.scale_linear), which is not supported"
+    foreign = [name for name, values in NEUTRAL.items() if header.get(name, values[0]) not in values]
+    if found is None and foreign:
+        setting = f"{kind}.{foreign[0]} = {header.get(foreign[0])!r}"
+        found = f"'{kind}' with {setting}, which {SERVED[kind]} in transformers does not have"
+    scaling = header.get("rope.scaling.type")
+    if found is None and scaling not in (None, "none"):
+        found = f"its positions are scaled ({scaling}), which is not supported"
+    factors = [key for key in ("rope.scaling.factor", "rope.scale_linear") if header.get(key, 0) not in (0, 1)]
+    if found is None and scaling is None and factors:  # without a type, llama.cpp scales linearly
+        found = f"its positions are scaled ({kind}.{factors[0]}), which is not supported"
     if found is None and header.get("attention.sliding_window", 0):
         found = f"'{kind}' attends to a window only ({kind}.attention.sliding_window), which is not supported"
     if found is not None:
@@ -71,11 +84,14 @@ def check_architecture(header: Header) -> None:
     places, head = parameter_places(header), _sizes(header)["head_dim"]
     if header.get("rope.dimension_count", head) != head:
         raise header.error(f"rotates only a part of each head, which {SERVED[kind]} does not")
+    shapes = {name: shape for name, (_, shape) in places.items()}
+    optional = {OUTPUT: shapes[EMBEDDING], ROPE_FACTORS: (head // 2,)}
+    shapes |= {name: shape for name, shape in optional.items() if name in tensors}
     for name in tensors:
-        if name not in places and name not in (OUTPUT, ROPE_FACTORS):
+        if name not in shapes:
             what = "a bias" if name.endswith(".bias") else "a tensor"
             raise header.error(f"contains {what} that {SERVED[kind]} does not have ({name})")
-    for name, (_, shape) in places.items():
+    for name, shape in shapes.items():
         if name not in tensors:
             raise header.error(f"the tensor {name} is missing; download it again")
         if tensors[name].shape != shape:
@@ -171,8 +187,6 @@ def is_tied(header: Header) -> bool:
 def _same_matrix(path: Any, embedding: TensorPlace, output: TensorPlace) -> bool:
     import numpy as np
 
-    if embedding.shape != output.shape:
-        return False
     step = max(1, embedding.shape[0] // COMPARED_ROWS)
     rows = [_rows(path, place)[::step] for place in (embedding, output)]
     first, second = (_values(part, place.kind) for part, place in zip(rows, (embedding, output), strict=True))

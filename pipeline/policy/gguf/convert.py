@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.policy.gguf.architecture import (
     parameter_places,
 )
 from pipeline.policy.gguf.header import Header, read_header
-from pipeline.policy.gguf.tokenizer import files_beside, load_tokenizer, settle_ends
+from pipeline.policy.gguf.tokenizer import files_beside, load_tokenizer, named_token, settle_ends
 from pipeline.policy.weights import write_weights
 from pipeline.progress import ConversionBar
 from storage.cache import cache_root
@@ -49,6 +49,7 @@ def converted(path: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
             if not folder.is_dir():
+                _remove_leftovers(folder.parent)
                 _make(header, folder)
     except OSError as error:
         why = f"cannot be converted in {folder.parent} ({error.strerror or error})"
@@ -67,11 +68,24 @@ def content_key(path: Path) -> str:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel frees it, however its owner ends."""
+def _lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Held by one process at a time; the kernel frees it, however its owner ends. Raises `BlockingIOError` where it is
+    held and we do not wait."""
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Delete what killed conversions, of whatever file, have left: gigabytes that nobody would miss. One that still
+    runs holds its folder's lock."""
+    for partial in root.glob(_partial(root / "gguf-*").name):
+        with suppress(OSError), _lock(root / partial.stem.removeprefix("."), wait=False):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _make(header: Header, folder: Path) -> None:
@@ -79,14 +93,13 @@ def _make(header: Header, folder: Path) -> None:
     names = parameter_places(header)
     if not config["tie_word_embeddings"]:
         names[OUTPUT] = ("lm_head.weight", names[EMBEDDING][1])
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         (partial / "tokenizer").mkdir(parents=True)
         tokenizer = load_tokenizer(header, partial / "tokenizer")
-        named = tokenizer.eos_token
-        ends = settle_ends(header, tokenizer)
-        if tokenizer.eos_token != named:
+        ends, named = settle_ends(header, tokenizer), named_token(header, "eos_token_id")
+        if named not in (None, tokenizer.eos_token):
             used = f"its chat template ends answers with {tokenizer.eos_token}, which is used"
             print(f"{header.path} names {named} as its end; {used}", file=sys.stderr)
         shutil.rmtree(partial / "tokenizer")
@@ -95,6 +108,8 @@ def _make(header: Header, folder: Path) -> None:
         write_json(partial / "config.json", config | tokens | {"eos_token_id": ends[0]})
         write_json(partial / "generation_config.json", tokens | {"eos_token_id": ends})
         _write(header, names, partial)
+        for file in partial.glob("*.safetensors"):  # which that library lets only their owner read
+            shutil.copymode(partial / "config.json", file)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

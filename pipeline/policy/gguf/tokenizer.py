@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.policy.gguf.architecture import EMBEDDING
 from pipeline.policy.gguf.header import Header
 from storage.errors import UserError
 
@@ -46,16 +47,19 @@ def load_tokenizer(header: Header, scratch: Path) -> Any:
     """The `PreTrainedTokenizerFast`, with its chat template, end and padding token.
 
     scratch: an empty folder. Raises `ConfigError` for a tokenizer.json that is damaged or another model's, for a
-    vocabulary that is damaged or whose rule is not known, and without a chat template.
+    vocabulary that is damaged, larger than the embedding or whose rule is not known, and without a chat template.
     """
     beside = files_beside(header.path)
+    where, remedy = ("the tokenizer next to it", "replace or remove it") if beside else ("its vocabulary", REMEDY)
     try:
         tokenizer = _from_beside(header, beside, scratch) if beside else _from_file(header)
     except UserError:
         raise
     except Exception as error:  # whatever the libraries raise of damaged files and lists that do not fit together
-        where, remedy = ("the tokenizer next to it", "replace or remove it") if beside else ("its vocabulary", REMEDY)
         raise header.error(f"{where} cannot be read ({' '.join(str(error).split())}); {remedy}") from None
+    last, rows = max(tokenizer.get_vocab().values()), header.tensors[EMBEDDING].shape[0]
+    if last >= rows:
+        raise header.error(f"{where} has a token of id {last}, and the embedding {rows} rows; {remedy}")
     if tokenizer.chat_template is None:
         tokenizer.chat_template = header.metadata.get("tokenizer.chat_template")
     if tokenizer.chat_template is None:
@@ -64,10 +68,16 @@ def load_tokenizer(header: Header, scratch: Path) -> Any:
     return tokenizer
 
 
-def _token(header: Header, key: str) -> str | None:
-    """The text of a token that the file names by its id."""
-    tokens, index = header.metadata.get("tokenizer.ggml.tokens", []), header.metadata.get(f"tokenizer.ggml.{key}")
-    return tokens[index] if index is not None and index < len(tokens) else None
+def named_token(header: Header, key: str) -> str | None:
+    """The text of a token that the file names by its id; None where it names none. Raises `ConfigError` for what is no
+    id."""
+    name = f"tokenizer.ggml.{key}"
+    tokens, index = header.metadata.get("tokenizer.ggml.tokens", []), header.metadata.get(name)
+    if index is None:
+        return None
+    if type(index) is not int or index < 0:
+        raise header.error(f"its header has {name} = {index!r}; convert the model again")
+    return tokens[index] if index < len(tokens) else None
 
 
 def _check_vocabulary(header: Header, tokenizer: Any) -> None:
@@ -75,7 +85,7 @@ def _check_vocabulary(header: Header, tokenizer: Any) -> None:
     kinds = header.metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     known = tokenizer.get_vocab()
     wrong = [text for index, text in enumerate(tokens) if kinds[index] == NORMAL and known.get(text) != index]
-    if wrong or len(tokenizer) > header.tensors["token_embd.weight"].shape[0]:
+    if wrong:
         why = f"the tokenizer.json next to it is another model's ({len(wrong):,} of {len(tokens):,} tokens differ)"
         raise header.error(f"{why}; remove it, or replace it with the right one")
 
@@ -105,7 +115,7 @@ def _from_file(header: Header) -> Any:
         if kinds[index] in (CONTROL, USER_DEFINED):
             token = AddedToken(text, normalized=False, special=kinds[index] == CONTROL)
             (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-    special = {name: _token(header, f"{name}_token_id") for name in ("bos", "eos")}
+    special = {name: named_token(header, f"{name}_token_id") for name in ("bos", "eos")}
     named = {f"{name}_token": text for name, text in special.items() if text}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
@@ -139,7 +149,7 @@ def _sentence_piece(header: Header, vocabulary: dict[str, int]) -> Any:
     kinds = dict(zip(scores, header.metadata["tokenizer.ggml.token_type"], strict=True))
     unmerged = {text for text, kind in kinds.items() if kind != NORMAL}
     merges = generate_merges(vocabulary, {text: scores[text] for text in vocabulary}, unmerged)
-    unknown = _token(header, "unknown_token_id")
+    unknown = named_token(header, "unknown_token_id")
     model = models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(model)
     prefix = header.metadata.get("tokenizer.ggml.add_space_prefix", True)
@@ -164,7 +174,7 @@ def settle_ends(header: Header, tokenizer: Any) -> list[int]:
     except Exception as error:  # whatever the template raises, in Jinja or of its own
         raise header.error(f"its chat template fails on a conversation ({error})") from None
     opening, closing = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after))
-    declared = [tokenizer.eos_token, *(_token(header, f"{name}_token_id") for name in ("eos", "eot", "eom")), *ENDS]
+    declared = [tokenizer.eos_token, *(named_token(header, f"{name}_token_id") for name in ("eos", "eot", "eom")), *ENDS]
     candidates = [known[text] for text in declared if text in known and known[text] in added]
     end = next((index for index in closing if index in added), None)
     if end is None:
@@ -174,7 +184,7 @@ def settle_ends(header: Header, tokenizer: Any) -> list[int]:
     ends = list(dict.fromkeys([end, *(index for index in candidates if index not in opening)]))
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     used = {*opening, *closing, end}
-    pads = [tokenizer.pad_token, _token(header, "padding_token_id"), *PADS]
+    pads = [tokenizer.pad_token, named_token(header, "padding_token_id"), *PADS]
     tokenizer.pad_token = next(
         (text for text in pads if text in known and known[text] not in used), tokenizer.eos_token
     )

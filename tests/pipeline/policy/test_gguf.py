@@ -18,7 +18,7 @@ import torch
 from pipeline.config import ConfigError, Settings, resolved
 from pipeline.policy.gguf import convert
 from pipeline.policy.models import ModelChoice, architecture, choose_model, made_ready, transformers_config
-from tests.tiny_gguf import save_tiny_gguf, tiny_model
+from tests.tiny_gguf import SPECIALS, save_tiny_gguf, tiny_model
 from tests.tiny_model import save_tiny_model
 
 CONVERSATION = [{"role": "user", "content": "Say 12345 the\n\n  end!"}]
@@ -96,6 +96,9 @@ def test_llama_3_factors_of_positions_become_its_settings(tmp_path: Path) -> Non
     assert {key: found[key] for key in rope} == pytest.approx(rope)
     path = save_tiny_gguf(tmp_path / "other.gguf", model, tensors={"rope_freqs.weight": factors**0.5})
     assert "not Llama 3's" in refusal(path)
+    for wrong in (factors[:8], factors.reshape(4, 4)):
+        path = save_tiny_gguf(tmp_path / "shape.gguf", model, tensors={"rope_freqs.weight": wrong})
+        assert f"rope_freqs.weight has shape {wrong.shape} instead of (16,)" in refusal(path)
 
 
 def test_what_is_not_a_whole_gguf_file_is_refused_in_a_sentence(tmp_path: Path, file: Path) -> None:
@@ -140,7 +143,12 @@ def test_a_folder_with_one_file_is_that_file_and_with_two_is_refused(tmp_path: P
         ("llama", {"llama.embedding_scale": 12.0}, {}, "llama.embedding_scale"),
         ("llama", {"llama.rope.dimension_count": 16}, {}, "a part of each head"),
         ("llama", {"llama.rope.scale_linear": 2.0}, {}, "positions are scaled (llama.rope.scale_linear)"),
+        ("llama", {"llama.rope.scaling.factor": 4.0}, {}, "positions are scaled (llama.rope.scaling.factor)"),
+        ("llama", {"llama.rope.scaling.attn_factor": 2.0}, {}, "llama.rope.scaling.attn_factor = 2.0, which Llama"),
         ("llama", {"llama.attention.sliding_window": 128}, {}, "attends to a window only"),
+        ("llama", {"llama.attention.causal": False}, {}, "llama.attention.causal = False, which Llama"),
+        ("llama", {"llama.attention.clamp_kqv": 8.0}, {}, "llama.attention.clamp_kqv = 8.0, which Llama"),
+        ("qwen2", {"qwen2.attention.max_alibi_bias": 8.0}, {}, "qwen2.attention.max_alibi_bias = 8.0, which Qwen2"),
         ("llama", {"split.count": 3}, {}, "one of 3 parts"),
         ("llama", {}, {"blk.0.extra.weight": [1.0]}, "a tensor that Llama does not have"),
     ],
@@ -152,6 +160,26 @@ def test_what_the_head_cannot_serve_is_refused_by_name(
     model.config.model_type = kind  # of the header; the weights are a Llama's
     assert why in refusal(save_tiny_gguf(tmp_path / "model.gguf", model, metadata=metadata, tensors=tensors))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"llama.rope.scaling.factor": 0.0},
+        {"llama.rope.scaling.factor": 1.0},
+        {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},
+        {"llama.rope.scaling.attn_factor": 1.0, "llama.attention.causal": True},
+        {"llama.attention.clamp_kqv": 0.0, "llama.attention.max_alibi_bias": 0.0},
+    ],
+)
+def test_settings_without_an_effect_are_no_reason_to_refuse(metadata: dict, file: Path, llama: Any) -> None:
+    assert choose_model(str(save_tiny_gguf(file, llama, metadata=metadata))).is_gguf
+
+
+@pytest.mark.parametrize("shape", [(320, 32), (300, 64), (320,)])
+def test_a_head_of_another_shape_than_the_embedding_is_refused(shape: tuple, file: Path, llama: Any) -> None:
+    path = save_tiny_gguf(file, llama, tensors={"output.weight": torch.zeros(shape)})
+    assert f"output.weight has shape {shape} instead of (320, 64)" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +242,44 @@ def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama:
     assert made.generation_config.eos_token_id == [2, 0] and made.config.pad_token_id == 0
 
 
+@pytest.mark.parametrize(("named", "told"), [("<|im_end|>", False), ("<|im_start|>", True)])
+def test_only_an_end_that_the_file_names_wrongly_is_told(
+    named: str, told: bool, tmp_path: Path, llama: Any, capsys: pytest.CaptureFixture
+) -> None:
+    """A tokenizer.json alone, as it is often put beside a file, names no end."""
+    _, own = loaded(save_tiny_gguf(tmp_path / "own.gguf", llama))
+    own.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    capsys.readouterr()
+    end = SPECIALS.index(named)
+    path = save_tiny_gguf(tmp_path / "model.gguf", llama, edit=lambda fields: fields.update(eos_token_id=end))
+    assert loaded(path)[1].eos_token == "<|im_end|>"
+    sentence = f"{path} names {named} as its end; its chat template ends answers with <|im_end|>, which is used"
+    printed = capsys.readouterr().err
+    assert (sentence in printed) is told and ("as its end" in printed) is told
+
+
+@pytest.mark.parametrize("value", ["x", -1, [2], 2.0])
+@pytest.mark.parametrize("key", ["eos", "eot", "padding"])
+def test_an_id_that_is_none_is_refused(key: str, value: Any, file: Path, llama: Any) -> None:
+    def without(fields: dict[str, Any]) -> None:
+        del fields["eos_token_id"], fields["pad_token_id"]
+
+    name = f"tokenizer.ggml.{key}_token_id"
+    choice = choose_model(str(save_tiny_gguf(file, llama, metadata={name: value}, edit=without)))
+    with pytest.raises(ConfigError) as caught:
+        made_ready(choice)
+    assert str(caught.value).endswith(f"model.gguf: its header has {name} = {value!r}; convert the model again")
+
+
+def one_more(kind: int) -> Any:
+    """Than the embedding has rows; after the holes, so that there are fewer tokens than rows."""
+
+    def edit(fields: dict[str, Any]) -> None:
+        fields["token_list"], fields["token_types"] = [*fields["token_list"], "<|x|>"], [*fields["token_types"], kind]
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
@@ -224,6 +290,8 @@ def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama:
         (lambda fields: fields.update(tokenizer_model="llama"), "its vocabulary cannot be read"),  # without scores
         (lambda fields: fields.update(token_merges=["no such"]), "its vocabulary cannot be read"),
         (lambda fields: fields.pop("token_merges"), "has no merges"),
+        (one_more(3), "its vocabulary has a token of id 320, and the embedding 320 rows; put"),
+        (one_more(1), "its vocabulary has a token of id 320, and the embedding 320 rows; put"),
     ],
 )
 def test_a_tokenizer_that_will_not_do_is_refused(edit: Any, why: str, tmp_path: Path, llama: Any, cache: Path) -> None:
@@ -248,6 +316,10 @@ def test_the_tokenizer_beside_the_file_is_used_if_it_is_the_models(tmp_path: Pat
     assert beside("the 12345")["input_ids"] == own("the 12345")["input_ids"]
     assert "helper" in beside.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
     other = json.loads((bare / "tokenizer.json").read_text())
+    more = dict(other, model=other["model"] | {"vocab": other["model"]["vocab"] | {"<|x|>": 320}})
+    (bare / "tokenizer.json").write_text(json.dumps(more))
+    with pytest.raises(ConfigError, match="the tokenizer next to it has a token of id 320, .*; replace or remove it"):
+        made_ready(choose_model(str(bare)))
     other["model"]["vocab"] |= {"!": 40, "I": 3}
     (bare / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="another model's"):
@@ -293,6 +365,38 @@ def test_an_interrupted_conversion_leaves_nothing_and_two_at_once_make_one(
     assert outputs[0][0] == outputs[1][0] != ""
     assert sum("converting model.gguf" in printed for _, printed in outputs) == 1
     assert len(list(cache.glob("gguf-*"))) == 1
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next_one(file: Path, llama: Any, cache: Path) -> None:
+    """Of any file; a conversion that still runs keeps its folder."""
+    code = (
+        "import os, signal, sys; from pipeline.policy.gguf import convert; from pipeline.policy.models import *\n"
+        "def stop(*_): print('writing', flush=True); signal.pause()\n"
+        "convert.write_weights = stop; made_ready(choose_model(sys.argv[1]))"
+    )
+    other = save_tiny_gguf(file.with_name("other.gguf"), llama, metadata={"general.name": "another"})
+    with subprocess.Popen([sys.executable, "-c", code, str(other)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "writing\n"
+            made_ready(choose_model(str(file)))
+            assert len(list(cache.glob(".*.partial"))) == 1
+        finally:
+            process.kill()
+    assert len(list(cache.glob(".*.partial"))) == 1
+    third = save_tiny_gguf(file.with_name("third.gguf"), llama, metadata={"general.name": "a third"})
+    made_ready(choose_model(str(third)))
+    assert not list(cache.glob(".*.partial")) and len(list(cache.glob("gguf-*"))) == 2
+
+
+def test_the_files_have_the_rights_of_ordinary_files(file: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        folder = Path(made_ready(choose_model(str(file))).location)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        path.name: 0o640 for path in folder.iterdir()
+    }
 
 
 def test_a_cache_without_room_or_rights_is_named(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

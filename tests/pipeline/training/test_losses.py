@@ -193,6 +193,23 @@ def test_the_entropy_bonus_is_the_mean_over_all_tokens(made: Made, lr: str, loss
     assert (with_bonus - without).abs().max() > 1e-3
 
 
+@pytest.mark.integration
+def test_a_penalty_on_the_kl_leaves_the_fisher_matrix_what_it_is(made: Made) -> None:
+    """The penalty's weights of a row's tokens have a mean near zero, which tells nothing of the row's score where it
+    has no advantage: F is made of the rows that have one."""
+    traces, counts = {}, {}
+    for beta in (0.0, 0.04):
+        trainer = made(lr="auto", beta=beta)
+        trainer.create_optimizer()
+        batch = rolled_out(trainer)
+        batch["advantages"][4:] = 0
+        stepped(trainer, batch)
+        counts[beta] = trainer.length.optimizer._count
+        traces[beta] = float(scores_of(trainer).square().sum())
+    assert counts[0.04] == counts[0.0] == int((batch["advantages"] != 0).sum())
+    assert traces[0.04] == pytest.approx(traces[0.0], rel=0.25)
+
+
 def scores_of(trainer: Any) -> Tensor:
     """The scores of the last pass, of which F is made; none without `--lr auto`."""
     if trainer.length is None:
