@@ -98,7 +98,7 @@ def _make(header: Header, folder: Path) -> None:
     try:
         (partial / "tokenizer").mkdir(parents=True)
         tokenizer = load_tokenizer(header, partial / "tokenizer")
-        ends, named = settle_ends(header, tokenizer), named_token(header, "eos_token_id")
+        ends, named = settle_ends(header, tokenizer), named_token(header, "eos")
         if named not in (None, tokenizer.eos_token):
             used = f"its chat template ends answers with {tokenizer.eos_token}, which is used"
             print(f"{header.path} names {named} as its end; {used}", file=sys.stderr)

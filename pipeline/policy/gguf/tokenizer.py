@@ -57,7 +57,7 @@ def load_tokenizer(header: Header, scratch: Path) -> Any:
         raise
     except Exception as error:  # whatever the libraries raise of damaged files and lists that do not fit together
         raise header.error(f"{where} cannot be read ({' '.join(str(error).split())}); {remedy}") from None
-    last, rows = max(tokenizer.get_vocab().values()), header.tensors[EMBEDDING].shape[0]
+    last, rows = max(tokenizer.get_vocab().values(), default=0), header.tensors[EMBEDDING].shape[0]
     if last >= rows:
         raise header.error(f"{where} has a token of id {last}, and the embedding {rows} rows; {remedy}")
     if tokenizer.chat_template is None:
@@ -68,15 +68,15 @@ def load_tokenizer(header: Header, scratch: Path) -> Any:
     return tokenizer
 
 
-def named_token(header: Header, key: str) -> str | None:
-    """The text of a token that the file names by its id; None where it names none. Raises `ConfigError` for what is no
-    id."""
-    name = f"tokenizer.ggml.{key}"
-    tokens, index = header.metadata.get("tokenizer.ggml.tokens", []), header.metadata.get(name)
+def named_token(header: Header, role: str) -> str | None:
+    """The text of the token that the file names by its id as "eos" and the like; None where it names none of its own.
+    Raises `ConfigError` for what is no id."""
+    key = f"tokenizer.ggml.{role}_token_id"
+    tokens, index = header.metadata.get("tokenizer.ggml.tokens", []), header.metadata.get(key)
     if index is None:
         return None
     if type(index) is not int or index < 0:
-        raise header.error(f"its header has {name} = {index!r}; convert the model again")
+        raise header.error(f"its header has {key} = {index!r}; convert the model again")
     return tokens[index] if index < len(tokens) else None
 
 
@@ -115,7 +115,7 @@ def _from_file(header: Header) -> Any:
         if kinds[index] in (CONTROL, USER_DEFINED):
             token = AddedToken(text, normalized=False, special=kinds[index] == CONTROL)
             (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-    special = {name: named_token(header, f"{name}_token_id") for name in ("bos", "eos")}
+    special = {name: named_token(header, name) for name in ("bos", "eos")}
     named = {f"{name}_token": text for name, text in special.items() if text}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
@@ -149,7 +149,7 @@ def _sentence_piece(header: Header, vocabulary: dict[str, int]) -> Any:
     kinds = dict(zip(scores, header.metadata["tokenizer.ggml.token_type"], strict=True))
     unmerged = {text for text, kind in kinds.items() if kind != NORMAL}
     merges = generate_merges(vocabulary, {text: scores[text] for text in vocabulary}, unmerged)
-    unknown = named_token(header, "unknown_token_id")
+    unknown = named_token(header, "unknown")
     model = models.BPE(vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(model)
     prefix = header.metadata.get("tokenizer.ggml.add_space_prefix", True)
@@ -174,7 +174,7 @@ def settle_ends(header: Header, tokenizer: Any) -> list[int]:
     except Exception as error:  # whatever the template raises, in Jinja or of its own
         raise header.error(f"its chat template fails on a conversation ({error})") from None
     opening, closing = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after))
-    declared = [tokenizer.eos_token, *(named_token(header, f"{name}_token_id") for name in ("eos", "eot", "eom")), *ENDS]
+    declared = [tokenizer.eos_token, *(named_token(header, name) for name in ("eos", "eot", "eom")), *ENDS]
     candidates = [known[text] for text in declared if text in known and known[text] in added]
     end = next((index for index in closing if index in added), None)
     if end is None:
@@ -184,7 +184,7 @@ def settle_ends(header: Header, tokenizer: Any) -> list[int]:
     ends = list(dict.fromkeys([end, *(index for index in candidates if index not in opening)]))
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     used = {*opening, *closing, end}
-    pads = [tokenizer.pad_token, named_token(header, "padding_token_id"), *PADS]
+    pads = [tokenizer.pad_token, named_token(header, "padding"), *PADS]
     tokenizer.pad_token = next(
         (text for text in pads if text in known and known[text] not in used), tokenizer.eos_token
     )
