@@ -9,17 +9,16 @@ sign, and is compared with a tolerance, since singular vectors differ in their l
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adapters.config import PRINCIPAL, AdapterError, TinyLoRAConfig
 from adapters.tinylora import TinyLoRA, adapted_layers
+from storage.files import write_tensors
 
 FILE_NAME = "tinylora.safetensors"
 FORMAT = "tinylora-1"
@@ -71,9 +70,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, base_model: str, v: Tens
     tensors = {"v": vector.detach().float().cpu().contiguous(), "probe": factor_probe(model)}
     if bank.config.projections == PRINCIPAL:
         tensors["projections"] = bank.projections.cpu().contiguous()  # type: ignore[operator]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    write_tensors(path, tensors, metadata)
     return path
 
 

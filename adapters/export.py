@@ -7,7 +7,6 @@ out: nothing is left to another machine's SVD. Left out: anything but dense laye
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from adapters.base import dense_weight, is_quantized
 from adapters.config import TinyLoRAConfig
 from adapters.merge import Rounding, merge_weight, salt_of
 from adapters.tinylora import TinyLoRALinear, adapted_layers
+from storage.files import write_tensors
 
 PREFIX = "base_model.model."
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -25,12 +25,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 
 def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
     """The adapter's weights, whole or not at all; each tensor in storage of its own, as safetensors wants it."""
-    from safetensors.torch import save_file
-
-    temporary = folder / f".{ADAPTER_FILE}.{os.getpid()}"
     separate = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(separate, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / ADAPTER_FILE)
+    write_tensors(folder / ADAPTER_FILE, separate, {"format": "pt"})
 
 
 def export_lora(model: nn.Module, folder: Path, base_model: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from adapters.base import dense, dense_weight, frozen_base
 from adapters.config import AdapterError
 from storage.cache import cache_root
+from storage.files import write_tensors
 
 RESIDUAL_GOAL = 5e-6  # wanted of ‖G x − λ x‖ / λ, just above the floor of float32
 RESIDUAL_LIMIT = 1e-3  # accepted where float32 gives no more: beside a value far above, or in a very flat spectrum
@@ -243,7 +243,7 @@ def cached_factors(
 
     Returns the factors, the base model's fingerprint and the cache file (tensors `<name>.left`, `<name>.right`).
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     base = fingerprint((name, dense_weight(linear)) for name, linear in linears.items())
     identity = json.dumps([base, rank, list(linears), *(["lapack"] * lapack_signs)])
@@ -252,11 +252,7 @@ def cached_factors(
     if not path.is_file():
         factors = compute_factors(linears, rank)
         factors = with_lapack_signs(linears, factors) if lapack_signs else factors
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        tensors = {f"{n}.{part}": getattr(f, part) for n, f in factors.items() for part in ("left", "right")}
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
+        write_tensors(path, {f"{n}.{part}": getattr(f, part) for n, f in factors.items() for part in ("left", "right")})
         return factors, base, path
     stored = load_file(path)
     return {n: Factors(stored[f"{n}.left"], stored[f"{n}.right"]) for n in linears}, base, path

@@ -1,8 +1,8 @@
 """The versions of the libraries with which this project was seen working, and what is said about others.
 
 Parts of TRL, Unsloth and vLLM are used that their authors may change without notice: the trainer checks the signatures
-of TRL's hooks (`pipeline/training/grpo.py`), and the engine keeps to vLLM's public ways in a version that was never
-tested.
+of TRL's hooks (`pipeline/training/trl_hooks.py`), and the engine keeps to vLLM's public ways in a version that was
+never tested.
 """
 
 from __future__ import annotations

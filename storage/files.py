@@ -1,4 +1,4 @@
-"""Text files that appear whole or not at all: written under a temporary name, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -35,3 +35,17 @@ def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     with replacing(path) as out:
         for record in records:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Tensors by name as safetensors, each contiguous and in storage of its own. The file has the rights of any other:
+    that library's can be read by nobody but their owner."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.touch()
+    rights = temporary.stat().st_mode
+    save_file(dict(tensors), temporary, dict(metadata) if metadata else None)
+    temporary.chmod(rights)
+    os.replace(temporary, path)

@@ -11,7 +11,7 @@ from pipeline.bench.chart import draw_rows
 from pipeline.bench.form import Row, describe_machine, print_table, report
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
-from pipeline.launch import check_packages
+from pipeline.launch import check_packages, check_processes
 from pipeline.policy.models import ModelChoice, choose_model, made_ready
 from pipeline.run_folder import check_target
 from pipeline.versions import describe_versions
@@ -20,6 +20,7 @@ from storage.files import write_json
 
 def settings_of(model: str, **options: Any) -> tuple[ModelChoice, RunConfig, bool]:
     """The model, ready to be loaded, the settings of a training run on it, and whether a GPU answers."""
+    check_processes()
     choice = choose_model(model)
     asked = Settings(model=choice.name, **{"dataset": "starter", **options})  # else the benchmark's own problems
     config = resolved(asked, starter=choice.is_starter, gpu=has_gpu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -43,6 +44,11 @@ class RunConfig(Settings):
             raise ConfigError(
                 f"--overlong-cache {self.overlong_cache} must be below --max-completion-length, "
                 f"{self.max_completion_length}"
+            )
+        if self.dynamic_sampling and self.most_groups == self.prompts_per_step:
+            raise ConfigError(
+                f"--dynamic-limit {self.dynamic_limit}: of {self.prompts_per_step} groups a step none could be "
+                f"replaced; use at least {math.ceil(100 * (1 + 1 / self.prompts_per_step)) / 100:.2f}"
             )
         if self.warmup_steps >= self.steps:
             raise ConfigError(f"--warmup-steps {self.warmup_steps} must be below --steps, {self.steps}")

@@ -31,6 +31,7 @@ Hub = Literal["huggingface", "modelscope"]
 Quant = Literal["nf4", "none"]
 LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"]
 LOSS_TYPES = get_args(LossType)
+EPSILON = 0.2
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -154,7 +155,7 @@ class Settings(Declared):
         0, "1: draw each batch one step before it is trained and grade it meanwhile; 0: train what was just drawn.",
         ge=0, le=1,
     )  # fmt: skip
-    epsilon: float = setting(0.2, "Clip range of the importance ratio below 1.", ge=0)
+    epsilon: float = setting(EPSILON, "Clip range of the importance ratio below 1.", ge=0)
     epsilon_high: float | None = setting(
         None, "Clip range above 1. Default: --epsilon. Of cispo: the largest weight of a token. Default: 5.", ge=0
     )
@@ -214,6 +215,13 @@ class Settings(Declared):
                 "--dynamic-sampling waits for the verdicts of what it draws, so nothing is gained by drawing ahead: "
                 "leave out --staleness 1"
             )
+        if self.loss_type == "cispo" and self.epsilon_high is not None and self.epsilon_high < 1:
+            raise ConfigError(
+                f"--epsilon-high {self.epsilon_high}: of cispo it is the largest weight of a token, and a token of the "
+                f"policy's own has 1; use at least 1, or leave it out"
+            )
+        if self.loss_type == "cispo" and self.epsilon != EPSILON:
+            raise ConfigError(f"--epsilon {self.epsilon}: cispo bounds no weight from below; leave it out")
         if self.staleness and self.num_iterations > 1:
             raise ConfigError(
                 f"--num-iterations {self.num_iterations} with --staleness 1 would train batches up to "

@@ -77,7 +77,9 @@ def conclusion(result: Mapping[str, Any], k: int) -> str:
     same = "they agree on every problem" if c["only_a"] == c["only_b"] == 0 else f"{b} is better on {c['only_b']} "
     if c["only_a"] or c["only_b"]:
         same += f"problems and worse on {c['only_a']}"
-    missed = f"; a gain below about {result['detectable_gain']:.3f} would go unnoticed with so few problems"
+    seen = result["detectable_gain"]
+    below = f"a gain below about {seen:.3f}" if seen < 1 else "any gain"
+    missed = f"; {below} would go unnoticed with so few problems"
     return f"No difference between {a} and {b} is proven: {figures}; {same}{missed}."
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 LEVEL = 0.05  # of false alarms; intervals hold 1 − LEVEL
 POWER = 0.8
 RESAMPLES = 2000
-ROUNDING = 1e-9  # an error below this says that clusters have equal means
 COMPARISON_RESAMPLES = 10_000  # a p-value near the level needs a finer grid than an interval's ends
 
 
@@ -61,11 +60,10 @@ def mean_interval(values: Sequence[float], seed: int = 0, clusters: Sequence[str
     if data.size < 2 or np.all(data == data[0]):
         count = data.size if members is None else len(members)
         return wilson_interval(float(data[0]) * count if count else 0.0, count)
-    error = 0.0 if members is None else cluster_error(data, members)
-    if members is None or error < ROUNDING:
+    if members is None:
         low, high, _ = _bootstrap_of_mean(data, RESAMPLES, seed)
         return low, high
-    mean, half = float(data.mean()), _t_quantile(len(members)) * error
+    mean, half = float(data.mean()), _half_interval(*cluster_error(data, members))
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
@@ -78,21 +76,28 @@ def _members(clusters: Sequence[str] | None, count: int) -> list[NDArray[np.intp
     return found if 1 < len(found) < count else None
 
 
-def cluster_error(data: NDArray[np.float64], members: Sequence[NDArray[np.intp]]) -> float:
-    """Standard error of the mean of data (n,) whose G clusters, not its values, are independent.
+def cluster_error(data: NDArray[np.float64], members: Sequence[NDArray[np.intp]]) -> tuple[float, float]:
+    """Standard error of the mean of data (n,) whose clusters, not its values, are independent, and its degrees of
+    freedom for Student's t.
 
-    √(G / (G − 1) · Σ_g (Σ_{i in g} (x_i − x̄))²) / n, Liang and Zeger (1986) for a mean. With few clusters an interval
-    takes Student's t with G − 1 degrees of freedom (Cameron and Miller 2015).
+    With w_g = n_g / n: √(Σ_g (Σ_{i in g} (x_i − x̄))² / (1 − w_g)) / n, and
+    1 / (Σ_g w_g² + Σ_{g≠h} w_g² w_h² / ((1 − w_g) (1 − w_h))). This is the bias-reduced linearisation of Bell and
+    McCaffrey (2002) for a mean; for clusters of one size Liang and Zeger's error with G − 1 degrees. Where a cluster
+    holds most values, its residuals nearly cancel, and there is about one degree. Never below the error of independent
+    values: if members of a cluster differ more than others, that is chance.
     """
-    count = len(members)
+    share = np.array([len(one) for one in members]) / data.size
     sums = np.array([(data[one] - data.mean()).sum() for one in members])
-    return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / data.size)
+    error = float(np.sqrt((sums**2 / (1 - share)).sum()) / data.size)
+    pair = share**2 / (1 - share)
+    freedom = 1 / float((share**2).sum() + pair.sum() ** 2 - (pair**2).sum())
+    return max(error, float(data.std(ddof=1)) / math.sqrt(data.size)), freedom
 
 
-def _t_quantile(clusters: int) -> float:
+def _half_interval(error: float, freedom: float) -> float:
     from scipy.stats import t
 
-    return float(t.ppf(1 - LEVEL / 2, clusters - 1))
+    return float(t.ppf(1 - LEVEL / 2, freedom)) * error
 
 
 def _bootstrap_of_mean(data: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float, NDArray]:
@@ -154,18 +159,18 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
     single = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
     difference = float(differences.mean())
     members = _members(clusters, differences.size)
-    error = 0.0 if members is None else cluster_error(differences, members)
     if differences.size < 2 or np.all(differences == differences[0]):
         low = high = difference
         units = differences.size if members is None else len(members)
         p_value = mcnemar(0, units if difference else 0)  # all alike: a sign test is all that is left
         method = "exact McNemar"
-    elif members is not None and error > ROUNDING:
+    elif members is not None:
         from scipy.stats import t
 
-        half = _t_quantile(len(members)) * error
+        error, freedom = cluster_error(differences, members)
+        half = _half_interval(error, freedom)
         low, high = difference - half, difference + half
-        p_value = 2 * float(t.sf(abs(difference) / error, len(members) - 1))
+        p_value = 2 * float(t.sf(abs(difference) / error, freedom))
         method = f"paired t-test over {len(members)} clusters"
     else:
         low, high, means = _bootstrap_of_mean(differences, COMPARISON_RESAMPLES, seed)

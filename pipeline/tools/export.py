@@ -18,6 +18,7 @@ from adapters.config import AdapterError
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
 from pipeline.evaluation.choose import check_base, checkpoint_settings
+from pipeline.launch import check_processes
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
 
 FORMATS = ("lora", "peft-tinylora", "merged", "tinylora")
@@ -38,6 +39,7 @@ def export(
 
     Raises `ConfigError` or `AdapterError` with one sentence for a checkpoint or folder that will not do.
     """
+    check_processes()
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} exists already; choose another, or add --overwrite")
     settings, apply = _source(checkpoint, model, quant, variant)

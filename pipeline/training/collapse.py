@@ -63,10 +63,14 @@ class CollapseWatch:
         if record.get("rows_trained") is not None:
             self.idle = 0 if record["rows_trained"] else self.idle + 1
         if reason is None and self.idle_limit and self.idle >= self.idle_limit:
-            return (
-                f"no row was trained for {self.idle} steps: all completions of every group earned the same reward; use "
-                f"problems that are solved sometimes, or a larger --num-generations"
+            alike = record.get("zero_variance_groups", 1) == 1
+            why = (
+                "all completions of every group earned the same reward; use problems that are solved sometimes, or a "
+                "larger --num-generations"
+                if alike
+                else "those that differed in their reward were cut and masked; use a larger --max-completion-length"
             )
+            return f"no row was trained for {self.idle} steps: {why}"
         return reason
 
     def _collapse(self, record: Mapping[str, Any]) -> str | None:

@@ -52,7 +52,8 @@ def rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
 def micro_batches(
     batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
-    """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that they hold.
+    """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows in them that have an
+    advantage.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
     are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
@@ -79,7 +80,7 @@ def micro_batches(
         else:
             weight = len(rows) / count
         parts.append((part, weight))
-    return parts, len(chosen) / count
+    return parts, int((batch["advantages"][chosen] != 0).sum()) / count
 
 
 def prompts_and_completions(batch: dict[str, Any], rows: Any = slice(None)) -> tuple[list[list[int]], list[list[int]]]:

@@ -19,7 +19,7 @@ Of `transformers.Trainer`: `_save`, `_save_checkpoint`, `_get_output_dir` and `_
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from pipeline.policy.loading import Policy
 from pipeline.rollout.rollouts import Rollouts, padded
 from pipeline.training.advantages import known_deviation, reward_tensor
 
+TOKENS = "tokens of parts"  # among the charts: what those of a loss are weighed with
 RATIO_CAP = 2.0  # truncation of the importance ratio between trainer and engine, per token
 EXPECTED = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -106,6 +107,7 @@ class RolloutTrainer(GRPOTrainer):
         self._given = log_probs, entropies
         loss = super()._compute_loss(self.model, part)
         self._given = None
+        self._metrics["train"][TOKENS].append(float(part["completion_mask"].sum()))
         return loss
 
     def _get_per_token_logps_and_entropies(
@@ -119,9 +121,12 @@ class RolloutTrainer(GRPOTrainer):
         return trl_batch(rollouts, self._tokenizer.pad_token_id, self.accelerator.device)
 
     def averages(self) -> dict[str, float]:
-        """TRL's charts since the last step that was logged. Its entropy is left out, being of trained rows only."""
-        self._metrics["train"].pop("entropy", None)
-        return {name: sum(values) / len(values) for name, values in self._metrics["train"].items() if values}
+        """TRL's charts since the last step that was logged, those of a loss over the trained tokens of all parts. Its
+        entropy is left out, being of trained rows only."""
+        charts = self._metrics["train"]
+        charts.pop("entropy", None)
+        tokens = charts.pop(TOKENS, [])
+        return {name: _mean(values, tokens) for name, values in charts.items() if values}
 
     def chart(self, rollouts: Rollouts) -> None:
         """What TRL itself would have charted of the batch."""
@@ -147,6 +152,12 @@ class RolloutTrainer(GRPOTrainer):
             charts |= {f"rewards/{name}/mean": part.nanmean(), f"rewards/{name}/std": known_deviation(part)}
         for name, value in charts.items():
             self._metrics["train"][name].append(float(value))
+
+
+def _mean(values: Sequence[float], tokens: Sequence[float]) -> float:
+    """Of what was charted for every part of a batch, by the parts' tokens; of anything else, once for each."""
+    weights = tokens if len(values) == len(tokens) and any(tokens) else [1.0] * len(values)
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 def trl_batch(rollouts: Rollouts, pad: int, device: torch.device) -> dict[str, Any]:

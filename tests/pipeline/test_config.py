@@ -34,6 +34,8 @@ from pipeline.config import ConfigError, Settings, load_config, read_settings, r
         ({"max_grad_norm": -1.0}, "--max-grad-norm"),
         ({"entropy_bonus": -0.1}, "--entropy-bonus"),
         ({"importance_sampling_level": "sequence", "loss_type": "dapo"}, "add --loss-type grpo"),
+        ({"loss_type": "cispo", "epsilon_high": 0.28}, "--epsilon-high 0.28: of cispo it is the largest weight"),
+        ({"loss_type": "cispo", "epsilon": 0.3}, "--epsilon 0.3: cispo bounds no weight from below"),
         ({"dynamic_limit": 3.0}, "--dynamic-limit bounds --dynamic-sampling"),
         ({"dynamic_sampling": True, "dynamic_limit": 1.0}, "--dynamic-limit must be greater than 1"),
     ],
@@ -77,7 +79,11 @@ def test_an_engine_that_cannot_be_is_refused(wrong: dict, gpu: bool, named: str)
 
 @pytest.mark.parametrize(
     "wrong, named",
-    [({"overlong_cache": 224}, "--max-completion-length, 224"), ({"warmup_steps": 7, "steps": 7}, "--warmup-steps 7")],
+    [
+        ({"overlong_cache": 224}, "--max-completion-length, 224"),
+        ({"warmup_steps": 7, "steps": 7}, "--warmup-steps 7"),
+        ({"dynamic_sampling": True, "dynamic_limit": 1.01}, "--dynamic-limit 1.01: of 16 .* use at least 1.07"),
+    ],
 )
 def test_what_depends_on_the_model_is_checked_once_it_is_known(wrong: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):

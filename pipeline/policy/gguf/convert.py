@@ -108,8 +108,6 @@ def _make(header: Header, folder: Path) -> None:
         write_json(partial / "config.json", config | tokens | {"eos_token_id": ends[0]})
         write_json(partial / "generation_config.json", tokens | {"eos_token_id": ends})
         _write(header, names, partial)
-        for file in partial.glob("*.safetensors"):  # which that library lets only their owner read
-            shutil.copymode(partial / "config.json", file)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -111,7 +111,46 @@ def test_equal_policies_are_rarely_told_apart_where_problems_come_in_clusters() 
 def test_the_error_of_clusters_of_one_is_that_of_the_mean(values: list[float]) -> None:
     data = np.array(values)
     expected = data.std(ddof=1) / len(data) ** 0.5
-    assert cluster_error(data, [np.array([i]) for i in range(len(data))]) == pytest.approx(expected, abs=1e-12)
+    error, freedom = cluster_error(data, [np.array([i]) for i in range(len(data))])
+    assert error == pytest.approx(expected, abs=1e-12) and freedom == pytest.approx(len(data) - 1)
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(0, 99))
+def test_the_error_of_clusters_is_that_of_bell_and_mccaffrey(sizes: list[int], seed: int) -> None:
+    """By the matrices: residuals e = (I − H) x with H = 1 1ᵀ / n; of each cluster A_g = (I − H_gg)^(-1/2); the error is
+    √(Σ (1ᵀ A_g e_g)²) / n, with (Σ λ)² / Σ λ² degrees of freedom, λ the eigenvalues of pᵀp, p_g = (I − H)_g A_g 1."""
+    n, random = sum(sizes), np.random.default_rng(seed)
+    ends = np.cumsum(sizes)
+    members = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    data = np.repeat(random.normal(size=len(sizes)), sizes) * 3 + random.normal(size=n)
+    keep = np.eye(n) - np.ones((n, n)) / n
+    weights = []
+    for one in members:
+        values, vectors = np.linalg.eigh(keep[np.ix_(one, one)])
+        weights.append(vectors @ np.diag(values.clip(1e-12) ** -0.5) @ vectors.T @ np.ones(len(one)))
+    residuals = keep @ data
+    variance = sum((w @ residuals[one]) ** 2 for w, one in zip(weights, members, strict=True)) / n**2
+    p = np.stack([keep[:, one] @ w for w, one in zip(weights, members, strict=True)])
+    products = p @ p.T
+    error, freedom = cluster_error(data, members)
+    assert freedom == pytest.approx(np.trace(products) ** 2 / np.sum(products**2), rel=1e-6)
+    plain = data.std(ddof=1) / n**0.5
+    assert error == pytest.approx(max(variance**0.5, plain), rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[199, 1], [190, 5, 5], [150, *[10] * 5], [100, *[1] * 100], [50] * 4])
+def test_a_cluster_that_holds_most_problems_proves_nothing_by_itself(sizes: list[int]) -> None:
+    """Equal policies on independent problems: one of twenty is told apart at most, and intervals hold the truth."""
+    names = [str(cluster) for cluster, size in enumerate(sizes) for _ in range(size)]
+    alarms = covered = 0
+    for seed in range(300):
+        a, b = np.random.default_rng(seed).binomial(1, 0.5, size=(2, len(names))).astype(float)
+        alarms += compare(a.tolist(), b.tolist(), clusters=names).proven
+        low, high = mean_interval(a.tolist(), clusters=names)
+        covered += low <= 0.5 <= high
+    assert alarms / 300 <= 0.08 and covered / 300 >= 0.92
+    one = [0.0] * len(names)
+    assert not compare(one, [1.0, *one[1:]], clusters=names).proven
 
 
 def test_clusters_of_one_change_nothing_and_one_cluster_is_no_sample_of_clusters() -> None:
@@ -122,7 +161,9 @@ def test_clusters_of_one_change_nothing_and_one_cluster_is_no_sample_of_clusters
     few = mean_interval([1.0] * 50, clusters=["a", "b"] * 25)
     assert few == wilson_interval(2, 2)  # two observations of which nothing is known but that they agree
     even = [1.0, 0.0] * 10  # every cluster has the mean of all
-    assert mean_interval(even, clusters=[str(i // 2) for i in range(20)]) == mean_interval(even)
+    half = 2.262 * np.std(even, ddof=1) / 20**0.5
+    low, high = mean_interval(even, clusters=[str(i // 2) for i in range(20)])
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), 1e-3)
     better = compare([0.0] * 20, [1.0] * 20, clusters=[str(i % 2) for i in range(20)])
     assert better.p_value == 0.5 and not better.proven
 

@@ -61,6 +61,9 @@ def test_a_run_without_rows_to_train_on_is_idle_but_not_collapsed() -> None:
     assert watch.check(record(4, rows_trained=0.1)) is None
     assert all(watch.check(record(step, rows_trained=0)) is None for step in range(4))
     assert "no row was trained for 5 steps" in str(watch.check(record(9, rows_trained=0))) and not watch.collapsed
+    for share, why in ((1.0, "earned the same reward"), (0.5, "were cut and masked; use a larger --max-completion")):
+        cut = CollapseWatch(1, 0.01, idle_limit=1)
+        assert why in str(cut.check(record(1, rows_trained=0.0, zero_variance_groups=share)))
     never = CollapseWatch(1, 0.01, idle_limit=0)
     assert all(never.check(record(step, rows_trained=0)) is None for step in range(99))
     stale = CollapseWatch(1, 0.01, idle_limit=PATIENCE)

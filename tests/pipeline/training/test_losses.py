@@ -210,6 +210,47 @@ def test_a_penalty_on_the_kl_leaves_the_fisher_matrix_what_it_is(made: Made) -> 
     assert traces[0.04] == pytest.approx(traces[0.0], rel=0.25)
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("budget", [60, 1000])
+def test_the_clip_share_is_that_of_all_trained_tokens(made: Made, budget: int) -> None:
+    """Of cispo: tokens whose ratio is above the largest weight, however the batch is cut into parts."""
+    trainer = made(lr="0.01", loss_type="cispo", num_iterations=2, steps=2, epsilon_high=1.05)
+    end_some(trainer)
+    trainer.mismatch = 0.0  # else the ends put there look like an engine with another policy
+    batch = rolled_out(trainer)
+    batch["advantages"][:4] = 0
+    with torch.no_grad():
+        trainer.bank.v.add_(0.4 * torch.randn(trainer.bank.v.shape, generator=torch.Generator().manual_seed(1)))
+    log_probs, _ = row_terms(trainer, batch)
+    ratio, advantages = (log_probs.detach() - batch["old_per_token_logps"]).exp(), batch["advantages"].unsqueeze(1)
+    mask = batch["completion_mask"] * (advantages != 0)
+    trainer.micro_batch_tokens = budget
+    stepped(trainer, batch)
+    parts = len(trainer._metrics["train"]["cispo_clip_ratio"])
+    clipped = ((ratio > 1.05) & (advantages > 0)) * mask
+    assert trainer.averages()["cispo_clip_ratio"] == pytest.approx(float(clipped.sum() / mask.sum()), rel=1e-4)
+    assert (parts > 1) == (budget == 60) and clipped.any()
+
+
+@pytest.mark.integration
+def test_the_penalty_on_the_kl_is_weighted_as_the_policy_is(made: Made) -> None:
+    """β · min(π / π_old, …) does not bound it: the k3 of every token is multiplied by its unclipped ratio, so that its
+    gradient is that of the KL itself (TRL's `use_bias_correction_kl`)."""
+    trainer = made(lr="0.01", loss_type="dapo", num_iterations=2, steps=2, beta=0.1)
+    batch = rolled_out(trainer)
+    with torch.no_grad():
+        trainer.bank.v.add_(0.4 * torch.randn(trainer.bank.v.shape, generator=torch.Generator().manual_seed(1)))
+    log_probs, _ = row_terms(trainer, batch)
+    mask, advantages = batch["completion_mask"].double(), batch["advantages"].double().unsqueeze(1)
+    ratio = (log_probs - batch["old_per_token_logps"].double()).exp()
+    policy = torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    away = batch["ref_per_token_logps"].double() - log_probs
+    penalty = ratio * (away.exp() - away - 1)
+    weight = batch["importance_sampling_ratio"].double()
+    expected = gradient_of((((-policy * weight) + 0.1 * penalty) * mask).sum() / mask.sum(), trainer)
+    torch.testing.assert_close(stepped(trainer, batch), expected, rtol=1e-3, atol=1e-6)
+
+
 def scores_of(trainer: Any) -> Tensor:
     """The scores of the last pass, of which F is made; none without `--lr auto`."""
     if trainer.length is None:
