@@ -66,7 +66,7 @@ def _shared_rows(
     import torch
 
     model, bank = policy.model, policy.model.tinylora
-    budget = policy.micro_batch_tokens or config.micro_batch_tokens
+    budget = policy.tokens_of_a_pass(config)
     generator = torch.Generator().manual_seed(0)
 
     def tokens(count: int) -> list[int]:

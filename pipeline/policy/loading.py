@@ -36,6 +36,10 @@ class Policy:
     micro_batch_tokens: int | None = None  # of one training pass, as much as there is memory for; None: as configured
     version: int | None = None  # of the `v` that the engine serves: optimizer steps made before; None until one is
 
+    def tokens_of_a_pass(self, config: RunConfig) -> int:
+        """Tokens of one training pass at most."""
+        return self.micro_batch_tokens or config.micro_batch_tokens
+
     def serve(self, version: int | None = None) -> RefreshReport:
         """Make the adapter's `v` as it is the engine's. version: the optimizer steps that made it, where they were
         counted. When what was made from `v` is stale is decided in `adapters/served.py`."""

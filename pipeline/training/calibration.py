@@ -54,7 +54,7 @@ def entry_scores(
     """
     model, bank = policy.model, policy.model.tinylora
     scores = torch.zeros(len(prompts), len(bank.layers), bank.config.rank**2, device=bank.v.device)
-    budget = policy.micro_batch_tokens or config.micro_batch_tokens
+    budget = policy.tokens_of_a_pass(config)
     if policy.memory and policy.memory.gradient_checkpointing:  # as the budget of tokens supposes
         model.gradient_checkpointing_enable()
     model.train()

@@ -39,7 +39,7 @@ class TrainingPass(RolloutTrainer):
     def __init__(self, policy: Policy, config: RunConfig, folder: Path, rows: Any, timeline: Timeline) -> None:
         memory = policy.memory
         self.run_config = config
-        self.micro_batch_tokens = policy.micro_batch_tokens or config.micro_batch_tokens
+        self.micro_batch_tokens = policy.tokens_of_a_pass(config)
         arguments = grpo_arguments(config, folder, checkpointing=bool(memory and memory.gradient_checkpointing))
         super().__init__(policy, arguments, rows, config.beta)
         self.timeline, self.record = timeline, StepRecord(timeline)
