@@ -48,7 +48,7 @@ def main(checkpoints: tuple[Path, ...], **options: Any) -> None:
         policies = choose.policies(chosen, asked.baseline or not chosen, asked.compare)
         click.echo("policy: " + " against ".join(str(path or "the base model") for _, path in policies))
         settings = choose.settings_for(chosen[0] if chosen else None, of_run | asked.of_run)
-        settings.check_cluster(of_run)
+        settings.check_told(of_run)
         target = out or (chosen[0] if chosen else Path()) / "eval.json"
         from pipeline.evaluation.run import evaluate_policies, lines
 

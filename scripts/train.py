@@ -27,7 +27,7 @@ def main(config_file: str | None, resume: bool, dry_run: bool, **options: Any) -
 
         folder = RunFolder.resume(told.pop("output_dir", None)) if resume else None
         settings = run.stored_config(folder, told) if folder else Settings(**told)
-        settings.check_cluster(told)
+        settings.check_told(told)
         if dry_run:
             click.echo(run.described(settings))
         else:

@@ -35,9 +35,11 @@ def measure(counts: list[int]) -> list[Row]:
     """Rows for each number of replicas, flat and through relays, and the bytes that cross."""
     torch.set_num_threads(1)  # idle threads would count as work
     folder = start_ray(num_cpus=1)
-    call = ray_call_seconds()
-    relayed = relays(counts)
-    stop_ray(folder)
+    try:
+        call = ray_call_seconds()
+        relayed = relays(counts)
+    finally:
+        stop_ray(folder)
     rows = [row("Ray: processor time of the driver for one call and its answer", 1000 * call, "ms")]
     for count in counts:
         found = driver_seconds(count)

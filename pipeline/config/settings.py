@@ -181,7 +181,7 @@ class Settings(Declared):
     eval_temperature: float = setting(1.0, "Temperature of held-out evaluations; 0 is greedy.", ge=0)
     stop_kl: float = setting(1.0, "Stop when the KL to the base exceeds this many nats per token (0: never).", ge=0)
     stop_entropy: float = setting(0.002, "Stop when the entropy falls below this many nats per token (0: never).", ge=0)
-    stop_idle: int = setting(20, "Stop when no row could be trained for this many steps in a row (0: never).", ge=0)
+    stop_idle: int = setting(20, "Stop when no row had an advantage for this many steps in a row (0: never).", ge=0)
     output_dir: str | None = setting(None, "Folder of the run. Default: a new one under runs/.")
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "A tracker that gets the metrics as well."
@@ -215,13 +215,6 @@ class Settings(Declared):
                 "--dynamic-sampling waits for the verdicts of what it draws, so nothing is gained by drawing ahead: "
                 "leave out --staleness 1"
             )
-        if self.loss_type == "cispo" and self.epsilon_high is not None and self.epsilon_high < 1:
-            raise ConfigError(
-                f"--epsilon-high {self.epsilon_high}: of cispo it is the largest weight of a token, and a token of the "
-                f"policy's own has 1; use at least 1, or leave it out"
-            )
-        if self.loss_type == "cispo" and self.epsilon != EPSILON:
-            raise ConfigError(f"--epsilon {self.epsilon}: cispo bounds no weight from below; leave it out")
         if self.staleness and self.num_iterations > 1:
             raise ConfigError(
                 f"--num-iterations {self.num_iterations} with --staleness 1 would train batches up to "
@@ -243,13 +236,22 @@ class Settings(Declared):
         if self.grader_nodes and self.ray_address is None:
             raise ConfigError("--grader-nodes: graders are lent by nodes of a cluster; name it with --ray-address")
 
-    def check_cluster(self, told: Container[str]) -> None:
-        """Raise `ConfigError` if `told`, the names of what the user has set, has a cluster that one replica would not
-        use. A run that goes on with one replica may have had one."""
-        if "ray_address" in told and self.replicas == "1":
+    def check_told(self, told: Container[str]) -> None:
+        """Raise `ConfigError` if `told`, the names of what the user has set, has something that would do nothing. The
+        settings of earlier runs may: their checkpoints are still read, and who resumes one may leave its cluster."""
+        if "ray_address" in told and self.ray_address is not None and self.replicas == "1":
             raise ConfigError(
                 f"--ray-address {self.ray_address}: one replica uses no cluster; add --replicas auto, or a number"
             )
+        if self.loss_type != "cispo":
+            return
+        if "epsilon_high" in told and self.epsilon_high is not None and self.epsilon_high < 1:
+            raise ConfigError(
+                f"--epsilon-high {self.epsilon_high}: of cispo it is the largest weight of a token, and a token of the "
+                f"policy's own has 1; use at least 1, or leave it out"
+            )
+        if "epsilon" in told and self.epsilon != EPSILON:
+            raise ConfigError(f"--epsilon {self.epsilon}: cispo bounds no weight from below; leave it out")
 
     @property
     def datasets(self) -> list[str]:

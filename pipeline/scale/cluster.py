@@ -217,18 +217,22 @@ def start_ray(**resources: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a socket's path may have 107 characters
     os.environ[LOOPBACK] = os.environ[NICENESS] = "0"
     os.environ.pop("RAY_AUTH_MODE", None)  # its default for a cluster of one's own is a token
-    import ray
+    try:
+        import ray
 
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where another library has imported Ray before
-    ray.init(
-        address="local",  # not one that somebody else has started here
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_BYTES,
-        _temp_dir=str(folder),
-        **resources,
-    )
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where another library has imported Ray before
+        ray.init(
+            address="local",  # not one that somebody else has started here
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_BYTES,
+            _temp_dir=str(folder),
+            **resources,
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 

@@ -183,9 +183,9 @@ class Fleet:
                 calls.append(self._serve(member, vector, projections))
         meanwhile()
         for call, answer in self.answers(calls, SERVE_LIMIT, "taking a new policy"):
-            if answer is None:
-                continue
             member = call.member
+            if answer is None or call.handle is not member.handle:  # which was started again since
+                continue
             if answer["digest"] != vector.digest:
                 self.lost(member, "taking a new policy", "its v is not the driver's, bit for bit", call.handle)
                 continue

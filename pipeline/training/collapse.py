@@ -63,14 +63,15 @@ class CollapseWatch:
         if record.get("rows_trained") is not None:
             self.idle = 0 if record["rows_trained"] else self.idle + 1
         if reason is None and self.idle_limit and self.idle >= self.idle_limit:
-            alike = record.get("zero_variance_groups", 1) == 1
+            alike = record.get("zero_variance_groups", 1.0) > 1 - 1e-6
             why = (
                 "all completions of every group earned the same reward; use problems that are solved sometimes, or a "
                 "larger --num-generations"
                 if alike
-                else "those that differed in their reward were cut and masked; use a larger --max-completion-length"
+                else "those that differed in their reward were cut and masked, or have an --advantage-scale of 0; use "
+                "a larger --max-completion-length, or another scale"
             )
-            return f"no row was trained for {self.idle} steps: {why}"
+            return f"no row had an advantage for {self.idle} steps: {why}"
         return reason
 
     def _collapse(self, record: Mapping[str, Any]) -> str | None:

@@ -52,8 +52,8 @@ def rows_of(batch: dict[str, Any], rows: Tensor) -> dict[str, Any]:
 def micro_batches(
     batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
-    """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows in them that have an
-    advantage.
+    """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that have an advantage and
+    are not masked whole.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
     are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
@@ -61,6 +61,7 @@ def micro_batches(
     `num_items_in_batch` (tokens) are of the whole one, and so are weights and share.
     """
     own, tokens = len(batch["completion_ids"]), int(batch["num_items_in_batch"])
+    trained = (batch["advantages"] != 0) & batch["completion_mask"].any(dim=1)
     count = int(batch.get("num_rows_in_batch", own))
     if every_row:
         chosen = torch.arange(own, device=batch["completion_ids"].device)
@@ -80,7 +81,7 @@ def micro_batches(
         else:
             weight = len(rows) / count
         parts.append((part, weight))
-    return parts, int((batch["advantages"][chosen] != 0).sum()) / count
+    return parts, int(trained.sum()) / count
 
 
 def prompts_and_completions(batch: dict[str, Any], rows: Any = slice(None)) -> tuple[list[list[int]], list[list[int]]]:

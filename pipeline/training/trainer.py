@@ -239,6 +239,7 @@ class TinyLoRATrainer(TrainingPass):
     @torch.no_grad()
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         averages = self.averages()
+        self._metrics["train"].update({name: [value] for name, value in averages.items()})  # a tracker gets the same
         if "grad_norm" in logs and self.length is not None:
             self.record.values |= self._measured_step(self.length, self.mismatch or 0.0)
         record = self._step_metrics(logs, averages) if "grad_norm" in logs else None

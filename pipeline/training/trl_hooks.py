@@ -31,7 +31,7 @@ from pipeline.policy.loading import Policy
 from pipeline.rollout.rollouts import Rollouts, padded
 from pipeline.training.advantages import known_deviation, reward_tensor
 
-TOKENS = "tokens of parts"  # among the charts: what those of a loss are weighed with
+WEIGHTS = "tokens or rows of parts"  # among the charts: what those of a loss are weighed with
 RATIO_CAP = 2.0  # truncation of the importance ratio between trainer and engine, per token
 EXPECTED = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -107,7 +107,8 @@ class RolloutTrainer(GRPOTrainer):
         self._given = log_probs, entropies
         loss = super()._compute_loss(self.model, part)
         self._given = None
-        self._metrics["train"][TOKENS].append(float(part["completion_mask"].sum()))
+        rows = self.importance_sampling_level == "sequence"  # each of which has one ratio, and may be clipped
+        self._metrics["train"][WEIGHTS].append(float(len(log_probs) if rows else part["completion_mask"].sum()))
         return loss
 
     def _get_per_token_logps_and_entropies(
@@ -121,12 +122,12 @@ class RolloutTrainer(GRPOTrainer):
         return trl_batch(rollouts, self._tokenizer.pad_token_id, self.accelerator.device)
 
     def averages(self) -> dict[str, float]:
-        """TRL's charts since the last step that was logged, those of a loss over the trained tokens of all parts. Its
-        entropy is left out, being of trained rows only."""
+        """TRL's charts since the last step that was logged, those of a loss over the trained tokens (of GSPO: rows) of
+        all parts. Its entropy is left out, being of trained rows only."""
         charts = self._metrics["train"]
         charts.pop("entropy", None)
-        tokens = charts.pop(TOKENS, [])
-        return {name: _mean(values, tokens) for name, values in charts.items() if values}
+        weights = charts.pop(WEIGHTS, [])
+        return {name: _mean(values, weights) for name, values in charts.items() if values}
 
     def chart(self, rollouts: Rollouts) -> None:
         """What TRL itself would have charted of the batch."""
@@ -154,9 +155,9 @@ class RolloutTrainer(GRPOTrainer):
             self._metrics["train"][name].append(float(value))
 
 
-def _mean(values: Sequence[float], tokens: Sequence[float]) -> float:
-    """Of what was charted for every part of a batch, by the parts' tokens; of anything else, once for each."""
-    weights = tokens if len(values) == len(tokens) and any(tokens) else [1.0] * len(values)
+def _mean(values: Sequence[float], of_parts: Sequence[float]) -> float:
+    """Of what was charted for every part of a batch, by the parts' weights; of anything else, once for each."""
+    weights = of_parts if len(values) == len(of_parts) and any(of_parts) else [1.0] * len(values)
     return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 

@@ -34,8 +34,6 @@ from pipeline.config import ConfigError, Settings, load_config, read_settings, r
         ({"max_grad_norm": -1.0}, "--max-grad-norm"),
         ({"entropy_bonus": -0.1}, "--entropy-bonus"),
         ({"importance_sampling_level": "sequence", "loss_type": "dapo"}, "add --loss-type grpo"),
-        ({"loss_type": "cispo", "epsilon_high": 0.28}, "--epsilon-high 0.28: of cispo it is the largest weight"),
-        ({"loss_type": "cispo", "epsilon": 0.3}, "--epsilon 0.3: cispo bounds no weight from below"),
         ({"dynamic_limit": 3.0}, "--dynamic-limit bounds --dynamic-sampling"),
         ({"dynamic_sampling": True, "dynamic_limit": 1.0}, "--dynamic-limit must be greater than 1"),
     ],
@@ -46,11 +44,26 @@ def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> No
     assert "\n" not in str(error.value)
 
 
-def test_a_cluster_is_not_named_in_vain() -> None:
-    with pytest.raises(ConfigError, match="--ray-address auto: one replica uses no cluster; add --replicas auto"):
-        Settings(ray_address="auto").check_cluster({"ray_address"})
-    Settings(ray_address="auto", replicas="2").check_cluster({"ray_address", "replicas"})
-    Settings(ray_address="auto").check_cluster({"replicas"})  # a run that had a cluster goes on without
+@pytest.mark.parametrize(
+    "told, named",
+    [
+        ({"ray_address": "auto"}, "--ray-address auto: one replica uses no cluster; add --replicas auto"),
+        ({"loss_type": "cispo", "epsilon_high": 0.28}, "--epsilon-high 0.28: of cispo it is the largest weight"),
+        ({"loss_type": "cispo", "epsilon": 0.3}, "--epsilon 0.3: cispo bounds no weight from below"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_where_it_is_told(told: dict, named: str) -> None:
+    settings = Settings(**told)  # as an earlier run may have been made
+    settings.check_told(set())
+    with pytest.raises(ConfigError, match=named):
+        settings.check_told(told)
+
+
+def test_the_settings_of_a_run_can_be_told_again(tmp_path: Path) -> None:
+    for asked in (Settings(dataset="x"), Settings(dataset="x", loss_type="cispo"), Settings(dataset="x", replicas="2")):
+        resolved(asked, starter=True, gpu=False).save(tmp_path / "config.yaml")
+        told = read_settings(tmp_path / "config.yaml")
+        Settings(**told).check_told(told)
 
 
 def test_presets_fill_what_is_open_and_nothing_else() -> None:

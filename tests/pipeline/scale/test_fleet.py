@@ -168,6 +168,36 @@ def test_one_death_that_two_threads_notice_is_one(monkeypatch: pytest.MonkeyPatc
     assert sum("was taken out" in sentence for sentence in said) == 1
 
 
+def test_who_was_started_again_during_a_refresh_does_not_join_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answered, died, and was replaced while the driver refreshed its own engine: the new one has no policy yet."""
+    served: list[int] = []
+
+    def notes(number: int, life: int, name: str) -> None:
+        if name == "serve":
+            served.append(life)
+
+    launcher = ThreadLauncher(2, notes)
+    fleet, engine = fleet_engine(launcher, [], monkeypatch)
+    refresh = engine.local.refresh
+
+    def dies_meanwhile(v: torch.Tensor) -> Any:
+        if launcher.starts[1] == 1 and len(served) == 2:
+            while not launcher.handles[0]._open[-1].done():
+                time.sleep(0.01)
+            launcher.handles[0].die()
+            fleet.lost(fleet.members[0], "grading", Died("killed"), launcher.handles[0])
+        return refresh(v)
+
+    with fleet:
+        engine.refresh(engine.bank.v)  # joined
+        engine.local.refresh = dies_meanwhile  # type: ignore[method-assign]
+        while launcher.starts[1] == 1:
+            engine.refresh(engine.bank.v)
+        assert not fleet.joined and 2 not in served
+        refresh_until(engine, lambda: bool(fleet.joined))
+        assert 2 in served
+
+
 def test_the_clock_of_the_drivers_own_machine_needs_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, engine = fleet_engine(ThreadLauncher(3, pace=0.001), [], monkeypatch)
     with fleet:

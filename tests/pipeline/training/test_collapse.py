@@ -60,8 +60,9 @@ def test_a_run_without_rows_to_train_on_is_idle_but_not_collapsed() -> None:
     assert all(watch.check(record(step, rows_trained=0.0)) is None for step in range(4))
     assert watch.check(record(4, rows_trained=0.1)) is None
     assert all(watch.check(record(step, rows_trained=0)) is None for step in range(4))
-    assert "no row was trained for 5 steps" in str(watch.check(record(9, rows_trained=0))) and not watch.collapsed
-    for share, why in ((1.0, "earned the same reward"), (0.5, "were cut and masked; use a larger --max-completion")):
+    assert "no row had an advantage for 5 steps" in str(watch.check(record(9, rows_trained=0))) and not watch.collapsed
+    alike, other = "earned the same reward", "were cut and masked, or have an --advantage-scale of 0"
+    for share, why in ((1.0, alike), (1 - 1e-15, alike), (0.5, other)):  # as a sum over groups is
         cut = CollapseWatch(1, 0.01, idle_limit=1)
         assert why in str(cut.check(record(1, rows_trained=0.0, zero_variance_groups=share)))
     never = CollapseWatch(1, 0.01, idle_limit=0)
@@ -89,7 +90,7 @@ def test_a_run_that_cannot_learn_ends_with_a_sentence(forks: Forks, tmp_path: Pa
     options += ["--max-samples", "10", "--eval-problems", "2", "--stop-idle", "4", "--output-dir", str(folder)]
     done = forks.run("scripts/train.py", *options, "--max-completion-length", "12", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the run ends early: no row was trained for 4 steps" in done.stdout
+    assert "the run ends early: no row had an advantage for 4 steps" in done.stdout
     records = read_json_lines(folder / "metrics.jsonl")
     assert [record["rows_trained"] for record in records] == [0] * 4 and records[0]["entropy"] > 0
     assert "no row" in read_json(folder / "summary.json")["stopped"]
