@@ -40,6 +40,7 @@ MAX_RESTARTS = 60
 DEPENDENT = 1e-10  # directions of a block below this share of its largest (squared) are dropped
 BATCH_ELEMENTS = 1 << 28  # Gram matrices solved together hold at most this many elements (1 GB of float32)
 FINGERPRINT_SAMPLES = 4096
+SOLVER = "chebyshev"  # of the factors in the cache: another's last digits would be another run
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def cached_factors(
     from safetensors.torch import load_file
 
     base = fingerprint((name, dense_weight(linear)) for name, linear in linears.items())
-    identity = json.dumps([base, rank, list(linears), *(["lapack"] * lapack_signs)])
+    identity = json.dumps([SOLVER, base, rank, list(linears), *(["lapack"] * lapack_signs)])
     key = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     path = cache_root() / f"factors-{key}.safetensors"
     if not path.is_file():
