@@ -11,15 +11,21 @@ from typing import Any, TextIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of `path` when the context ends without an error; readers see the old or the new one,
-    never a part. Its folder is made where it is missing."""
+def _aside(path: Path) -> Iterator[Path]:
+    """A temporary name for a file that takes the place of `path` when the context ends without an error; readers see
+    the old or the new one, never a part. Its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # A text may hold bytes that are no UTF-8, kept as lone surrogates: written as \\udcXX, the escape of JSON.
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:
-        yield out
+    yield temporary
     os.replace(temporary, path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `path` when the context ends without an error."""
+    # A text may hold bytes that are no UTF-8, kept as lone surrogates: written as \\udcXX, the escape of JSON.
+    with _aside(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as out:
+        yield out
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,10 +48,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
     that library's can be read by nobody but their owner."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.touch()
-    rights = temporary.stat().st_mode
-    save_file(dict(tensors), temporary, dict(metadata) if metadata else None)
-    temporary.chmod(rights)
-    os.replace(temporary, path)
+    with _aside(path) as temporary:
+        temporary.touch()
+        rights = temporary.stat().st_mode
+        save_file(dict(tensors), temporary, dict(metadata) if metadata else None)
+        temporary.chmod(rights)

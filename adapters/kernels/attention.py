@@ -3,8 +3,8 @@ for all completions of a group.
 
 vLLM's prefix cache lets the completions of a prompt have its blocks of keys and values in common, but its kernels read
 them for each completion anew. Here sequences that follow each other in the batch and begin with the same blocks make a
-tile. One program multiplies the queries of a whole tile with the keys of what they share (as RadixAttention's and
-Hydragen's kernels do, arXiv 2402.05099), another those of one sequence with its own; log-sum-exps put the two together.
+tile. One program multiplies the queries of a whole tile with the keys of what they share (as Hydragen
+does, arXiv 2402.05099), another those of one sequence with its own; log-sum-exps put the two together.
 What is shared is found in the block tables by the GPU itself, once a step, so a captured graph stays valid.
 """
 
@@ -169,10 +169,10 @@ class SharedPrompts:
     """
 
     def __init__(self, rows: int, heads: int, width: int, block: int, device: torch.device) -> None:
-        self.block, self.width_of_rows = block, triton.next_power_of_2(rows)
+        self.block, self.most_tiles = block, triton.next_power_of_2(rows)
         self.same = torch.zeros(rows, dtype=torch.int32, device=device)
         self.shared = torch.zeros(rows, dtype=torch.int32, device=device)
-        self.starts = torch.zeros(self.width_of_rows + 1, dtype=torch.int32, device=device)
+        self.starts = torch.zeros(self.most_tiles + 1, dtype=torch.int32, device=device)
         self.partial = torch.zeros(rows, heads, width, dtype=torch.float32, device=device)
         self.lse = torch.zeros(rows, heads, dtype=torch.float32, device=device)
 
@@ -181,7 +181,7 @@ class SharedPrompts:
         with the new one, (rows,) int32; 0 for a row that is only there to fill up a graph."""
         rows = len(lengths)
         _same_blocks[(rows,)](tables, tables.stride(0), lengths, self.same, BLOCK=self.block, WIDTH=64)
-        _cut[(1,)](self.same, self.starts, rows, ROWS=ROWS, WIDTH=self.width_of_rows)
+        _cut[(1,)](self.same, self.starts, rows, ROWS=ROWS, WIDTH=self.most_tiles)
         _share[(rows,)](self.same, self.starts, self.shared, BLOCK=self.block, ROWS=ROWS)
 
     def attend(self, query: Tensor, cache: Tensor, tables: Tensor, lengths: Tensor, scale: float, out: Tensor) -> None:

@@ -324,8 +324,8 @@ def time_sync(generation: Any) -> float:
 def main(asked: str, answered: str) -> None:
     task = Task.read(asked)
     prepare_environment(task.choice.location)
-    contenders = {"ours": ours, "trl": trl, "generate": generate, **dict.fromkeys(VARIANTS, variant)}
-    contenders["unshared"] = unshared
+    contenders = {"ours": ours, "trl": trl, "generate": generate}
+    contenders |= dict.fromkeys(VARIANTS, variant) | {"unshared": unshared}
     write_json(Path(answered), contenders[task.contender](task))
 
 

@@ -259,12 +259,11 @@ class Fleet:
         for number in numbers:
             seconds = {name: round(value, 4) for name, value in self.seconds[number].items()}
             tokens = self.drawn[number]
-            seats = names[number].about["seats"] if number else self.own_seats
-            lane = {"replica": number, "tokens": tokens, "seats": seats, "staleness": self.config.staleness}
-            lane["seconds"] = seconds
+            about = names[number].about if number else {"seats": self.own_seats}
+            lane = {"replica": number, "tokens": tokens, "seconds": seconds, "seats": about["seats"]}
+            lane["staleness"] = self.config.staleness
             lane["tokens_per_second"] = round(tokens / seconds["generate"]) if seconds.get("generate") else None
             if number:
-                about = names[number].about
                 lane |= {"node": about["node"], "gpu": about["gpu"]}
             found.append(lane)
         self.seconds.clear()

@@ -237,7 +237,7 @@ class RolloutScheduler(AsyncScheduler):
         return super()._free_request(request, *args, **kwargs)
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
-        """As vLLM's, which looks at every block of the cache, for those that hold a prefix: a hundredth of them."""
+        """As vLLM's, which looks at every block of the cache, for the few that hold a prefix."""
         if not self._possible or self.running:
             return super().reset_prefix_cache(*args, **kwargs)
         pool = self.kv_cache_manager.block_pool
