@@ -68,7 +68,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def float32_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b in float32, also of bf16 factors, for what must not be rounded to bf16: logits, and what the residual
+    """x Wᵀ + b in float32, also of 16-bit factors, for what must not be rounded to them: logits, and what the residual
     stream takes in. Float64 stays what it is. x (..., in), weight (out, in) → (..., out)."""
     if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
         y = torch.mm(x.reshape(-1, x.shape[-1]), weight.mT, out_dtype=torch.float32).view(*x.shape[:-1], len(weight))

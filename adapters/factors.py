@@ -1,7 +1,7 @@
 """The frozen frame of an adapter: the top singular pairs of every replaced weight.
 
 A weight is factored as the model computes with it: a 4-bit layer is dequantised first. The pairs come from the Gram
-matrix of the smaller side, formed once (products of bf16 values are exact on tensor cores, sums are float32), and
+matrix of the smaller side, formed once (products of 16-bit values are exact on tensor cores, sums are float32), and
 subspace iteration on it with a Chebyshev filter (Zhou, Saad and others, "Self-consistent-field calculations using
 Chebyshev-filtered subspace iteration", 2006), batched over all weights of one size on the model's device. Each pair's
 residual is checked against the weight itself. Signs of singular vectors are arbitrary: here the largest entry of
@@ -89,7 +89,7 @@ def _full_float32() -> Iterator[None]:
 def _gram(weight: Tensor) -> Tensor:
     """W Wᵀ or WᵀW, whichever is smaller, of weights (..., out, in): float32, or float64 where it is solved directly."""
     wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
-    if wide.is_cuda and wide.dtype == torch.bfloat16 and wide.dim() == 2:
+    if wide.is_cuda and wide.dtype in (torch.bfloat16, torch.float16) and wide.dim() == 2:
         return torch.mm(wide, wide.mT, out_dtype=torch.float32)
     wide = _working(wide)
     return wide @ wide.mT

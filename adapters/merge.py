@@ -1,12 +1,13 @@
 """From scalars to weights: R = Σ v_i P_i, ΔW = U Σ R Vᵀ, and W' = round(W + ΔW).
 
 Pure functions of tensors. A merged weight is always computed from the frozen base, never from an earlier merge, so
-there is no drift and v = 0 gives the base back bit for bit. In bf16, rounding to nearest drops what is below half a
-step of each element, which is most of a small ΔW; stochastic rounding keeps it in expectation. Its random bits are a
-fixed hash of the element's position, so a merge is a function of its arguments alone.
+there is no drift and v = 0 gives the base back bit for bit. Rounding to nearest drops what is below half a step of each
+element, which in bf16 is most of a small ΔW, and in float16, whose steps are an eighth as large, less of it; stochastic
+rounding keeps it in expectation. Its random bits are a fixed hash of the element's position, so a merge is a function
+of its arguments alone.
 
 `Merger` is the one place that merges: the engine's weights and the trainer's forward pass come from it, so both hold
-the same bits. On a GPU in bf16 it is one Triton launch for all matrices (`kernels/merge.py`), elsewhere the functions
+the same bits. On a GPU it is one Triton launch for all matrices (`kernels/merge.py`), elsewhere the functions
 here, which are the kernel's reference.
 """
 
@@ -24,6 +25,7 @@ from adapters.config import AdapterError
 GOLDEN, MASK = 0x9E3779B1, 0xFFFFFFFF
 Rounding = Literal["nearest", "stochastic"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
+DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa, by a format that can be merged into
 
 
 def projection(u: int, rank: int, seed: int, name: str) -> Tensor:
@@ -88,18 +90,21 @@ def rounding_bits(rows: int, columns: int, salt: int, device: torch.device | str
 
 
 def round_to(values: Tensor, dtype: torch.dtype, rounding: Rounding, salt: int) -> Tensor:
-    """float32 values (rows, columns) rounded to `dtype`. Stochastic rounding is defined for bf16: add 16 random bits,
-    then truncate.
+    """float32 values (rows, columns) rounded to `dtype`. Stochastic rounding to bf16 or float16 adds as many random
+    bits as the format drops, then truncates. What float16 has no normal number for, below 6.1e-5, is then rounded to
+    nearest.
 
-    A value already on the bf16 grid is returned unchanged by both roundings.
+    A value already on the format's grid is returned unchanged by both roundings.
     """
     if dtype == torch.float32 or rounding == "nearest":
         return values.to(dtype)
-    if dtype != torch.bfloat16:
-        raise AdapterError(f"stochastic rounding is for bfloat16 weights, not {dtype}; use nearest")
+    dropped = DROPPED_BITS.get(dtype)
+    if dropped is None:
+        raise AdapterError(f"stochastic rounding is for bfloat16 and float16 weights, not {dtype}; use nearest")
     rows, columns = values.shape
-    bits = values.contiguous().view(torch.int32) + rounding_bits(rows, columns, salt, values.device)
-    return bits.bitwise_and(-65536).view(torch.float32).to(torch.bfloat16)
+    random = rounding_bits(rows, columns, salt, values.device) >> (16 - dropped)
+    bits = values.contiguous().view(torch.int32) + random
+    return bits.bitwise_and(-(1 << dropped)).view(torch.float32).to(dtype)
 
 
 def merge_weight(base: Tensor, delta: Tensor, rounding: Rounding, salt: int) -> Tensor:
@@ -139,7 +144,7 @@ class Merger:
         self.bases, self.lefts, self.rights = bases, lefts, rights
         self.salts, self.rounding, self.targets = salts, rounding, targets
         self._fused = None
-        if targets[0].is_cuda and targets[0].dtype == torch.bfloat16:
+        if targets[0].is_cuda and targets[0].dtype in DROPPED_BITS:
             from adapters.kernels.merge import FusedRefresh
 
             self._fused = FusedRefresh(targets, bases, lefts, rights, salts, rounding == "stochastic")

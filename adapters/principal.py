@@ -35,6 +35,7 @@ def entry_rows(bank: TinyLoRA, owners: Tensor, count: int) -> Iterator[Tensor]:
         layer.group_index = torch.tensor([index], device=bank.v.device)
     bank.rows = rows = torch.zeros(count, len(bank.layers), rank * rank, device=bank.v.device, requires_grad=True)
     bank.owners = owners
+    bank.undo_scale(rows)
     try:
         yield rows
     finally:

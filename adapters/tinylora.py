@@ -31,6 +31,7 @@ from adapters.legacy import projection_of
 from adapters.merge import Merger, Rounding, delta_weight, mixing, salt_of
 from adapters.served import MadeFrom
 
+LARGEST_WEIGHT = 2.0**8  # of a token, scaled: far from both ends of float16 also behind many layers
 MOST_ROWS = 64  # of A that the kernels of `kernels/skinny.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
 
@@ -52,6 +53,8 @@ class TinyLoRA(nn.Module):
         self.layers: tuple[TinyLoRALinear, ...] = ()  # in a tuple: they belong to the model
         self.rows: Tensor | None = None  # copies of `v`, in `per_row`
         self.owners: Tensor | None = None  # and which of them each token of the batch computes with
+        self.gradient_scale: Tensor | float = 1.0  # of all that flows back to the layers: see `scale_gradients`
+        self.undo_scale(self.v)
         self.merger: Merger | None = None
         self.served: MadeFrom[list[Tensor]] = MadeFrom()  # the engine's merged weights, by layer
         self._mixings: MadeFrom[Tensor] = MadeFrom()
@@ -67,12 +70,31 @@ class TinyLoRA(nn.Module):
         finally:
             self.enabled = before
 
+    def scale_gradients(self, largest: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """The factor for what is about to flow back to the layers in `dtype`, of which `largest` is the largest weight
+        of a token; gradients of `v` and of its copies are divided by it.
+
+        Float16 has no numbers below 6e-8, where most of a mean over a batch lies ("Mixed Precision Training",
+        Micikevicius and others, 2018). A power of two, so nothing is rounded by it; 1 for other types.
+        """
+        if dtype == torch.float16:
+            tiny = torch.finfo(torch.float32).tiny
+            self.gradient_scale = torch.exp2(torch.floor(torch.log2(LARGEST_WEIGHT / largest.float().clamp(min=tiny))))
+        else:
+            self.gradient_scale = 1.0
+        return self.gradient_scale
+
+    def undo_scale(self, leaf: Tensor) -> None:
+        """Let the gradients of `v`, or of what layers compute with in its place, be divided by the scale."""
+        leaf.register_hook(lambda gradient: gradient / self.gradient_scale)
+
     @contextmanager
     def per_row(self, owners: Tensor, count: int) -> Iterator[Tensor]:
         """Within this context token i of a batch computes with copy owners[i] of `v`, (count, groups, u), whose
         gradients are those of its tokens alone; at the end their sum is added to the gradient of `v`."""
         self.rows = rows = self.v.detach().expand(count, -1, -1).clone().requires_grad_()
         self.owners = owners
+        self.undo_scale(rows)
         try:
             yield rows
         finally:
@@ -314,7 +336,7 @@ def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
 
 def is_skinny(x: Tensor, rows: Tensor) -> bool:
     """Whether the kernels of `kernels/skinny.py` can multiply the two."""
-    return x.is_cuda and x.dtype == torch.bfloat16 and len(rows) <= MOST_ROWS
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and len(rows) <= MOST_ROWS
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:

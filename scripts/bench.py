@@ -37,6 +37,7 @@ def out_option(name: str) -> Callable[..., Any]:
 
 MODEL = click.option("--model", default="starter", show_default=True, help="Folder, GGUF file, hub id, or starter.")
 QUANT = click.option("--quant", type=click.Choice(["nf4", "none"]), help="Default: nf4 on a GPU, none on a CPU.")
+DTYPE = click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16"]), default="auto", show_default=True)
 GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for trainer and engine together.")
 
 
@@ -99,7 +100,7 @@ def grader(
     "--contender",
     "contenders",
     multiple=True,
-    help="Only these, several times: ours, lowrank, trl, generate (the default), nf4, nf4-lowrank, fp8, unshared.",
+    help="Several times: ours, lowrank, trl, generate (the default), nf4, nf4-lowrank, fp8, float16, unshared.",
 )
 @out_option("generation")
 def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...], out: str) -> None:
@@ -143,6 +144,7 @@ def steps(runs: tuple[Path, ...], at_most: float | None, out: str) -> None:
 @click.option("--only-steps", is_flag=True, help="Leave out the training pass against the frozen model's.")
 @click.option("--engine-weights", type=click.Choice(["auto", "nf4", "bf16"]), default="auto", show_default=True)
 @click.option("--kv-dtype", type=click.Choice(["auto", "fp8"]), default="auto", show_default=True)
+@DTYPE
 @click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("train-step")
 def train_step(
@@ -155,6 +157,7 @@ def train_step(
     only_steps: bool,
     engine_weights: str,
     kv_dtype: str,
+    dtype: str,
     unsafe_grader: bool,
     out: str,
 ) -> None:
@@ -167,6 +170,7 @@ def train_step(
         gpu_memory=gpu_memory,
         engine_weights=engine_weights,
         kv_dtype=kv_dtype,
+        dtype=dtype,
         unsafe_grader=unsafe_grader,
     )
     tokens = 0 if only_steps else 8192 if gpu else 1024
@@ -188,16 +192,20 @@ def init(model: str, quant: str | None, out: str) -> None:
 @bench.command()
 @MODEL
 @QUANT
+@DTYPE
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps. Default: 20 on a GPU, 2 on a CPU.")
 @click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts of a step.")
 @click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("mismatch")
-def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, unsafe_grader: bool, out: str) -> None:
+def mismatch(
+    model: str, quant: str | None, dtype: str, steps: int | None, prompts: int, unsafe_grader: bool, out: str
+) -> None:
     """How far engine and trainer are from one policy, for every way to serve the update."""
     choice, config, gpu = settings(
         model,
         quant=quant,
         vllm=True,
+        dtype=dtype,
         engine_weights="bf16",
         prompts_per_step=prompts,
         unsafe_grader=unsafe_grader,
@@ -210,16 +218,20 @@ def mismatch(model: str, quant: str | None, steps: int | None, prompts: int, uns
 @bench.command()
 @MODEL
 @QUANT
+@DTYPE
 @GPU_MEMORY
 @click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Completions to look at.")
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Most tokens of each.")
 @out_option("causes")
-def causes(model: str, quant: str | None, gpu_memory: float | None, prompts: int, tokens: int, out: str) -> None:
+def causes(
+    model: str, quant: str | None, dtype: str, gpu_memory: float | None, prompts: int, tokens: int, out: str
+) -> None:
     """Which rounding to bf16 makes how much of the mismatch between engine and trainer."""
     choice, config, _ = settings(
         model,
         quant=quant,
         vllm=True,
+        dtype=dtype,
         gpu_memory=gpu_memory,
         prompts_per_step=prompts,
         max_completion_length=tokens,

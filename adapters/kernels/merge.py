@@ -1,10 +1,10 @@
 """The merge of many matrices in one Triton launch: read the base, add the rank-r update, round, write in place.
 
 Memory-bound: every base element is read once and every served element written once, and nothing else of that size
-exists. The base is either bf16 (4 bytes moved per parameter) or packed NF4 (2.5 bytes). The arithmetic is that of
+exists. The base is either in 16 bits (4 bytes moved per parameter) or packed NF4 (2.5 bytes). The arithmetic is that of
 `adapters/merge.py` in the same order without fused multiply-add, so both give the same bits. Pointers travel as
 integers; their common alignment is a compile-time constant, without which every load would be two bytes wide. Left out:
-other dtypes than bf16, which the torch version covers.
+other dtypes than bf16 and float16, which the torch version covers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from adapters.base import NF4_BLOCK, Base, Packed
 from adapters.config import AdapterError
+from adapters.merge import DROPPED_BITS
 
+TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 ROWS, COLUMNS, WARPS = 8, 256, 2  # elements of one program, and its warps: the fastest of twenty on an H200
 
 
@@ -59,6 +61,8 @@ def _merge_tiles(
     NF4: tl.constexpr,
     BLOCK: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    DTYPE: tl.constexpr,
+    DROPPED: tl.constexpr,
     ALIGN: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
@@ -90,9 +94,9 @@ def _merge_tiles(
         scale = tl.broadcast_to(scales[:, :, None], (BR, BC // BLOCK, BLOCK // 2)).reshape(BR, BC // 2)
         first = tl.load(code + (byte >> 4)) * scale
         second = tl.load(code + (byte & 15)) * scale
-        base = tl.join(first, second).reshape(BR, BC).to(tl.bfloat16).to(tl.float32)
+        base = tl.join(first, second).reshape(BR, BC).to(DTYPE).to(tl.float32)
     else:
-        dense = tl.multiple_of(tl.load(bases + module).to(tl.pointer_type(tl.bfloat16)), ALIGN)
+        dense = tl.multiple_of(tl.load(bases + module).to(tl.pointer_type(DTYPE)), ALIGN)
         base = tl.load(dense + position, mask=inside, other=0.0).to(tl.float32)
 
     left = tl.load(lefts + module).to(tl.pointer_type(tl.float32))
@@ -108,21 +112,21 @@ def _merge_tiles(
         x = (_mix(row.to(tl.uint32) ^ salt)[:, None] ^ _mix(half.to(tl.uint32) + salt)[None, :]) * 0x9E3779B1
         x = x ^ (x >> 16)
         bits = tl.join(x & 0xFFFF, x >> 16).reshape(BR, BC)
-        merged = total.to(tl.uint32, bitcast=True) + bits
+        merged = total.to(tl.uint32, bitcast=True) + (bits >> (16 - DROPPED))
         if not NF4:  # a packed base holds no negative zero, the one value that adding zero would change
             merged = tl.where(delta == 0.0, base.to(tl.uint32, bitcast=True), merged)
-        value = (merged >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        value = ((merged >> DROPPED) << DROPPED).to(tl.float32, bitcast=True).to(DTYPE)
     else:
-        value = (total if NF4 else tl.where(delta == 0.0, base, total)).to(tl.bfloat16)
-    target = tl.multiple_of(tl.load(targets + module).to(tl.pointer_type(tl.bfloat16)), ALIGN)
+        value = (total if NF4 else tl.where(delta == 0.0, base, total)).to(DTYPE)
+    target = tl.multiple_of(tl.load(targets + module).to(tl.pointer_type(DTYPE)), ALIGN)
     tl.store(target + position, value, mask=inside)
 
 
 class FusedRefresh:
     """Prepared pointers and tiles of all matrices; calling it with R (n, r, r) float32 writes them.
 
-    targets: bf16 (out, in) with contiguous rows, written in place. bases: bf16 tensors of the same shapes, or packed
-    NF4. left (out, r), right (r, in) float32. All on one CUDA device; the tensors are kept alive here.
+    targets: bf16 or float16 (out, in) with contiguous rows, written in place. bases: tensors of the same shapes and
+    dtype, or packed NF4. left (out, r), right (r, in) float32. All on one CUDA device; the tensors are kept alive here.
     """
 
     def __init__(
@@ -139,8 +143,9 @@ class FusedRefresh:
         packed = [base for base in bases if isinstance(base, Packed)]
         if packed and (len(packed) < len(bases) or any(base.state.quant_type != "nf4" for base in packed)):
             raise AdapterError("a merge on the GPU takes dense or NF4 weights, not both and no other 4-bit type")
-        if any(base.dtype != torch.bfloat16 or not _plain(base) for base in bases):
-            raise AdapterError("a merge on the GPU takes contiguous bfloat16 weights")
+        dtype = targets[0].dtype
+        if any(base.dtype != dtype or not _plain(base) for base in bases):
+            raise AdapterError(f"a merge into {dtype} on the GPU takes contiguous weights of the same type")
         data = [base.codes if isinstance(base, Packed) else base for base in bases]
         absmax = [base.absmax for base in packed] or data
         self._kept = (targets, data, absmax, lefts, rights)
@@ -164,6 +169,8 @@ class FusedRefresh:
             "NF4": bool(packed),
             "BLOCK": NF4_BLOCK,
             "STOCHASTIC": stochastic,
+            "DTYPE": TYPES[dtype],
+            "DROPPED": DROPPED_BITS[dtype],
             "ALIGN": math.gcd(64, *columns, *aligned),
             "BR": ROWS,
             "BC": COLUMNS,

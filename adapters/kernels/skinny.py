@@ -1,8 +1,8 @@
 """x Aᵀ for an A of a few rows, as fast as x can be read: the training pass does it twice for every adapted layer.
 
 A matrix product of the libraries is laid out for wide results and reads x several times slower. Tensor cores need 16
-columns, so A is padded with zeros; the sum is float32. Left out: other dtypes than bf16, and more rows of A than
-`MOST_ROWS` of `adapters/tinylora.py`.
+columns, so A is padded with zeros; the sum is float32. Left out: other dtypes than bf16 and float16, and more rows of
+A than `MOST_ROWS` of `adapters/tinylora.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _outer(
 
 
 def skinny_product(x: Tensor, a: Tensor) -> Tensor:
-    """x Aᵀ (rows, n) float32 of x (rows, width) and A (n, width), both bf16."""
+    """x Aᵀ (rows, n) float32 of x (rows, width) and A (n, width), both bf16 or both float16."""
     (rows, width), n = x.shape, len(a)
     out = torch.empty(rows, n, dtype=torch.float32, device=x.device)
     _product[(triton.cdiv(rows, ROWS),)](x.contiguous(), a.contiguous(), out, rows, width, n, **_layout(n))
@@ -60,8 +60,8 @@ def skinny_product(x: Tensor, a: Tensor) -> Tensor:
 
 
 def skinny_outer(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(x Aᵀ)ᵀ B (n, m) float32 of x (rows, width) and A (n, width), both bf16, and B (rows, m) float32 with adjacent
-    columns. Sums in a fixed order, so equal arguments give equal bits."""
+    """(x Aᵀ)ᵀ B (n, m) float32 of x (rows, width) and A (n, width), both bf16 or both float16, and B (rows, m)
+    float32 with adjacent columns. Sums in a fixed order, so equal arguments give equal bits."""
     (rows, width), (n, _), m = x.shape, a.shape, b.shape[1]
     programs = triton.cdiv(rows, ROWS)
     out = torch.empty(n, m, programs, dtype=torch.float32, device=x.device)  # every program's share

@@ -69,6 +69,7 @@ def _rows(
         row("all rounded to bf16", whole, UNIT),
         row(f"{', '.join(KEPT)} kept, the rest in bf16", rounded(everywhere - set(KEPT)), UNIT, baseline=whole),
         row("all rounded to float16", rounded(everywhere, torch.float16), UNIT, baseline=whole),
+        row("those kept, the rest in float16", rounded(everywhere - set(KEPT), torch.float16), UNIT, baseline=whole),
     ]
     rows += [row(f"only {site}", alone[site], UNIT, baseline=whole) for site in worst]
     for count in range(1, TOGETHER + 1):

@@ -3,7 +3,7 @@
     ours      vLLM as training runs it: one request per completion, log-probabilities, no text
     lowrank   the same with --refresh lowrank: ΔW next to the frozen weights
     nf4       the same with --engine-weights nf4: layers merged from the trainer's packed weights when they compute
-    nf4-lowrank, fp8    packed weights with ΔW next to them; --kv-dtype fp8
+    nf4-lowrank, fp8, float16    packed weights with ΔW next to them; --kv-dtype fp8; --dtype float16
     groups    the same engine with one request of n samples per prompt; it reports only whole groups
     trl       vLLM as TRL's own colocated engine runs it
     generate  Unsloth's `generate` on the trained model, without log-probabilities (the logits would not fit)
@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # settings of "ours" that are different
     "nf4": {"quant": "nf4", "engine_weights": "nf4"},
     "nf4-lowrank": {"quant": "nf4", "engine_weights": "nf4", "refresh": "lowrank"},
     "fp8": {"kv_dtype": "fp8"},
+    "float16": {"dtype": "float16"},
     "unshared": {},  # and FlashAttention in every step: see `contenders.py`
 }
 CONTENDERS = tuple(dict.fromkeys((*DEFAULT, *VARIANTS)))
@@ -49,6 +50,7 @@ TITLES = {
     "nf4": "vLLM, --engine-weights nf4",
     "nf4-lowrank": "vLLM, --engine-weights nf4 --refresh lowrank",
     "fp8": "vLLM, --kv-dtype fp8",
+    "float16": "vLLM, --dtype float16",
     "unshared": "vLLM, a prompt read for each completion",
     "trl": "vLLM as TRL runs it",
     "generate": "Unsloth generate, no log-probabilities",

@@ -160,7 +160,8 @@ class _Bench:
 
     def _merge_foreign(self, choice: ModelChoice) -> None:
         plain = load_plain(choice.location)
-        self._merge("stochastic", [plain.get_submodule(name).weight.detach() for name in self.bank.names])
+        dtype = self.bank.layers[0].dtype
+        self._merge("stochastic", [plain.get_submodule(name).weight.detach().to(dtype) for name in self.bank.names])
 
     def _engine(self, choice: ModelChoice, **settings: Any) -> None:
         self.policy.engine.close()

@@ -103,6 +103,8 @@ def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
     quant = settings.quant or ("nf4" if gpu else "none")
     if settings.engine_weights == "nf4" and not (settings.vllm and quant == "nf4"):
         raise ConfigError("--engine-weights nf4: vLLM computes from the trainer's NF4 weights; add --vllm --quant nf4")
+    if settings.dtype != "auto" and not gpu:
+        raise ConfigError(f"--dtype {settings.dtype}: without a GPU all is computed in float32; say --dtype auto")
     if settings.kv_dtype == "fp8" and not (settings.vllm and gpu):
         raise ConfigError("--kv-dtype fp8: these are keys and values of vLLM on a GPU; leave it out")
     preset = PRESETS[STARTER if starter else "model"] | {

@@ -46,6 +46,9 @@ class Settings(Declared):
     )
     hub: Hub = setting("huggingface", "Where a hub id is looked up.")
     quant: Quant | None = setting(None, "Weights of the trained model. Default: nf4 on a GPU.")
+    dtype: Literal["auto", "bfloat16", "float16"] = setting(
+        "auto", "What a GPU computes in: bfloat16, the default, or float16, more exact and narrower."
+    )
     u: int = setting(32, "Trainable scalars per group.", gt=0)
     rank: int | None = setting(None, "Singular pairs kept per module. Default: 8; for the starter 2.", gt=0)
     groups: int = setting(1, "Vectors of u scalars; modules share one per group, by depth.", gt=0)
@@ -104,11 +107,11 @@ class Settings(Declared):
         "merge", "How the update reaches vLLM: merged into the weights, or lowrank: beside them, unrounded, slower."
     )
     rounding: Literal["stochastic", "nearest"] | None = setting(
-        None, "How merged weights are rounded to bf16. Default: stochastic."
+        None, "How merged weights are rounded to --dtype. Default: stochastic."
     )
     engine_weights: Literal["auto", "nf4", "bf16"] = setting(
         "auto",
-        "Weights that vLLM computes with: bf16 ones of its own (float32 on a CPU), or nf4: the trainer's packed ones, "
+        "Weights that vLLM computes with: bf16, ones of its own in --dtype, or nf4: the trainer's packed ones, "
         "slower with more room. Default: what gives more tokens/s in the memory at hand.",
     )
     kv_dtype: Literal["auto", "fp8"] = setting(

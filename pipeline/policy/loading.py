@@ -69,7 +69,7 @@ def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
 
 def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | None) -> Policy:
     model, tokenizer = load_model(choice, config)
-    if config.vllm and has_gpu():  # in bf16; the engine does the same
+    if config.vllm and has_gpu():  # the engine does the same
         from pipeline.rollout import residual, rotary
 
         residual.keep_residual(model)
@@ -101,7 +101,7 @@ def load_engine(
         return VLLMEngine(
             choice.location,
             model,
-            dtype=compute_dtype(),
+            dtype=compute_dtype(config.dtype),
             max_model_len=config.max_length,
             eos_token_ids=ends,
             rounding=rounding,

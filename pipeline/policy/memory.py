@@ -2,7 +2,7 @@
 On a CPU only the training pass is held to a share of the machine's memory.
 
 Both live in one process and one allocator: what the training pass frees, the next generation uses, so only weights, the
-key-value cache and the larger of the two phases count. The engine has bf16 weights of its own, or computes from the
+key-value cache and the larger of the two phases count. The engine has 16-bit weights of its own, or computes from the
 trainer's packed ones and has more room for sequences: what is expected to generate faster. Sequences have the room
 that they are expected to need, not that of the longest possible ones; where they need more, vLLM preempts some. The
 budget is a promise: torch's allocator is told not to go beyond it.
@@ -96,7 +96,7 @@ class Sizes:
 
     @property
     def kv_token(self) -> int:
-        """Bytes of keys and values of one token in bf16."""
+        """Bytes of keys and values of one token in 16 bits."""
         return 4 * self.layers * self.key_value
 
     @property
@@ -112,7 +112,7 @@ class Sizes:
     @property
     def layer_token(self) -> int:
         """Bytes that one layer keeps for the backward pass of one token: the inputs of its norms in float32, and in
-        bf16 its queries, keys, values and attention output, and three vectors of the feed-forward layer."""
+        16 bits its queries, keys, values and attention output, and three vectors of the feed-forward layer."""
         return 2 * (8 * self.hidden + 2 * self.query + 2 * self.key_value + 3 * self.intermediate)
 
     def training_bytes(self, tokens: int, checkpointing: bool) -> float:
@@ -208,12 +208,13 @@ def _plan(sizes: Sizes, config: RunConfig, budget: float, packed: bool) -> Memor
 
 def _reason(best: MemoryPlan, found: list[MemoryPlan | float], config: RunConfig) -> str:
     """Which weights the engine computes with and why, in one line."""
-    weights = "the trainer's NF4 weights" if best.packed else "bf16 weights of its own"
+    own = f"{'float16' if config.dtype == 'float16' else 'bf16'} weights of its own"
+    weights = "the trainer's NF4 weights" if best.packed else own
     line = f"engine: {best.sequences} sequences at a time on {weights}"
     others = [plan for plan in found if plan is not best]
     if config.engine_weights != "auto" or not others:
         return line
-    other = "bf16 weights of its own" if best.packed else "the trainer's NF4 weights"
+    other = own if best.packed else "the trainer's NF4 weights"
     if not isinstance(others[0], MemoryPlan):
         return f"{line}; {other} would need {others[0] / 1e9:.1f} GB"
     ratio = best.rate / others[0].rate

@@ -190,9 +190,10 @@ def import_libraries() -> None:
         transformers.utils.logging.set_verbosity_error()
 
 
-def compute_dtype() -> str:
-    """Name of the torch dtype of activations and merged weights: bfloat16 on a GPU, float32 on a CPU."""
-    return "bfloat16" if has_gpu() else "float32"
+def compute_dtype(chosen: str = "auto") -> str:
+    """Name of the torch dtype of activations and merged weights: `chosen`, or by default bfloat16 on a GPU and float32
+    on a CPU."""
+    return chosen if chosen != "auto" else "bfloat16" if has_gpu() else "float32"
 
 
 def adapter_config(config: RunConfig) -> TinyLoRAConfig:
@@ -218,7 +219,7 @@ def load_frozen(choice: ModelChoice, config: RunConfig) -> tuple[Any, Any]:
     with quiet_libraries():
         model, tokenizer = FastLanguageModel.from_pretrained(
             choice.location,
-            dtype=getattr(torch, compute_dtype()),
+            dtype=getattr(torch, compute_dtype(config.dtype)),
             load_in_4bit=config.quant == "nf4",
             max_seq_length=config.max_length,
             use_exact_model_name=True,  # else hub names are remapped to pre-quantised mirrors

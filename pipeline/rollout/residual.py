@@ -4,7 +4,7 @@ In bf16 every block's output is added to a stream that is then rounded as a whol
 makes as much of the distance between a bf16 policy and the exact one, and as trainer and engine round differently, of
 their mismatch (`bench.py causes`). Here the sum stays in float32, and the norm that reads it rounds once, to what the
 next projection takes. Addition and norm are one kernel, as in vLLM. What the stream takes in are sums of products in
-float32 too, as tensor cores make them. Only for bf16 on a GPU: on a CPU all is float32.
+float32 too, as tensor cores make them. Only on a GPU: on a CPU all is float32.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The rotary embedding in float32, in the trainer's forward pass and in vLLM's.
 
-Queries and keys come in bf16 and leave in bf16, as the attention kernels take them. In between the libraries also round
-cosines and sines, and all but vLLM the products with them. Here these are float32, so a turned value is rounded once.
-The kernels of vLLM and of Unsloth compute in the wider of two types, so they are given a float32 table and nothing
-else; transformers' function is given float32 queries and keys. Only for bf16 on a GPU: on a CPU all is float32.
+Queries and keys come and leave in bf16 or float16, as the attention kernels take them. In between the libraries also
+round cosines and sines, and all but vLLM the products with them. Here these are float32, so a turned value is rounded
+once. The kernels of vLLM and of Unsloth compute in the wider of two types, so they are given a float32 table and
+nothing else; transformers' function is given float32 queries and keys. Only on a GPU: on a CPU all is float32.
 """
 
 from __future__ import annotations

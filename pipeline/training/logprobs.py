@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters import TinyLoRA
 from adapters.base import float32_product, wide
 from pipeline.rollout.sampling_support import WHOLE, Truncation
 from pipeline.training.attention import hidden_states
@@ -25,6 +26,7 @@ class _HeadLogProbs(torch.autograd.Function):
 
     With z = h Wᵀ / T and p = softmax(z): ∂ log p(y) / ∂h = (W[y] − pᵀ W) / T, and for the entropy H, differentiable
     only if asked for, ∂H / ∂h = −(p ∘ (log p + H))ᵀ W / T. Where p is truncated, its support is held fixed.
+    What flows back is multiplied by the scale of `bank`, the adapter of the model, if there is one.
     """
 
     @staticmethod
@@ -36,6 +38,7 @@ class _HeadLogProbs(torch.autograd.Function):
         temperature: float,
         truncation: Truncation,
         entropy_gradient: bool,
+        bank: TinyLoRA | None,
     ) -> tuple[Tensor, Tensor]:
         needs_gradient = ctx.needs_input_grad[0]
         log_probs = wide(hidden.new_empty(tokens.shape))
@@ -58,6 +61,7 @@ class _HeadLogProbs(torch.autograd.Function):
             if of_entropy is not None:
                 weights = probabilities * (scores + entropies[part].unsqueeze(-1))
                 of_entropy[part] = (-(weights.to(head.dtype) @ head) / temperature).to(hidden.dtype)
+        ctx.bank = bank
         ctx.save_for_backward(*[x for x in (gradient, of_entropy) if x is not None])
         if of_entropy is None:
             ctx.mark_non_differentiable(entropies)
@@ -65,9 +69,13 @@ class _HeadLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        parts = zip(grads, ctx.saved_tensors, strict=False)  # without the second where entropies have no gradient
-        total = sum(grad.unsqueeze(-1).to(own.dtype) * own for grad, own in parts)
-        return total, None, None, None, None, None  # type: ignore[return-value]
+        parts = list(zip(grads, ctx.saved_tensors, strict=False))  # one, where entropies have no gradient
+        scale: Any = 1.0
+        if ctx.bank is not None:
+            largest = torch.stack([grad.abs().max() for grad, _ in parts]).max()
+            scale = ctx.bank.scale_gradients(largest, parts[0][1].dtype)
+        total = sum((grad * scale).unsqueeze(-1).to(own.dtype) * own for grad, own in parts)
+        return total, None, None, None, None, None, None  # type: ignore[return-value]
 
 
 def completion_log_probs(
@@ -86,7 +94,9 @@ def completion_log_probs(
     hidden = hidden_states(model, pack.ids, pack.positions, pack.layout)
     head = model.get_output_embeddings().weight
     places = hidden.index_select(0, pack.places).to(head.dtype)
-    values, entropy = _HeadLogProbs.apply(places, head, pack.tokens, temperature, truncation, entropy_gradient)
+    values, entropy = _HeadLogProbs.apply(
+        places, head, pack.tokens, temperature, truncation, entropy_gradient, getattr(model, "tinylora", None)
+    )
     valid = torch.arange(width, device=hidden.device) < pack.lengths.unsqueeze(1)
     log_probs = values.new_zeros(valid.shape).masked_scatter(valid, values)
     return log_probs, torch.zeros_like(log_probs).masked_scatter(valid, entropy)

@@ -19,6 +19,12 @@ def weight_and_delta(scale: float, size: int = 768) -> tuple[torch.Tensor, torch
     return base, delta * (scale * base.float().norm() / delta.norm())
 
 
+def test_float16_loses_less_of_a_small_update_than_bf16() -> None:
+    base, delta = weight_and_delta(1e-3)
+    assert share(base.half(), delta, "stochastic") == pytest.approx(1.0, abs=0.01)
+    assert share(base.half(), delta, "nearest") > 0.9 > 0.7 > share(base, delta, "nearest")
+
+
 def share(base: torch.Tensor, delta: torch.Tensor, rounding) -> float:
     kept, wanted = kept_share(base, merge_weight(base, delta, rounding, salt=7), delta)
     return float(kept / wanted)
@@ -41,7 +47,7 @@ def test_float32_keeps_everything() -> None:
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_zero_delta_gives_the_base_bit_for_bit(rounding, dtype: torch.dtype) -> None:
     base = torch.randn(64, 64).to(dtype)
     base[0, 0], base[0, 1] = -0.0, 0.0
@@ -65,10 +71,22 @@ def test_stochastic_rounding_picks_a_neighbour_and_is_deterministic(values: list
     assert torch.equal(round_to(on_grid.float(), torch.bfloat16, "stochastic", salt), on_grid)
 
 
-def test_stochastic_rounding_is_unbiased() -> None:
-    value = torch.full((400, 501), 1.0 + 2**-7 * 0.3)
-    mean = round_to(value, torch.bfloat16, "stochastic", 5).float().mean()
-    assert mean == pytest.approx(value[0, 0].item(), abs=3e-5)
+@given(st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=50), st.integers(0, 2**31 - 1))
+@settings(deadline=None)
+def test_float16_gets_one_of_two_neighbours_too(values: list[float], salt: int) -> None:
+    exact = torch.tensor([values])
+    rounded = round_to(exact, torch.float16, "stochastic", salt).float()
+    step = torch.exp2(torch.frexp(exact.abs().clamp(min=2.0**-14))[1] - 11.0)  # between neighbours; below: subnormal
+    assert ((rounded - exact).abs() < step * (1 + 2**-13)).all()
+    on_grid = exact.half()
+    assert torch.equal(round_to(on_grid.float(), torch.float16, "stochastic", salt), on_grid)
+
+
+@pytest.mark.parametrize("dtype, step", [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)])
+def test_stochastic_rounding_is_unbiased(dtype: torch.dtype, step: float) -> None:
+    value = torch.full((400, 501), 1.0 + step * 0.3)
+    mean = round_to(value, dtype, "stochastic", 5).double().mean()
+    assert float(mean) == pytest.approx(1.0 + step * 0.3, abs=0.004 * step)
 
 
 def test_rounding_bits_are_uniform_and_unrelated_between_rows_columns_and_salts() -> None:
@@ -85,9 +103,9 @@ def test_rounding_bits_are_uniform_and_unrelated_between_rows_columns_and_salts(
     assert abs(float(crossed.mean())) * 144 < 5 / crossed.numel() ** 0.5  # no rank-1 pattern
 
 
-def test_stochastic_rounding_of_half_precision_is_refused() -> None:
-    with pytest.raises(AdapterError, match="bfloat16"):
-        round_to(torch.zeros(2, 2), torch.float16, "stochastic", 0)
+def test_stochastic_rounding_to_other_formats_is_refused() -> None:
+    with pytest.raises(AdapterError, match="bfloat16 and float16"):
+        round_to(torch.zeros(2, 2), torch.float64, "stochastic", 0)
 
 
 def test_projections_are_fixed_by_seed_and_name() -> None:

@@ -21,6 +21,7 @@ PROMPTS = [list(range(20, 80)), list(range(90, 120)), list(range(7, 200))]
 
 WAYS: dict[str, dict[str, Any]] = {
     "merge": {},
+    "float16": {"dtype": "float16"},
     "lowrank": {"refresh": "lowrank"},
     "packed": {"engine_weights": "nf4"},
     "packed-lowrank": {"engine_weights": "nf4", "refresh": "lowrank"},

@@ -1,4 +1,4 @@
-"""The Triton refresh gives the bits of the torch reference, from a bf16 base and from the packed NF4 weights."""
+"""The Triton refresh gives the bits of the torch reference, from a 16-bit base and from the packed NF4 weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ def merged(base: Base, left: Tensor, mixing: Tensor, right: Tensor, rounding: Ro
 @pytest.mark.parametrize("shapes", [SHAPES, [s for s in SHAPES if s[1] % 64 == 0]], ids=["odd shapes", "aligned"])
 @pytest.mark.parametrize("rank", [1, 2, 4])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-@pytest.mark.parametrize("kind", ["bf16", "nf4"])
-def test_same_bits_as_the_reference(kind: str, rounding: Rounding, rank: int, shapes: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("kind", ["dense", "nf4"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_same_bits_as_the_reference(
+    dtype: torch.dtype, kind: str, rounding: Rounding, rank: int, shapes: list[tuple[int, int]]
+) -> None:
     from bitsandbytes.functional import quantize_4bit
 
     from adapters.kernels.merge import FusedRefresh
@@ -30,7 +33,7 @@ def test_same_bits_as_the_reference(kind: str, rounding: Rounding, rank: int, sh
     if kind == "nf4":
         shapes = [shape for shape in shapes if shape[1] % 64 == 0]
     torch.manual_seed(0)
-    weights = [torch.randn(shape, device="cuda").bfloat16() * 0.02 for shape in shapes]
+    weights = [torch.randn(shape, device="cuda").to(dtype) * 0.02 for shape in shapes]
     bases: list[Base] = list(weights)
     if kind == "nf4":
         bases = [Packed(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True)) for weight in weights]
@@ -39,7 +42,7 @@ def test_same_bits_as_the_reference(kind: str, rounding: Rounding, rank: int, sh
     mixings = torch.randn(len(shapes), rank, rank, device="cuda") * 0.01
     mixings[1] = 0  # a module without an update keeps its base
     salts = [salt_of(str(i)) for i in range(len(shapes))]
-    targets = [torch.full(shape, torch.nan, device="cuda", dtype=torch.bfloat16) for shape in shapes]
+    targets = [torch.full(shape, torch.nan, device="cuda", dtype=dtype) for shape in shapes]
     refresh = FusedRefresh(targets, bases, lefts, rights, salts, rounding == "stochastic")
     every = range(len(shapes))
     refresh(mixings, every)

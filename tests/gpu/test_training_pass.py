@@ -14,19 +14,23 @@ from adapters.merge import delta_weight, merge_weight, salt_of
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 
-@pytest.fixture(params=["nf4", "none"])
+DTYPES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=[(quant, dtype) for quant in ("nf4", "none") for dtype in DTYPES], ids=str)
 def model(request, tiny_model_folder: Path):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    quant, dtype = request.param
     options = {}
-    if request.param == "nf4":
+    if quant == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=dtype,
         )
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16, device_map="cuda", **options)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=dtype, device_map="cuda", **options)
     torch.nn.init.normal_(inject(model, TinyLoRAConfig(u=8, groups=3)).v, std=0.1)
     return model
 
@@ -61,7 +65,7 @@ def test_outputs_into_the_residual_stream_are_not_rounded(model) -> None:
     model.tinylora.merge_with("nearest")
     layer = model.model.layers[0].mlp.down_proj
     torch.manual_seed(0)
-    x = torch.randn(3, 11, layer.in_features, device="cuda").bfloat16().requires_grad_()
+    x = torch.randn(3, 11, layer.in_features, device="cuda").to(layer.dtype).requires_grad_()
     target = torch.randn(3, 11, layer.out_features, device="cuda")
 
     def computed(wide: bool) -> tuple[torch.Tensor, ...]:
@@ -72,24 +76,26 @@ def test_outputs_into_the_residual_stream_are_not_rounded(model) -> None:
     found, rounded = computed(True), computed(False)
     exact = x.double() @ layer.merged_weight().double().mT
     assert found[0].dtype == torch.float32 and float((found[0] - exact).norm() / exact.norm()) < 1e-5
-    assert rounded[0].dtype == found[1].dtype == torch.bfloat16
+    assert rounded[0].dtype == found[1].dtype == layer.dtype
     for one, other in zip(found[1:], rounded[1:], strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("rows, width, n", [(1, 64, 2), (100, 896, 6), (513, 11008, 2), (64, 1000, 3), (40, 2048, 24)])
-def test_skinny_product(rows: int, width: int, n: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_skinny_product(dtype: torch.dtype, rows: int, width: int, n: int) -> None:
     from adapters.kernels.skinny import skinny_product
 
-    x, a = torch.randn(rows, width, device="cuda").bfloat16(), torch.randn(n, width, device="cuda").bfloat16()
+    x, a = torch.randn(rows, width, device="cuda").to(dtype), torch.randn(n, width, device="cuda").to(dtype)
     torch.testing.assert_close(skinny_product(x, a), x.float() @ a.float().mT, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("rows, width, n, m", [(1, 64, 2, 2), (100, 896, 2, 2), (513, 11008, 2, 2), (64, 1000, 8, 8)])
-def test_skinny_outer(rows: int, width: int, n: int, m: int) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_skinny_outer(dtype: torch.dtype, rows: int, width: int, n: int, m: int) -> None:
     from adapters.kernels.skinny import skinny_outer
 
-    x, a = torch.randn(rows, width, device="cuda").bfloat16(), torch.randn(n, width, device="cuda").bfloat16()
+    x, a = torch.randn(rows, width, device="cuda").to(dtype), torch.randn(n, width, device="cuda").to(dtype)
     b = torch.randn(rows, 3 * m, device="cuda")[:, m : 2 * m]
     product = skinny_outer(x, a, b)
     expected = (x.double() @ a.double().mT).mT @ b.double()

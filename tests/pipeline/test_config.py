@@ -83,6 +83,7 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
         ({"engine_weights": "nf4", "vllm": True, "quant": "none"}, True, "add --vllm --quant nf4"),
         ({"kv_dtype": "fp8", "vllm": True}, False, "--kv-dtype fp8"),
         ({"kv_dtype": "fp8"}, True, "--kv-dtype fp8"),
+        ({"dtype": "float16"}, False, "--dtype auto"),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused(wrong: dict, gpu: bool, named: str) -> None:

@@ -53,6 +53,30 @@ def test_values_and_gradients_equal_the_plain_ones(model, monkeypatch, temperatu
     model.tinylora.v.grad = None
 
 
+def test_float16_keeps_gradients_that_it_has_no_numbers_for(tiny_model_folder: Path) -> None:
+    """A token's weight in a large batch is below what float16 knows; copies of `v` get their own share as well."""
+    from transformers import AutoModelForCausalLM
+
+    pack = packed([prompt for prompt, _ in ROWS], [completion for _, completion in ROWS], "cpu")
+    found = {}
+    for dtype in (torch.float32, torch.float16):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=dtype)
+        bank = inject(model, TinyLoRAConfig(u=6))
+        with torch.no_grad():
+            bank.v.copy_(torch.linspace(-0.2, 0.2, 6))
+        for weight in (1e-8, 100.0):
+            bank.v.grad = None
+            values, _ = completion_log_probs(model, pack, 6, 1.0)
+            (values * weight * torch.linspace(-1, 1, values.numel()).view_as(values)).sum().backward()
+            with bank.per_row(pack.owners, pack.count) as rows:
+                values, entropies = completion_log_probs(model, pack, 6, 1.0, entropy_gradient=True)
+                (weight * (values + entropies)[1:]).sum().backward()
+            found[dtype, weight] = bank.v.grad / weight, rows.grad / weight
+    for weight in (1e-8, 100.0):
+        for exact, half in zip(found[torch.float32, 1e-8], found[torch.float16, weight], strict=True):
+            assert float((half - exact).norm() / exact.norm()) < 0.02
+
+
 @pytest.mark.parametrize("budget", [1, 30, 1000])
 def test_no_budget_changes_a_value_and_empty_completions_have_none(model, budget: int) -> None:
     prompts, completions = (list(part) for part in zip(*ROWS, ([7, 9], []), strict=True))

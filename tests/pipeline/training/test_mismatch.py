@@ -86,6 +86,18 @@ def test_a_resumed_run_looks_again(trainer_of: Callable[..., Any]) -> None:
     assert not records and folder.whole_checkpoint(CONFIG)[0] == 1
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_numbers_that_float16_has_not_end_the_run_before_it_trains(trainer_of: Callable[..., Any], bad: float) -> None:
+    trainer, folder, records = trainer_of(steps=2, noise=0.0)
+    trainer.run_config = replace(trainer.run_config, dtype="float16")
+    trainer.bank.scale_gradients = lambda *_: bad
+    with pytest.raises(EngineError, match="step 1 is not finite.*--dtype bfloat16"):
+        trainer.train()
+    assert not records and not trainer.bank.v.any()
+    assert folder.whole_checkpoint(CONFIG) == (0, None)
+
+
 PROMPT, ANSWER = list(range(20, 60)), list(range(60, 120))
 
 
