@@ -47,6 +47,18 @@ class Completion:
     log_probs: list[float]
 
 
+def with_numbers(completions: list[Completion]) -> list[Completion]:
+    """The completions. Raises `EngineError` where a log-probability is no number, as happens when the policy's own
+    numbers are beyond those of the type that it computes in."""
+    bad = sum(any(value != value for value in completion.log_probs) for completion in completions)
+    if bad:
+        raise EngineError(
+            f"{bad} of {len(completions)} completions have log-probabilities that are no numbers: the policy computes "
+            f"numbers beyond those of its type, or its weights hold some; with --dtype float16 use --dtype bfloat16"
+        )
+    return completions
+
+
 def sampled_entropy(completions: Sequence[Completion]) -> float:
     """Nats per token, estimated by minus the mean log-probability of all sampled tokens. Unbiased for the mean entropy
     of the policy at the places that it reached; it needs no pass over the vocabulary."""

@@ -14,6 +14,7 @@ from pipeline.evaluation.evaluate import prompt_ids
 from pipeline.policy.loading import Policy
 from pipeline.rollout import Sampling
 from pipeline.tasks import Task
+from pipeline.training.collapse import check_range
 from pipeline.training.logprobs import completion_log_probs
 from pipeline.training.microbatch import spread_rows
 from pipeline.training.packing import packed, within_budget
@@ -65,4 +66,5 @@ def entry_scores(
             log_probs, _ = completion_log_probs(model, pack, int(pack.lengths.max()), config.temperature)
             log_probs.sum().backward()
         scores[part] = entries.grad
+    check_range(scores, "the base's own completions")
     return scores

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.rollout.engine import EngineError
 
 MISMATCH_LIMIT = 1e-2  # nats per token; bf16 arithmetic alone was seen to make up to 2e-3
@@ -30,6 +32,15 @@ def check_mismatch(mismatch: float, model: str) -> None:
             f"{MISMATCH_LIMIT:g}: engine and trainer are two policies, so training was ended before it changed v; run "
             f"`python scripts/doctor.py --vllm` and `python scripts/bench.py mismatch --model {model}`, try "
             f"--refresh lowrank, and report what they print, with its versions"
+        )
+
+
+def check_range(gradient: Tensor, what: str) -> None:
+    """Raise `EngineError` where a gradient is not finite; `what` it is of. To be called before it is used."""
+    if not bool(gradient.isfinite().all()):
+        raise EngineError(
+            f"the gradient of {what} is not finite: the model computes numbers beyond those of its type, or its "
+            f"weights hold some; with --dtype float16 use --dtype bfloat16"
         )
 
 

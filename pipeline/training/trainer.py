@@ -27,12 +27,12 @@ from adapters.base import dense_weight
 from pipeline.config import RunConfig, parse_scales
 from pipeline.policy.loading import Policy
 from pipeline.report.trackers import log_rollouts, numbers
-from pipeline.rollout import EngineError, Sampling
+from pipeline.rollout import Sampling
 from pipeline.rollout.rollouts import UNJUDGED, Rollouts, padded_log_probs
 from pipeline.rollout.streaming import StreamingGrader, verdict_metrics
 from pipeline.run_folder import PHASES, RunFolder
 from pipeline.training.ahead import DrawnAhead
-from pipeline.training.collapse import check_mismatch
+from pipeline.training.collapse import check_mismatch, check_range
 from pipeline.training.device import peak_memory, wait_for_device
 from pipeline.training.dynamic_rollouts import DynamicRollouts
 from pipeline.training.grpo import training_rows, training_task
@@ -212,19 +212,10 @@ class TinyLoRATrainer(TrainingPass):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         start = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.run_config.dtype == "float16":
-            self._check_range()
+        if self.run_config.dtype == "float16" and self.bank.v.grad is not None:
+            check_range(self.bank.v.grad, f"step {self.state.global_step + 1}")
         self.record.seconds["step"] += time.perf_counter() - start
         return loss
-
-    def _check_range(self) -> None:
-        """Raise `EngineError` where float16 was too narrow for the training pass, before the optimizer steps."""
-        gradient = self.bank.v.grad
-        if gradient is not None and not bool(gradient.isfinite().all()):
-            raise EngineError(
-                f"the gradient of step {self.state.global_step + 1} is not finite: this model needs numbers beyond "
-                f"those of float16; use --dtype bfloat16"
-            )
 
     def train_on(self, batch: dict[str, Any]) -> Tensor:
         """Add the gradient of a batch, or of some groups of it; returns its loss."""

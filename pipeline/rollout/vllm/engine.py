@@ -19,7 +19,16 @@ from torch import Tensor
 
 from adapters import TinyLoRA
 from adapters.merge import Rounding
-from pipeline.rollout.engine import Completion, EngineError, More, OnFinished, RefreshReport, Sampling, no_more
+from pipeline.rollout.engine import (
+    Completion,
+    EngineError,
+    More,
+    OnFinished,
+    RefreshReport,
+    Sampling,
+    no_more,
+    with_numbers,
+)
 from pipeline.rollout.residual import register_vllm_norm
 from pipeline.rollout.rotary import register_vllm_rotary
 
@@ -193,7 +202,7 @@ class VLLMEngine:
                 raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(completions)} requests")
             if ended:
                 add(more(not unfinished))
-        return completions
+        return with_numbers(completions)
 
     def _generate_plainly(
         self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More
@@ -209,7 +218,7 @@ class VLLMEngine:
                 completions.append(Completion(tokens, log_probs))
                 on_finished(len(completions) - 1, completions[-1])
             prompts = more(True)
-        return completions
+        return with_numbers(completions)
 
     def _params(self, sampling: Sampling, first: int, count: int) -> Iterator[Any]:
         """vLLM's parameters of `count` requests from row `first` on, in one object that changes: on a GPU each has a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from adapters import TinyLoRAConfig, adapted_layers, inject
 from pipeline.policy.models import STARTER_FOLDER
-from pipeline.rollout import Completion, Sampling
+from pipeline.rollout import Completion, EngineError, Sampling
 from pipeline.rollout.sampling_support import Truncation
 from tests.forked import Forks
 
@@ -106,6 +107,16 @@ def test_refresh_is_a_function_of_the_vector(model, engine) -> None:
     assert engine.digest() == first != original
     engine.refresh(torch.zeros_like(model.tinylora.v))
     assert engine.digest() == original
+
+
+def test_log_probabilities_that_are_no_numbers_are_an_error(engine) -> None:
+    """Of a vector that makes them the cache of the engine would keep some, so one is put in."""
+
+    def spoil(row: int, completion: Completion) -> None:
+        completion.log_probs[-1] = math.nan if row == 2 else completion.log_probs[-1]
+
+    with pytest.raises(EngineError, match="1 of 4 completions have .* no numbers.*--dtype bfloat16"):
+        engine.generate(prompts(), Sampling(4, temperature=0), spoil)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

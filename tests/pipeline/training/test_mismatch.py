@@ -88,7 +88,7 @@ def test_a_resumed_run_looks_again(trainer_of: Callable[..., Any]) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_numbers_that_float16_has_not_end_the_run_before_it_trains(trainer_of: Callable[..., Any], bad: float) -> None:
+def test_a_gradient_beyond_float16_ends_the_run_before_it_trains(trainer_of: Callable[..., Any], bad: float) -> None:
     trainer, folder, records = trainer_of(steps=2, noise=0.0)
     trainer.run_config = replace(trainer.run_config, dtype="float16")
     trainer.bank.scale_gradients = lambda *_: bad
