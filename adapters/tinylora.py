@@ -32,6 +32,7 @@ from adapters.merge import Merger, Rounding, delta_weight, mixing, salt_of
 from adapters.served import MadeFrom
 
 LARGEST_WEIGHT = 2.0**8  # of a token, scaled: far from both ends of float16 also behind many layers
+LEAST_WEIGHT = 2.0**-100  # that is scaled up to it; less, or none at all, stays far below
 MOST_ROWS = 64  # of A that the kernels of `kernels/skinny.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
 
@@ -78,8 +79,8 @@ class TinyLoRA(nn.Module):
         Micikevicius and others, 2018). A power of two, so nothing is rounded by it; 1 for other types.
         """
         if dtype == torch.float16:
-            tiny = torch.finfo(torch.float32).tiny
-            self.gradient_scale = torch.exp2(torch.floor(torch.log2(LARGEST_WEIGHT / largest.float().clamp(min=tiny))))
+            ratio = LARGEST_WEIGHT / largest.float().clamp(min=LEAST_WEIGHT)
+            self.gradient_scale = torch.exp2(torch.floor(torch.log2(ratio)))
         else:
             self.gradient_scale = 1.0
         return self.gradient_scale

@@ -108,7 +108,8 @@ class Setting:
         """What its values must be: `greater than 0`, `at most 1`."""
         words = {"gt": "greater than", "ge": "at least", "lt": "below", "le": "at most"}
         limits = ((words[kind], getattr(bound, kind, None)) for bound in self.field.metadata for kind in words)
-        return [f"{word} {limit:g}" for word, limit in limits if limit is not None]
+        known = ((word, limit) for word, limit in limits if limit is not None)
+        return [f"{word} {limit}" if isinstance(limit, int) else f"{word} {limit:g}" for word, limit in known]
 
     @property
     def _extra(self) -> dict[str, Any]:

@@ -34,7 +34,6 @@ FROM_A_RUN = (  # what may be told of `Settings`; else it is as the run was trai
     "ray_address",
     "grader_nodes",
     "engine_weights",
-    "dtype",
 )
 
 

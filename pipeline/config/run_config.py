@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from adapters.config import Rule
 from pipeline.config.settings import Quant, Settings
 from storage.errors import ConfigError
-from storage.settings import STRICT
+from storage.settings import STRICT, declared
 
 CISPO_LARGEST_WEIGHT = 5.0  # ScaleRL (arXiv 2510.13786)
 DYNAMIC_LIMIT = 4.0
@@ -104,7 +104,9 @@ def resolved(settings: Settings, *, starter: bool, gpu: bool) -> RunConfig:
     if settings.engine_weights == "nf4" and not (settings.vllm and quant == "nf4"):
         raise ConfigError("--engine-weights nf4: vLLM computes from the trainer's NF4 weights; add --vllm --quant nf4")
     if settings.dtype != "auto" and not gpu:
-        raise ConfigError(f"--dtype {settings.dtype}: without a GPU all is computed in float32; say --dtype auto")
+        raise ConfigError(
+            f"--dtype {settings.dtype}: only a GPU computes in it; leave it out, and use a GPU for a run made with it"
+        )
     if settings.kv_dtype == "fp8" and not (settings.vllm and gpu):
         raise ConfigError("--kv-dtype fp8: these are keys and values of vLLM on a GPU; leave it out")
     preset = PRESETS[STARTER if starter else "model"] | {
@@ -128,17 +130,29 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path}: no such file")
     try:
+        node = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
         loaded = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(loaded, Mapping):
+    if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"config file {path}: must hold one setting a line, such as 'u: 32'")
-    known = {f.name for f in fields(Settings)}
-    settings = {str(key).replace("-", "_"): value for key, value in loaded.items()}
-    for key in settings:
+    known = {setting.name: setting.type for setting in declared(Settings)}
+    given = Counter(str(key.value).replace("-", "_") for key, _ in node.value)
+    for key, count in given.items():
         if key not in known:
             raise ConfigError(f"config file {path}: unknown setting {key!r}")
-    return settings
+        if count > 1:
+            raise ConfigError(f"config file {path}: {key!r} is given {count} times; keep one of them")
+    settings = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    return {key: _number(value) if known[key] is float else value for key, value in settings.items()}
+
+
+def _number(value: Any) -> Any:
+    """1e-3 as a number: to YAML it is text, as it has no point."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def load_config(path: str | Path) -> Settings:

@@ -32,6 +32,7 @@ Quant = Literal["nf4", "none"]
 LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"]
 LOSS_TYPES = get_args(LossType)
 EPSILON = 0.2
+SEEDS = 2**32  # so many that numpy knows
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -173,7 +174,7 @@ class Settings(Declared):
     beta: float = setting(0.0, "Weight of the KL penalty to the base policy.", ge=0)
     micro_batch_tokens: int = setting(16384, "Tokens per forward and backward pass.", gt=0)
     # the run
-    seed: int = setting(0, "Seeds problems, order, projections and sampling.")
+    seed: int = setting(0, "Seeds problems, order, projections and sampling.", ge=0, lt=SEEDS)
     eval_every: int = setting(
         0, "Evaluate on validation problems every N steps (0: never) and keep the best checkpoint.", ge=0
     )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from pipeline.config.settings import Hub, Quant, Settings, TaskName
+from pipeline.config.settings import SEEDS, Hub, Quant, Settings, TaskName
 from storage.errors import ConfigError
 from storage.settings import STRICT, Declared, same, setting
 
@@ -31,7 +31,7 @@ class WarmUp(Declared):
     batch_size: int = setting(16, "Examples per step.", gt=0)
     lr: float | None = setting(None, "Learning rate. Default: 2e-4 for lora, 5e-5 for full.", gt=0)
     max_length: int = setting(1024, "Longer examples (in tokens) are dropped and counted.", gt=0)
-    seed: int = setting(0, "Seeds examples, their order and the adapter.")
+    seed: int = setting(0, "Seeds examples, their order and the adapter.", ge=0, lt=SEEDS)
 
     def __post_init__(self) -> None:
         if self.method == "full" and self.quant == "nf4":

@@ -9,6 +9,7 @@ from typing import Any
 
 from adapters.config import AdapterError
 from pipeline.config import ConfigError, Settings, load_config
+from pipeline.environment import has_gpu
 from pipeline.policy.models import ModelChoice, architecture, choose_model
 from pipeline.run_folder import RUNS
 
@@ -36,7 +37,21 @@ def settings_for(checkpoint: Path | None, options: dict[str, Any]) -> Settings:
     """The run's settings with the command's options on top; the defaults where there is no checkpoint."""
     if checkpoint is None:
         return Settings(**options)
-    return replace(checkpoint_settings(checkpoint), **options)
+    stored = checkpoint_settings(checkpoint)
+    return replace(usable(stored, options.get("vllm", stored.vllm)), **options)
+
+
+def usable(stored: Settings, vllm: bool) -> Settings:
+    """The settings of a run, those of what is not used here left open: of vLLM, or of a GPU where there is none. What
+    cannot be left open, such as float16, is refused later."""
+    left_open: dict[str, Any] = {}
+    if not vllm:
+        left_open = {"refresh": "merge", "engine_weights": "auto"}
+    if not (vllm and has_gpu()):
+        left_open["kv_dtype"] = "auto"
+    if stored.dtype == "bfloat16" and not has_gpu():
+        left_open["dtype"] = "auto"
+    return replace(stored, **left_open)
 
 
 def checkpoint_settings(checkpoint: Path) -> Settings:

@@ -109,7 +109,7 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
     """
     if counts:
         rate = sum(c for c, _ in counts) / max(1, sum(n for _, n in counts))
-        within = max(within_variance(counts), 1e-6)
+        within = within_variance(counts)
     else:
         risen = min(1.0, rate + gain)
         within = max((rate * (1 - rate) + risen * (1 - risen)) / 2, 1e-6)

@@ -34,7 +34,7 @@ from pipeline.tasks.problem_sets import clusters_of, held_out_problems
 from pipeline.versions import describe_versions
 from storage.files import write_json, write_json_lines
 
-ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections", "refresh", "rounding")
+ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections", "refresh", "rounding", "dtype")
 
 
 def evaluate_policies(
@@ -127,11 +127,11 @@ def policy_of(
     launcher: Launcher | None = None,
 ) -> Loaded:
     """The policy of a checkpoint, or the base, refreshed into the engine. The model is loaded again only for an adapter
-    of another shape."""
+    of another shape or dtype."""
     import torch
 
     settings = config if checkpoint is None else adapter_settings(config, checkpoint)
-    adapter = adapter_config(settings).meaning(), settings.refresh, settings.rounding
+    adapter = adapter_config(settings).meaning(), settings.refresh, settings.rounding, settings.dtype
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
         if loaded is not None:
             loaded.close()

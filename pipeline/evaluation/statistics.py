@@ -149,7 +149,8 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
     The interval of mean(b) − mean(a) is the paired percentile bootstrap over problems. Where every value is 0 or 1 (one
     completion a problem), the p-value is McNemar's, exact; else twice the smaller share of resamples on one side of no
     difference. Where problems share clusters, interval and p-value are those of a paired t-test with the error of
-    `cluster_error`. Raises `ValueError` unless both have the same, non-zero number of problems.
+    `cluster_error`. Where all differences are alike, the interval has room for as many others as may have been missed.
+    Raises `ValueError` unless both have the same, non-zero number of problems.
     """
     if len(a) != len(b) or not a:
         raise ValueError(f"a paired comparison needs the same problems on both sides, not {len(a)} and {len(b)}")
@@ -160,8 +161,9 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
     difference = float(differences.mean())
     members = _members(clusters, differences.size)
     if differences.size < 2 or np.all(differences == differences[0]):
-        low = high = difference
         units = differences.size if members is None else len(members)
+        other = 1 - (LEVEL / 2) ** (1 / units)  # units that would differ: Clopper and Pearson's bound where none does
+        low, high = difference - other * (1 + difference), difference + other * (1 - difference)  # by all they can
         p_value = mcnemar(0, units if difference else 0)  # all alike: a sign test is all that is left
         method = "exact McNemar"
     elif members is not None:
@@ -209,13 +211,13 @@ def within_variance(counts: Sequence[tuple[int, int]]) -> float:
     """Mean over problems of p (1 − p), from (correct, completions) of each problem: the noise of one completion.
 
     c (n − c) / (n (n − 1)) is unbiased for it. With one completion a problem it cannot be estimated: then every problem
-    is taken to be as uncertain as the mean rate, which is the worst case.
+    is taken to be as uncertain as the mean rate, which is the worst case. Never less than if one completion more had
+    been drawn and had differed from all others: where all are alike, the next need not be.
     """
+    right, drawn = sum(c for c, _ in counts), sum(n for _, n in counts)
     repeated = [c * (n - c) / (n * (n - 1)) for c, n in counts if n > 1]
-    if repeated:
-        return float(np.mean(repeated))
-    rate = sum(c for c, _ in counts) / max(1, sum(n for _, n in counts))
-    return rate * (1 - rate)
+    rate, one = right / max(1, drawn), 1 / (drawn + 2)
+    return max(float(np.mean(repeated)) if repeated else rate * (1 - rate), one * (1 - one))
 
 
 def paired_deviation(within: float, samples: int) -> float:

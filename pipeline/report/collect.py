@@ -59,7 +59,8 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         raise ConfigError(f"{folder} contains no run (no config.yaml)")
     metrics = read_json_lines(folder / "metrics.jsonl")
     summary = read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
-    rollouts, left_out = _rollouts(folder / "rollouts", limit)
+    every = _rollouts(folder / "rollouts")
+    rollouts = every if len(every) <= limit else [every[index * len(every) // limit] for index in range(limit)]
     problems, note = _problems(folder, {row["problem"] for row in rollouts})
     return {
         "name": folder.resolve().name,
@@ -74,13 +75,13 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "idle": {name: _finite([record.get("idle", {}).get(name) for record in metrics]) for name in IDLE},
         "timeline": _timeline(read_json_lines(folder / "timeline.jsonl")),
         "verdicts": _verdicts(metrics),
-        "messages": _messages(rollouts),
+        "messages": _messages(every),
         "v": _finite([record.get("v", []) for record in metrics]),
-        "intervals": _step_intervals(rollouts),
+        "intervals": _step_intervals(every),
         "evaluations": [_evaluation(record) for record in read_json_lines(folder / "evaluations.jsonl")],
         "validation": [_evaluation(record) for record in read_json_lines(folder / "validation.jsonl")],
         "rollouts": {name: [row.get(name) for row in rollouts] for name in ("set", *FIELDS, *SCORES)},
-        "left_out": left_out,
+        "left_out": len(every) - len(rollouts),
         "problems": problems,
         "note": note,
     }
@@ -165,8 +166,8 @@ def _step_intervals(rollouts: Iterable[Mapping[str, Any]]) -> dict[str, list[flo
     return intervals
 
 
-def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """Rollouts of training steps and held-out evaluations, oldest first, and how many were left out."""
+def _rollouts(folder: Path) -> list[dict[str, Any]]:
+    """Rollouts of training steps and held-out evaluations, oldest first."""
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*.jsonl")):
         kind, _, number = path.stem.rpartition("-")
@@ -174,11 +175,7 @@ def _rollouts(folder: Path, limit: int) -> tuple[list[dict[str, Any]], int]:
             continue
         for row in read_json_lines(path):
             rows.append(_finite(row) | {"set": "train" if kind == "step" else kind, "step": int(number)})
-    rows.sort(key=lambda row: (row["step"], row["set"]))
-    if len(rows) <= limit:
-        return rows, 0
-    kept = [rows[index * len(rows) // limit] for index in range(limit)]
-    return kept, len(rows) - limit
+    return sorted(rows, key=lambda row: (row["step"], row["set"]))
 
 
 def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
@@ -187,7 +184,7 @@ def _problems(folder: Path, wanted: set[str]) -> tuple[dict[str, Any], str]:
     if not wanted:
         return {}, ""
     try:
-        config = resolved(settings, starter=settings.model == STARTER, gpu=False)  # a stored run leaves nothing open
+        config = resolved(settings, starter=settings.model == STARTER, gpu=True)  # refuses nothing that was run
         sets = load_problem_sets(config)
         task = task_of(config)
     except (UserError, OSError) as error:

@@ -55,13 +55,15 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
     seed = config.seed if config.shuffle_seed is None else config.shuffle_seed
     count = len(config.datasets)
     shares = config.weights or [1.0] * count
-    parts = [_training_and_held_out(name, config, task, seed) for name in config.datasets]
+    parts = _named_apart([_training_and_held_out(name, config, task, seed) for name in config.datasets])
     foreign = UNDIVIDED if config.eval_split == UNDIVIDED else "test"  # what an eval_dataset stands for
     sets = {name: [p for _, held in parts for p in held.get(name, [])] for name in (*reversed(PURPOSES), UNDIVIDED)}
     known: set[str] = set()
     for name, problems in sets.items():
         if config.eval_dataset is not None and name == foreign:
-            problems = [p for place in config.eval_dataset.split(",") for p in read_dataset(place.strip(), task)]
+            places = [place.strip() for place in config.eval_dataset.split(",")]
+            apart = _named_apart([(read_dataset(place, task), {}) for place in places])
+            problems = [problem for part, _ in apart for problem in part]
         elif count > 1:
             random.Random(HELD_OUT_SEED).shuffle(problems)
         sets[name] = _within(config, [p for p in problems if fingerprint(p) not in known])
@@ -80,15 +82,29 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
         if config.max_samples is not None:
             limit = config.max_samples if count == 1 else math.ceil(config.max_samples * shares[index] / sum(shares))
         kept = _within(config, [problem for problem in problems if fingerprint(problem) not in known])[:limit]
-        for problem in kept:
-            if problem.id in origin:  # of another data set
-                problem = replace(problem, id=f"{index}:{problem.id}")
-            origin[problem.id] = index
-            train.append(problem)
+        origin |= dict.fromkeys((problem.id for problem in kept), index)
+        train += kept
         if not kept:
             name = config.datasets[index]
             raise ConfigError(f"--dataset {name}: no problem is left to train on; give a larger one, or --eval-dataset")
     return ProblemSets(train, held_out[: config.eval_problems], origin, validation[: config.eval_problems])
+
+
+Part = tuple[list[Problem], dict[str, list[Problem]]]  # of a data set: its training problems, held-out ones by purpose
+
+
+def _named_apart(parts: list[Part]) -> list[Part]:
+    """The parts, each problem whose id an earlier part has too with the number of its own part before it."""
+
+    def apart(problems: list[Problem], index: int, taken: set[str]) -> list[Problem]:
+        return [replace(p, id=f"{index}:{p.id}") if p.id in taken else p for p in problems]
+
+    known: set[str] = set()
+    named = []
+    for index, (train, held_out) in enumerate(parts):
+        named.append((apart(train, index, known), {k: apart(held, index, known) for k, held in held_out.items()}))
+        known |= {problem.id for problems in (train, *held_out.values()) for problem in problems}
+    return named
 
 
 def held_out_problems(config: RunConfig) -> list[Problem]:
@@ -136,9 +152,7 @@ def advantage_scale(problem: Problem, scales: Mapping[str, float]) -> float:
     return scales.get(problem.source, 1.0)
 
 
-def _training_and_held_out(
-    name: str, config: RunConfig, task: Task, seed: int
-) -> tuple[list[Problem], dict[str, list[Problem]]]:
+def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) -> Part:
     """The training problems of a data set, and its held-out ones by purpose."""
     makers = [other for other in TASKS.values() if other.generator and other.generator.name == name]
     if task in makers:
@@ -163,7 +177,7 @@ def _training_and_held_out(
     return train, {purpose: held_out[ends[i] : ends[i + 1]] for i, purpose in enumerate(wanted)}
 
 
-def _generated(task: Task, config: RunConfig, seed: int) -> tuple[list[Problem], dict[str, list[Problem]]]:
+def _generated(task: Task, config: RunConfig, seed: int) -> Part:
     assert task.generator is not None
     generate = task.generator.problems
     train = generate("train", config.max_samples or GENERATED_TRAIN_PROBLEMS, seed)

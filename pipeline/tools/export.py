@@ -17,7 +17,7 @@ import adapters
 from adapters.config import AdapterError
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu
-from pipeline.evaluation.choose import check_base, checkpoint_settings
+from pipeline.evaluation.choose import check_base, checkpoint_settings, usable
 from pipeline.launch import check_processes
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
 
@@ -75,7 +75,7 @@ def _source(
         if variant is not None:
             raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint names its own")
         adapters.read_checkpoint(checkpoint)
-        settings = replace(checkpoint_settings(checkpoint), **changes)
+        settings = replace(usable(checkpoint_settings(checkpoint), vllm=False), **changes)
         return settings, lambda adapted: adapters.load_checkpoint(checkpoint, adapted)
     if checkpoint.suffix == ".safetensors":
         raise AdapterError(f"checkpoint {checkpoint}: give its folder, which also holds the run's settings")

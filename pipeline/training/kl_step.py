@@ -103,13 +103,12 @@ def group_sums(gradients: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 def group_noise(gradients: Tensor, groups: Tensor, fisher: Tensor) -> float:
     """E[εᵀ F⁻¹ ε] of the sum of row gradients (n, p): what independent groups (n,) of rows, by their differences, let
-    it vary by. Of a single group nothing is known: 0. fisher (p, p)."""
+    it vary by. A single group differs from no other, so all of it may be noise. fisher (p, p)."""
     sums, names = group_sums(gradients, groups)
     count = len(names)
-    if count < 2:
-        return 0.0
-    sums = sums - sums.mean(dim=0)
-    return count / (count - 1) * float((sums * torch.linalg.solve(fisher, sums.mT).mT).sum())
+    if count > 1:
+        sums = math.sqrt(count / (count - 1)) * (sums - sums.mean(dim=0))
+    return float((sums * torch.linalg.solve(fisher, sums.mT).mT).sum())
 
 
 class Observed(NamedTuple):

@@ -83,7 +83,7 @@ def test_presets_fill_what_is_open_and_nothing_else() -> None:
         ({"engine_weights": "nf4", "vllm": True, "quant": "none"}, True, "add --vllm --quant nf4"),
         ({"kv_dtype": "fp8", "vllm": True}, False, "--kv-dtype fp8"),
         ({"kv_dtype": "fp8"}, True, "--kv-dtype fp8"),
-        ({"dtype": "float16"}, False, "--dtype auto"),
+        ({"dtype": "float16"}, False, "only a GPU computes in it"),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused(wrong: dict, gpu: bool, named: str) -> None:
@@ -129,7 +129,12 @@ def test_saved_config_is_the_same_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, reason", [("u: [", "not valid YAML"), ("- 1", "one setting a line"), ("wings: 2", "unknown setting 'wings'")]
+    "text, reason", [
+        ("u: [", "not valid YAML"),
+        ("- 1", "one setting a line"),
+        ("wings: 2", "unknown setting 'wings'"),
+        ("top-k: 5\nu: 1\ntop_k: 6", "'top_k' is given 2 times"),
+    ],
 )
 def test_bad_config_files_are_named(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "c.yaml"
@@ -145,5 +150,8 @@ def test_bad_config_files_are_named(tmp_path: Path, text: str, reason: str) -> N
 
 def test_config_file_takes_the_names_of_the_options(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("num-generations: 4\nlr: 1\n")
-    assert Settings(**read_settings(path)) == Settings(num_generations=4, lr="1")
+    path.write_text("num-generations: 4\nlr: 1\nstep_kl: 1e-3\ntop-p: 1\n")
+    assert Settings(**read_settings(path)) == Settings(num_generations=4, lr="1", step_kl=0.001)
+    path.write_text("step_kl: far\n")
+    with pytest.raises(ConfigError, match="step_kl must be of type float, not 'far'"):
+        Settings(**read_settings(path))

@@ -56,6 +56,10 @@ def refusal(settings: Mapping[str, Any], kind: str) -> str | None:
             return f"'{kind}' scales its logits ({name}), which the training pass does not; {served}"
     if kind not in SERVED:
         return f"its architecture is '{kind}'; {served}"
+    other = next((layer for layer in settings.get("layer_types") or [] if layer != "full_attention"), None)
+    if settings.get("use_sliding_window") or other:
+        setting = f"layer_types with {other}" if other else "use_sliding_window"
+        return f"'{kind}' attends to a window only ({setting}), where the training pass attends to everything"
     return None
 
 

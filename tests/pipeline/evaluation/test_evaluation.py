@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
-from pipeline.config.evaluation import EvalSettings
-from pipeline.evaluation.choose import policies
+from pipeline.config.evaluation import FROM_A_RUN, EvalSettings
+from pipeline.evaluation.choose import policies, settings_for, usable
 from pipeline.evaluation.compare import compare_counts, compare_files, power_lines, stored_counts
 from pipeline.evaluation.evaluate import Evaluation, pass_at
-from pipeline.evaluation.run import lines
+from pipeline.evaluation.run import adapter_settings, lines
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 
@@ -174,6 +174,30 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             policies(chosen, baseline, True)
     with pytest.raises(ConfigError, match="no such folder"):
         policies([tmp_path / "none"], False, False)
+
+
+def test_what_is_not_used_here_of_a_run_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an engine that an evaluation does without, and of a GPU: their options need not be known to it."""
+    lowrank = Settings(dataset="x", vllm=True, quant="nf4", refresh="lowrank", engine_weights="nf4", kv_dtype="fp8")
+    lowrank.save(tmp_path / "config.yaml")
+    for gpu in (True, False):
+        monkeypatch.setattr("pipeline.evaluation.choose.has_gpu", lambda gpu=gpu: gpu)
+        without = resolved(settings_for(tmp_path, {"vllm": False}), starter=True, gpu=gpu)
+        assert not without.vllm
+        kept = resolved(settings_for(tmp_path, {}), starter=True, gpu=gpu)
+        assert (kept.refresh, kept.engine_weights) == ("lowrank", "nf4") and kept.kv_dtype == ("fp8" if gpu else "auto")
+        assert resolved(usable(lowrank, vllm=False), starter=True, gpu=gpu).rounding == "stochastic"
+    Settings(dataset="x", dtype="bfloat16").save(tmp_path / "config.yaml")
+    assert settings_for(tmp_path, {}).dtype == "auto"
+    Settings(dataset="x", dtype="float16").save(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="use a GPU for a run made with it"):
+        resolved(settings_for(tmp_path, {}), starter=True, gpu=False)
+
+
+def test_a_policy_is_loaded_in_the_type_that_it_was_trained_in(tmp_path: Path) -> None:
+    Settings(dataset="x", dtype="float16").save(tmp_path / "config.yaml")
+    assert adapter_settings(CONFIG, tmp_path).dtype == "float16"
+    assert "dtype" not in FROM_A_RUN  # no other type loads its checkpoint
 
 
 def test_people_read_every_number(tmp_path: Path) -> None:

@@ -194,7 +194,19 @@ def test_a_comparison_needs_the_same_problems() -> None:
         with pytest.raises(ValueError, match="same problems"):
             compare(a, b)
     same = compare([0.0, 1.0, 0.5], [0.0, 1.0, 0.5])
-    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert (same.difference, same.p_value) == (0, 1)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 200])
+@pytest.mark.parametrize("difference", [-1.0, 0.0, 1.0])
+def test_differences_that_are_all_alike_may_hide_others(count: int, difference: float) -> None:
+    """If a share x of problems differed, so many would all be alike with (1 − x)^count, 0.025 at the ends."""
+    found = compare([max(0.0, -difference)] * count, [max(0.0, difference)] * count)
+    assert found.difference == difference
+    for end, furthest in ((found.low, -1.0), (found.high, 1.0)):
+        share = 0.0 if furthest == difference else (end - difference) / (furthest - difference)
+        assert share == 0 or (1 - share) ** count == pytest.approx(0.025)
+    assert (found.low > 0 or found.high < 0) == found.proven == (difference != 0 and count >= 6)
 
 
 def test_the_promised_power_is_what_a_simulation_finds() -> None:
@@ -216,3 +228,5 @@ def test_noise_of_one_completion_is_estimated_without_bias() -> None:
     counts = [(int(c), 4) for c in random.binomial(4, rates)]
     assert within_variance(counts) == pytest.approx(float(np.mean(rates * (1 - rates))), abs=0.005)
     assert within_variance([(1, 1), (0, 1), (0, 1), (0, 1)]) == pytest.approx(0.25 * 0.75)
+    for right in (0, 8):  # nothing is certain
+        assert within_variance([(right, 8)] * 4) == pytest.approx(1 / 34 * 33 / 34)

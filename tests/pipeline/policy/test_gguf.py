@@ -226,6 +226,11 @@ def test_bytes_changed_in_the_header_are_refused_or_read(file: Path) -> None:
         ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, "'gemma2' caps its logits"),
         ({"model_type": "cohere", "logit_scale": 0.06}, "'cohere' scales its logits"),
         ({"model_type": "gpt2"}, "its architecture is 'gpt2'"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "'qwen2' attends to a window only (use_sliding_window)"),
+        (
+            {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
+            "attends to a window only (layer_types with sliding_attention)",
+        ),
     ],
 )
 def test_the_same_holds_for_a_folder(config: dict, why: str, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import json
 import random
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, Settings
+from pipeline.config import ConfigError, Settings, load_config
 from pipeline.report.collect import run_data
 from pipeline.report.page import write_page
 from pipeline.run_folder import RunFolder
@@ -113,6 +114,18 @@ def test_rollouts_over_the_limit_are_thinned_evenly_and_counted(tmp_path: Path) 
     data = run_data(write_run(tmp_path / "run", 10, 8), 32)
     assert len(data["rollouts"]["step"]) == 32 and data["left_out"] == 10 * 8 + 80 - 32
     assert len(set(data["rollouts"]["step"])) >= 9
+    whole = run_data(tmp_path / "run", 1000)
+    assert whole["left_out"] == 0 and len(whole["intervals"]) == 10
+    assert data["intervals"] == whole["intervals"] and data["messages"] == whole["messages"]
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "float16"}, {"kv_dtype": "fp8", "vllm": True}], ids=str)
+def test_a_run_of_a_gpu_keeps_its_prompts_where_there_is_none(settings: dict, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2, 8)
+    stored = load_config(folder / "config.yaml")
+    replace(stored, **settings).save(folder / "config.yaml")
+    data = run_data(folder, 1000)
+    assert data["problems"] and not data["note"]
 
 
 def test_the_page_is_one_file_and_hostile_text_never_reaches_its_markup(tmp_path: Path) -> None:

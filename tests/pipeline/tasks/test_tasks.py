@@ -200,6 +200,19 @@ def test_a_file_has_different_problems_for_each_purpose(tmp_path: Path, count: i
     assert len(undivided.held_out) == (2 if foreign else round(count / 10))
 
 
+def test_problems_of_several_files_are_told_apart_where_their_ids_are_equal(tmp_path: Path) -> None:
+    """A comparison pairs problems by their ids."""
+    files = [write(tmp_path / f"{k}.jsonl", [problem(f"p{i}", f"{k} asks {i}") for i in range(60)]) for k in "abc"]
+    for settings in ({"dataset": ",".join(files)}, {"dataset": files[0], "eval_dataset": ",".join(files[1:])}):
+        sets = all_sets(**settings)
+        for name, part in sets.items():
+            assert len({p.id for p in part}) == len(part), name
+    together = load_problem_sets(config(dataset=",".join(files)))
+    every = [*together.train, *together.held_out]
+    assert len({p.id for p in every}) == len(every)
+    assert all("abc"[together.origin[p.id]] == p.statement[0] for p in together.train)
+
+
 def test_too_few_problems_for_a_purpose_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", [problem(f"p{i}") for i in range(9)])
     assert len(load_problem_sets(config(dataset=path)).held_out) == 1

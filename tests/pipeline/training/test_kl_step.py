@@ -230,6 +230,23 @@ def test_the_noise_of_groups_is_that_of_their_sum(groups: int) -> None:
     assert sum(estimates) / len(estimates) == pytest.approx(exact, rel=0.12)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_batch_of_few_groups_takes_no_steps_along_its_noise(groups: int) -> None:
+    """Where most groups are silent, one may be all that a step has."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = KLAdam([torch.nn.Parameter(torch.zeros(1, 8))], step_kl=0.04)
+    predicted = 0.0
+    for _ in range(30):
+        scores = torch.randn(8 * groups, 8, generator=generator)
+        rows = torch.randn(8 * groups, 1, generator=generator) * scores
+        optimizer.observe(scores, len(scores))
+        optimizer.observe_gradients(rows, torch.arange(groups).repeat_interleave(8))
+        optimizer.parameter.grad = rows.sum(dim=0).view(1, 8)
+        optimizer.step()
+        predicted += optimizer.last_predicted
+    assert predicted < 0.2 * 30 * 0.04
+
+
 def test_the_share_of_signal() -> None:
     fisher = torch.diag(torch.tensor([4.0, 1.0]))
     average = torch.tensor([2.0, 1.0])  # of squared length 1 + 1

@@ -72,6 +72,10 @@ def test_float16_keeps_gradients_that_it_has_no_numbers_for(tiny_model_folder: P
                 values, entropies = completion_log_probs(model, pack, 6, 1.0, entropy_gradient=True)
                 (weight * (values + entropies)[1:]).sum().backward()
             found[dtype, weight] = bank.v.grad / weight, rows.grad / weight
+            bank.v.grad = None
+            values, _ = completion_log_probs(model, pack, 6, 1.0)
+            (values * 0).sum().backward()
+            assert (bank.v.grad == 0).all()
     for weight in (1e-8, 100.0):
         for exact, half in zip(found[torch.float32, 1e-8], found[torch.float16, weight], strict=True):
             assert float((half - exact).norm() / exact.norm()) < 0.02
