@@ -25,7 +25,7 @@ from adapters.config import AdapterError
 GOLDEN, MASK = 0x9E3779B1, 0xFFFFFFFF
 Rounding = Literal["nearest", "stochastic"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic")
-DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa, by a format that can be merged into
+DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}  # of a float32's mantissa, which the format has not
 
 
 def projection(u: int, rank: int, seed: int, name: str) -> Tensor:

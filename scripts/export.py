@@ -23,7 +23,7 @@ FORMATS = ["lora", "peft-tinylora", "merged", "tinylora"]
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--model", help="Folder, GGUF file or hub id of the base. Default: what the checkpoint was trained on.")
 @click.option("--quant", type=click.Choice(["nf4", "none"]), help="How the base is loaded. Default: as it was trained.")
-@click.option("--rounding", type=click.Choice(["stochastic", "nearest"]), help="Of merged bf16 weights.")
+@click.option("--rounding", type=click.Choice(["stochastic", "nearest"]), help="Of merged weights in 16 bits.")
 @click.option("--variant", help="Projections of an imported file that does not say: full, diag or diag-scaled.")
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 @click.option("--push-to-hub", metavar="OWNER/NAME", help="Then upload the folder to the Hugging Face hub.")

@@ -32,7 +32,7 @@ Quant = Literal["nf4", "none"]
 LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"]
 LOSS_TYPES = get_args(LossType)
 EPSILON = 0.2
-SEEDS = 2**32  # so many that numpy knows
+SEEDS = 2**32  # numpy takes those below
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import adapters
-from pipeline.config import RunConfig, Settings
-from pipeline.evaluation.choose import check_base, checkpoint_settings
+from pipeline.config import RunConfig, Settings, resolved
+from pipeline.environment import has_gpu
+from pipeline.evaluation.choose import check_base, checkpoint_settings, usable
 from pipeline.evaluation.compare import compare_counts, comparison_lines
 from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, fitting_problems
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
-from pipeline.policy.models import ModelChoice, adapter_config, made_ready
+from pipeline.policy.models import ModelChoice, adapter_config, compute_dtype, made_ready
 from pipeline.progress import EvaluationBar
 from pipeline.rollout import Sampling
 from pipeline.rollout.streaming import StreamingGrader
@@ -54,7 +55,9 @@ def evaluate_policies(
     choice, config = prepare(settings)
     for _, checkpoint in policies:
         if checkpoint is not None:
-            check_base(checkpoint, checkpoint_settings(checkpoint), choice)
+            stored = checkpoint_settings(checkpoint)
+            check_base(checkpoint, stored, choice)
+            resolved(usable(stored, config.vllm), starter=choice.is_starter, gpu=has_gpu())  # refused here, if at all
             adapters.read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     problems = held_out_problems(config)  # first: a data set may come from the hub
@@ -131,7 +134,7 @@ def policy_of(
     import torch
 
     settings = config if checkpoint is None else adapter_settings(config, checkpoint)
-    adapter = adapter_config(settings).meaning(), settings.refresh, settings.rounding, settings.dtype
+    adapter = adapter_config(settings).meaning(), settings.refresh, settings.rounding, compute_dtype(settings.dtype)
     if loaded is None or (checkpoint is not None and adapter != loaded.adapter):
         if loaded is not None:
             loaded.close()
@@ -150,7 +153,7 @@ def policy_of(
 
 def adapter_settings(config: RunConfig, checkpoint: Path) -> RunConfig:
     """`config` with the adapter of the run that the checkpoint belongs to."""
-    stored = checkpoint_settings(checkpoint)
+    stored = usable(checkpoint_settings(checkpoint), config.vllm)
     values = {name: getattr(stored, name) for name in ADAPTER_SETTINGS}
     return replace(config, **{name: value for name, value in values.items() if value is not None})
 

@@ -164,8 +164,8 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
         units = differences.size if members is None else len(members)
         other = 1 - (LEVEL / 2) ** (1 / units)  # units that would differ: Clopper and Pearson's bound where none does
         low, high = difference - other * (1 + difference), difference + other * (1 - difference)  # by all they can
-        p_value = mcnemar(0, units if difference else 0)  # all alike: a sign test is all that is left
-        method = "exact McNemar"
+        p_value = min(1.0, 2 * (1 + abs(difference)) ** -units)  # at which that interval begins at 0
+        method = "exact McNemar" if single else "all alike"
     elif members is not None:
         from scipy.stats import t
 
@@ -211,8 +211,8 @@ def within_variance(counts: Sequence[tuple[int, int]]) -> float:
     """Mean over problems of p (1 − p), from (correct, completions) of each problem: the noise of one completion.
 
     c (n − c) / (n (n − 1)) is unbiased for it. With one completion a problem it cannot be estimated: then every problem
-    is taken to be as uncertain as the mean rate, which is the worst case. Never less than if one completion more had
-    been drawn and had differed from all others: where all are alike, the next need not be.
+    is taken to be as uncertain as the mean rate, which is the worst case. Never less than if one right and one wrong
+    completion more had been drawn: where all are alike, the next need not be.
     """
     right, drawn = sum(c for c, _ in counts), sum(n for _, n in counts)
     repeated = [c * (n - c) / (n * (n - 1)) for c, n in counts if n > 1]

@@ -54,7 +54,7 @@ def with_numbers(completions: list[Completion]) -> list[Completion]:
     if bad:
         raise EngineError(
             f"{bad} of {len(completions)} completions have log-probabilities that are no numbers: the policy computes "
-            f"numbers beyond those of its type, or its weights hold some; with --dtype float16 use --dtype bfloat16"
+            f"numbers beyond those of its type, or its weights hold NaN; with --dtype float16 use --dtype bfloat16"
         )
     return completions
 

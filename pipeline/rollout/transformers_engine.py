@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from pipeline.rollout.engine import Completion, More, OnFinished, RefreshReport, Sampling, no_more
+from pipeline.rollout.engine import Completion, More, OnFinished, RefreshReport, Sampling, no_more, with_numbers
 from pipeline.rollout.sampling_support import Truncation
 
 
@@ -114,7 +114,7 @@ class TransformersEngine:
             waiting += sorted_rows(known)
         torch.random.set_rng_state(state)
         self.model.train(was_training)
-        return [completions[row] for row in range(len(prompts))]
+        return with_numbers([completions[row] for row in range(len(prompts))])
 
     def _generate_batch(
         self, rows: list[int], prompts: list[list[int]], sampling: Sampling, collect: OnFinished

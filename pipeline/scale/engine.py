@@ -19,6 +19,7 @@ from torch import Tensor
 from adapters.checkpoint import factor_probe
 from pipeline.policy.loading import Policy
 from pipeline.rollout import Completion, More, OnFinished, RefreshReport, Sampling, no_more
+from pipeline.rollout.engine import with_numbers
 from pipeline.rollout.streaming import Grading, StreamingGrader
 from pipeline.scale.board import Hand, Work
 from pipeline.scale.fleet import Fleet
@@ -124,7 +125,7 @@ class FleetEngine:
             generation.finish()
         tokens = sum(len(completion.token_ids) for completion in completions.values())
         self._seen = self._seen[0] + known, self._seen[1] + tokens
-        return [completions[row] for row in range(known)]
+        return with_numbers([completions[row] for row in range(known)])
 
     def _draw(self, generation: Generation, arrivals: Any, finish: OnFinished, ask: Any, sampling: Sampling) -> None:
         """One call of the driver's engine, if there is something for it; else waits for others."""

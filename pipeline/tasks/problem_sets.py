@@ -64,6 +64,8 @@ def load_problem_sets(config: RunConfig) -> ProblemSets:
             places = [place.strip() for place in config.eval_dataset.split(",")]
             apart = _named_apart([(read_dataset(place, task), {}) for place in places])
             problems = [problem for part, _ in apart for problem in part]
+            if len(places) > 1:  # what several have counts once
+                problems = list({fingerprint(p): p for p in reversed(problems)}.values())[::-1]
         elif count > 1:
             random.Random(HELD_OUT_SEED).shuffle(problems)
         sets[name] = _within(config, [p for p in problems if fingerprint(p) not in known])

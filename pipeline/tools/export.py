@@ -47,7 +47,7 @@ def export(
     if checkpoint.is_dir():
         check_base(checkpoint, checkpoint_settings(checkpoint), choice)
     told: dict[str, Any] = {"model": choice.name, "rounding": rounding or settings.rounding}
-    config = resolved(replace(settings, **told), starter=choice.is_starter, gpu=has_gpu())
+    config = resolved(replace(usable(settings, vllm=False), **told), starter=choice.is_starter, gpu=has_gpu())
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
     apply(adapted)
@@ -55,6 +55,9 @@ def export(
     partial.mkdir(parents=True)
     try:
         _write(form, adapted, tokenizer, choice, config, partial)
+        if form == "tinylora":  # evaluated as the run was, which is not how it is loaded here
+            of_run = replace(settings, model=choice.name) if checkpoint.is_dir() else config
+            of_run.save(partial / "config.yaml")
         (partial / "README.md").write_text(model_card(form, choice, config, checkpoint), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
@@ -75,7 +78,7 @@ def _source(
         if variant is not None:
             raise ConfigError("--variant is for imported tiny_lora_v.pt files; this checkpoint names its own")
         adapters.read_checkpoint(checkpoint)
-        settings = replace(usable(checkpoint_settings(checkpoint), vllm=False), **changes)
+        settings = replace(checkpoint_settings(checkpoint), **changes)
         return settings, lambda adapted: adapters.load_checkpoint(checkpoint, adapted)
     if checkpoint.suffix == ".safetensors":
         raise AdapterError(f"checkpoint {checkpoint}: give its folder, which also holds the run's settings")
@@ -97,7 +100,6 @@ def _write(form: str, adapted: Any, tokenizer: Any, choice: ModelChoice, config:
         export_peft_tinylora(adapted, folder, choice.location)
     elif form == "tinylora":
         adapters.save_checkpoint(folder, adapted, choice.name)
-        config.save(folder / "config.yaml")
     elif form == "merged":
         save_merged(adapted, tokenizer, choice.location, config.rounding or "stochastic", folder)
     else:

@@ -40,7 +40,7 @@ def check_range(gradient: Tensor, what: str) -> None:
     if not bool(gradient.isfinite().all()):
         raise EngineError(
             f"the gradient of {what} is not finite: the model computes numbers beyond those of its type, or its "
-            f"weights hold some; with --dtype float16 use --dtype bfloat16"
+            f"weights hold NaN; with --dtype float16 use --dtype bfloat16"
         )
 
 

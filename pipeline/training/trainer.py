@@ -212,6 +212,7 @@ class TinyLoRATrainer(TrainingPass):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         start = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
+        # In other types this is a collapse of the policy, and the run goes back to its best one.
         if self.run_config.dtype == "float16" and self.bank.v.grad is not None:
             check_range(self.bank.v.grad, f"step {self.state.global_step + 1}")
         self.record.seconds["step"] += time.perf_counter() - start

@@ -56,10 +56,12 @@ def refusal(settings: Mapping[str, Any], kind: str) -> str | None:
             return f"'{kind}' scales its logits ({name}), which the training pass does not; {served}"
     if kind not in SERVED:
         return f"its architecture is '{kind}'; {served}"
-    other = next((layer for layer in settings.get("layer_types") or [] if layer != "full_attention"), None)
-    if settings.get("use_sliding_window") or other:
-        setting = f"layer_types with {other}" if other else "use_sliding_window"
-        return f"'{kind}' attends to a window only ({setting}), where the training pass attends to everything"
+    layers = settings.get("layer_types")
+    if layers is None and settings.get("use_sliding_window"):  # as transformers has it, of layers from one on
+        layers = ["sliding_attention"] * (settings.get("num_hidden_layers", 1) - settings.get("max_window_layers", 0))
+    other = next((layer for layer in layers or [] if layer != "full_attention"), None)
+    if other is not None:
+        return f"'{kind}' has layers with {other}, where the training pass attends to everything; {served}"
     return None
 
 

@@ -86,7 +86,7 @@ class VLLMEngine:
         if torch.cuda.is_available():
             register_vllm_norm()
             options = {
-                "hf_overrides": {"head_dtype": "float32"},  # logits, from bf16 factors, as the trainer's
+                "hf_overrides": {"head_dtype": "float32"},  # logits, from 16-bit factors, as the trainer's
                 # Without compiling, which takes most of the start to make a step 2 % shorter, and without graphs of
                 # steps that read prompts: vLLM 0.26 captures those with one token a sequence and attends wrongly.
                 "compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},

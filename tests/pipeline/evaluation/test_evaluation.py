@@ -188,7 +188,7 @@ def test_what_is_not_used_here_of_a_run_is_left_open(tmp_path: Path, monkeypatch
         assert (kept.refresh, kept.engine_weights) == ("lowrank", "nf4") and kept.kv_dtype == ("fp8" if gpu else "auto")
         assert resolved(usable(lowrank, vllm=False), starter=True, gpu=gpu).rounding == "stochastic"
     Settings(dataset="x", dtype="bfloat16").save(tmp_path / "config.yaml")
-    assert settings_for(tmp_path, {}).dtype == "auto"
+    assert settings_for(tmp_path, {}).dtype == adapter_settings(CONFIG, tmp_path).dtype == "auto"
     Settings(dataset="x", dtype="float16").save(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="use a GPU for a run made with it"):
         resolved(settings_for(tmp_path, {}), starter=True, gpu=False)

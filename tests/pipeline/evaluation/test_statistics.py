@@ -198,15 +198,19 @@ def test_a_comparison_needs_the_same_problems() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 6, 200])
-@pytest.mark.parametrize("difference", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("difference", [-1.0, 0.0, 0.125, 1.0])
 def test_differences_that_are_all_alike_may_hide_others(count: int, difference: float) -> None:
     """If a share x of problems differed, so many would all be alike with (1 − x)^count, 0.025 at the ends."""
     found = compare([max(0.0, -difference)] * count, [max(0.0, difference)] * count)
     assert found.difference == difference
     for end, furthest in ((found.low, -1.0), (found.high, 1.0)):
-        share = 0.0 if furthest == difference else (end - difference) / (furthest - difference)
-        assert share == 0 or (1 - share) ** count == pytest.approx(0.025)
-    assert (found.low > 0 or found.high < 0) == found.proven == (difference != 0 and count >= 6)
+        if furthest == difference:
+            assert end == difference
+        else:
+            assert (1 - (end - difference) / (furthest - difference)) ** count == pytest.approx(0.025)
+    assert (found.low > 0 or found.high < 0) == found.proven == ((1 + abs(difference)) ** count > 40)
+    if abs(difference) == 1:
+        assert found.p_value == pytest.approx(mcnemar(0, count))
 
 
 def test_the_promised_power_is_what_a_simulation_finds() -> None:

@@ -226,16 +226,23 @@ def test_bytes_changed_in_the_header_are_refused_or_read(file: Path) -> None:
         ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, "'gemma2' caps its logits"),
         ({"model_type": "cohere", "logit_scale": 0.06}, "'cohere' scales its logits"),
         ({"model_type": "gpt2"}, "its architecture is 'gpt2'"),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "'qwen2' attends to a window only (use_sliding_window)"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "'qwen2' has layers with sliding_attention"),
         (
             {"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]},
-            "attends to a window only (layer_types with sliding_attention)",
+            "'qwen3' has layers with sliding_attention",
         ),
     ],
 )
 def test_the_same_holds_for_a_folder(config: dict, why: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert why in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [{"layer_types": ["full_attention"] * 4}, {"max_window_layers": 4}], ids=str)
+def test_a_window_that_no_layer_has_is_none(layers: dict, tmp_path: Path) -> None:
+    config = {"model_type": "qwen2", "use_sliding_window": True, "num_hidden_layers": 4, **layers}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    choose_model(str(tmp_path))
 
 
 def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama: Any) -> None:
