@@ -9,8 +9,7 @@ from typing import Any
 
 from adapters.config import AdapterError
 from pipeline.config import ConfigError, Settings, load_config
-from pipeline.environment import has_gpu
-from pipeline.policy.models import ModelChoice, architecture, choose_model
+from pipeline.policy.models import ModelChoice, architecture, choose_model, compute_dtype
 from pipeline.run_folder import RUNS
 
 
@@ -47,11 +46,16 @@ def usable(stored: Settings, vllm: bool) -> Settings:
     left_open: dict[str, Any] = {}
     if not vllm:
         left_open = {"refresh": "merge", "engine_weights": "auto"}
-    if not (vllm and has_gpu()):
+    if not (vllm and on_gpu()):
         left_open["kv_dtype"] = "auto"
-    if stored.dtype == "bfloat16" and not has_gpu():
+    if stored.dtype == "bfloat16" and not on_gpu():
         left_open["dtype"] = "auto"
     return replace(stored, **left_open)
+
+
+def on_gpu() -> bool:
+    """Whether policies are evaluated on a GPU: elsewhere all is computed in float32."""
+    return compute_dtype() != "float32"
 
 
 def checkpoint_settings(checkpoint: Path) -> Settings:

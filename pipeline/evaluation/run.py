@@ -13,8 +13,7 @@ from typing import Any
 
 import adapters
 from pipeline.config import RunConfig, Settings, resolved
-from pipeline.environment import has_gpu
-from pipeline.evaluation.choose import check_base, checkpoint_settings, usable
+from pipeline.evaluation.choose import check_base, checkpoint_settings, on_gpu, usable
 from pipeline.evaluation.compare import compare_counts, comparison_lines
 from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, fitting_problems
 from pipeline.launch import prepare
@@ -57,7 +56,7 @@ def evaluate_policies(
         if checkpoint is not None:
             stored = checkpoint_settings(checkpoint)
             check_base(checkpoint, stored, choice)
-            resolved(usable(stored, config.vllm), starter=choice.is_starter, gpu=has_gpu())  # refused here, if at all
+            resolved(usable(stored, config.vllm), starter=choice.is_starter, gpu=on_gpu())  # refused here, if at all
             adapters.read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     problems = held_out_problems(config)  # first: a data set may come from the hub

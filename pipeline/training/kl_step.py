@@ -43,6 +43,7 @@ CORRECTION_LIMIT = 16.0
 TOO_FAR = 3.0  # times step_kl: the measured KL of a step that is taken back in part
 RETREATS = 4  # of one step at most
 TRUST = 2.0  # steps' worth of KL as it was asked for, with which the sums of measured and predicted KL begin
+SINGLE = 0.75  # of a single group's gradient is taken for noise, as nothing tells: a step has 1/16 of its KL
 Sums = tuple[float, int, int]  # over rows: k3 of their tokens from before a step; how many rows, how many tokens
 
 
@@ -103,12 +104,11 @@ def group_sums(gradients: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
 
 def group_noise(gradients: Tensor, groups: Tensor, fisher: Tensor) -> float:
     """E[εᵀ F⁻¹ ε] of the sum of row gradients (n, p): what independent groups (n,) of rows, by their differences, let
-    it vary by. A single group differs from no other, so all of it may be noise. fisher (p, p)."""
+    it vary by. A single group differs from no other: `SINGLE` of its square. fisher (p, p)."""
     sums, names = group_sums(gradients, groups)
     count = len(names)
-    if count > 1:
-        sums = math.sqrt(count / (count - 1)) * (sums - sums.mean(dim=0))
-    return float((sums * torch.linalg.solve(fisher, sums.mT).mT).sum())
+    differences = math.sqrt(count / (count - 1)) * (sums - sums.mean(dim=0)) if count > 1 else math.sqrt(SINGLE) * sums
+    return float((differences * torch.linalg.solve(fisher, differences.mT).mT).sum())
 
 
 class Observed(NamedTuple):

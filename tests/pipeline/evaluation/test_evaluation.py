@@ -181,7 +181,7 @@ def test_what_is_not_used_here_of_a_run_is_left_open(tmp_path: Path, monkeypatch
     lowrank = Settings(dataset="x", vllm=True, quant="nf4", refresh="lowrank", engine_weights="nf4", kv_dtype="fp8")
     lowrank.save(tmp_path / "config.yaml")
     for gpu in (True, False):
-        monkeypatch.setattr("pipeline.evaluation.choose.has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("pipeline.evaluation.choose.on_gpu", lambda gpu=gpu: gpu)
         without = resolved(settings_for(tmp_path, {"vllm": False}), starter=True, gpu=gpu)
         assert not without.vllm
         kept = resolved(settings_for(tmp_path, {}), starter=True, gpu=gpu)
