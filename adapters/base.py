@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adapters.config import AdapterError
 
 NF4_BLOCK = 64  # values that share a scale
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def is_quantized(linear: nn.Module) -> bool:
@@ -70,7 +71,7 @@ def wide(x: Tensor) -> Tensor:
 def float32_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b in float32, also of 16-bit factors, for what must not be rounded to them: logits, and what the residual
     stream takes in. Float64 stays what it is. x (..., in), weight (out, in) → (..., out)."""
-    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
+    if x.is_cuda and x.dtype in SIXTEEN_BITS:
         y = torch.mm(x.reshape(-1, x.shape[-1]), weight.mT, out_dtype=torch.float32).view(*x.shape[:-1], len(weight))
     else:
         y = wide(x) @ wide(weight).mT

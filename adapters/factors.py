@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapters.base import dense, dense_weight, frozen_base
+from adapters.base import SIXTEEN_BITS, dense, dense_weight, float32_product, frozen_base
 from adapters.config import AdapterError
 from storage.cache import cache_root
 from storage.files import write_tensors
@@ -89,8 +89,8 @@ def _full_float32() -> Iterator[None]:
 def _gram(weight: Tensor) -> Tensor:
     """W Wᵀ or WᵀW, whichever is smaller, of weights (..., out, in): float32, or float64 where it is solved directly."""
     wide = weight if weight.shape[-2] <= weight.shape[-1] else weight.mT
-    if wide.is_cuda and wide.dtype in (torch.bfloat16, torch.float16) and wide.dim() == 2:
-        return torch.mm(wide, wide.mT, out_dtype=torch.float32)
+    if wide.is_cuda and wide.dtype in SIXTEEN_BITS and wide.dim() == 2:
+        return float32_product(wide, wide)
     wide = _working(wide)
     return wide @ wide.mT
 

@@ -15,7 +15,7 @@ Every layer adds its own share to the gradient of `v`, so gradient checkpointing
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.base import Base, float32_product, frozen_base, is_quantized, wide
+from adapters.base import SIXTEEN_BITS, Base, float32_product, frozen_base, is_quantized, wide
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
 from adapters.legacy import projection_of
@@ -71,14 +71,15 @@ class TinyLoRA(nn.Module):
         finally:
             self.enabled = before
 
-    def scale_gradients(self, largest: Tensor, dtype: torch.dtype) -> Tensor | float:
-        """The factor for what is about to flow back to the layers in `dtype`, of which `largest` is the largest weight
-        of a token; gradients of `v` and of its copies are divided by it.
+    def scale_gradients(self, weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor | float:
+        """The factor for what is about to flow back to the layers in `dtype`, made with these weights of tokens;
+        gradients of `v` and of its copies are divided by it.
 
         Float16 has no numbers below 6e-8, where most of a mean over a batch lies ("Mixed Precision Training",
         Micikevicius and others, 2018). A power of two, so nothing is rounded by it; 1 for other types.
         """
         if dtype == torch.float16:
+            largest = torch.stack([weight.abs().max() for weight in weights]).max()
             ratio = LARGEST_WEIGHT / largest.float().clamp(min=LEAST_WEIGHT)
             self.gradient_scale = torch.exp2(torch.floor(torch.log2(ratio)))
         else:
@@ -337,7 +338,7 @@ def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
 
 def is_skinny(x: Tensor, rows: Tensor) -> bool:
     """Whether the kernels of `kernels/skinny.py` can multiply the two."""
-    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and len(rows) <= MOST_ROWS
+    return x.is_cuda and x.dtype in SIXTEEN_BITS and len(rows) <= MOST_ROWS
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:

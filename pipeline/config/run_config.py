@@ -130,8 +130,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path}: no such file")
     try:
-        node = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
-        loaded = yaml.safe_load(path.read_bytes())
+        content = path.read_bytes()
+        node, loaded = yaml.compose(content, Loader=yaml.SafeLoader), yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(node, yaml.MappingNode):

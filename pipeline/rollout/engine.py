@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+BEYOND = (  # why there are numbers that are none
+    "the policy computes numbers beyond those of its type, or its weights hold NaN; with --dtype float16 use "
+    "--dtype bfloat16"
+)
+
+
 class EngineError(UserError, RuntimeError):
     """An engine that cannot start or no longer holds the trainer's policy."""
 
@@ -53,8 +59,7 @@ def with_numbers(completions: list[Completion]) -> list[Completion]:
     bad = sum(any(value != value for value in completion.log_probs) for completion in completions)
     if bad:
         raise EngineError(
-            f"{bad} of {len(completions)} completions have log-probabilities that are no numbers: the policy computes "
-            f"numbers beyond those of its type, or its weights hold NaN; with --dtype float16 use --dtype bfloat16"
+            f"{bad} of {len(completions)} completions have log-probabilities that are no numbers: {BEYOND}"
         )
     return completions
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.rollout.engine import EngineError
+from pipeline.rollout.engine import BEYOND, EngineError
 
 MISMATCH_LIMIT = 1e-2  # nats per token; bf16 arithmetic alone was seen to make up to 2e-3
 PATIENCE = 3
@@ -38,10 +38,7 @@ def check_mismatch(mismatch: float, model: str) -> None:
 def check_range(gradient: Tensor, what: str) -> None:
     """Raise `EngineError` where a gradient is not finite; `what` it is of. To be called before it is used."""
     if not bool(gradient.isfinite().all()):
-        raise EngineError(
-            f"the gradient of {what} is not finite: the model computes numbers beyond those of its type, or its "
-            f"weights hold NaN; with --dtype float16 use --dtype bfloat16"
-        )
+        raise EngineError(f"the gradient of {what} is not finite: {BEYOND}")
 
 
 class CollapseWatch:

@@ -72,8 +72,7 @@ class _HeadLogProbs(torch.autograd.Function):
         parts = list(zip(grads, ctx.saved_tensors, strict=False))  # one, where entropies have no gradient
         scale: Any = 1.0
         if ctx.bank is not None:
-            largest = torch.stack([grad.abs().max() for grad, _ in parts]).max()
-            scale = ctx.bank.scale_gradients(largest, parts[0][1].dtype)
+            scale = ctx.bank.scale_gradients([grad for grad, _ in parts], parts[0][1].dtype)
         total = sum((grad * scale).unsqueeze(-1).to(own.dtype) * own for grad, own in parts)
         return total, None, None, None, None, None, None  # type: ignore[return-value]
 
