@@ -21,7 +21,7 @@ from rewards.verdict import Verdict
 
 CORPUS = sorted(Path(__file__).with_name("hostile").glob("*.cpp"))
 ROUNDS = int(os.environ.get("HOSTILE_ROUNDS", "1"))
-PROBLEM = Problem("hostile", "", (Test("20 22\n", "42\n"),) * 2, time_limit=0.1, memory_limit=64_000_000)
+PROBLEM = Problem("hostile", "", (Test("20 22\n", "42\n"),) * 2, time_limit=0.2, memory_limit=64_000_000)
 
 
 def expected(path: Path) -> list[str]:
