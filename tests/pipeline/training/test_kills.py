@@ -1,4 +1,4 @@
-"""A run that is killed at random moments ends as if it had not been: a few kills here, twenty with
+"""A run that is killed at random moments ends as if it had not been: one kill here, twenty with
 
 python tests/pipeline/training/kill_run.py FOLDER --kills 20
 """
@@ -17,7 +17,7 @@ from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json, read_json_lines
 from tests.forked import Forks
 
-KILLS = os.environ.get("TINYLORA_KILLS", "2")
+KILLS = os.environ.get("TINYLORA_KILLS", "1")
 
 pytestmark = [
     pytest.mark.integration,
