@@ -51,6 +51,20 @@ class EvaluationBar:
         self._bar.close()
 
 
+class ProjectionsBar:
+    """Completions of the base, from which the principal projections come: first drawn, then scored."""
+
+    def __init__(self, completions: int, doing: str) -> None:
+        form = "projections {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {desc} [{elapsed}, {remaining} left]"
+        self._bar = tqdm(total=completions, desc=doing, bar_format=form, mininterval=INTERVAL)
+
+    def done(self, completions: int = 1) -> None:
+        self._bar.update(completions)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
 class ConversionBar:
     """Bytes of a model's weights that are converted."""
 

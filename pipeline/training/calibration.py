@@ -12,6 +12,7 @@ from adapters.principal import entry_rows, principal_projections
 from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import prompt_ids
 from pipeline.policy.loading import Policy
+from pipeline.progress import ProjectionsBar
 from pipeline.rollout import Sampling
 from pipeline.tasks import Task
 from pipeline.training.collapse import check_range
@@ -39,7 +40,9 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     prompts = [ids for ids in prompt_ids(policy.tokenizer, chosen, task) for _ in range(repeats)]
     policy.serve(0)
     sampling = Sampling(config.max_completion_length, config.temperature, SEED + config.seed)
-    completions = policy.engine.generate(prompts, sampling, lambda row, completion: None)
+    bar = ProjectionsBar(len(prompts), "drawn")
+    completions = policy.engine.generate(prompts, sampling, lambda row, completion: bar.done())
+    bar.close()
     scores = entry_scores(policy, prompts, [c.token_ids for c in completions], config)
     projections, share = principal_projections(scores, bank)
     bank.set_projections(projections)
@@ -59,6 +62,7 @@ def entry_scores(
     if policy.memory and policy.memory.gradient_checkpointing:  # as the budget of tokens supposes
         model.gradient_checkpointing_enable()
     model.train()
+    bar = ProjectionsBar(len(prompts), "scored")
     for part in within_budget(prompts, completions, budget, shared=False):
         chosen = [prompts[row] for row in part], [completions[row] for row in part]
         pack = packed(*chosen, bank.v.device, shared=False)
@@ -66,5 +70,7 @@ def entry_scores(
             log_probs, _ = completion_log_probs(model, pack, int(pack.lengths.max()), config.temperature)
             log_probs.sum().backward()
         scores[part] = entries.grad
+        bar.done(len(part))
+    bar.close()
     check_range(scores, "the base's own completions")
     return scores

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 PROBLEMS = [Problem(str(i), f"What is {i}?", answer=str(i)) for i in range(5)]
 
 
-def test_a_step_has_the_kl_of_half_its_square(tiny_model_folder: Path) -> None:
+def test_a_step_has_the_kl_of_half_its_square(tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Against the sum over tokens of KL(base ‖ policy), exact over the vocabulary, on completions of the base."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,6 +34,8 @@ def test_a_step_has_the_kl_of_half_its_square(tiny_model_folder: Path) -> None:
     task = TASKS["gsm8k"]
     config = resolved(Settings(task="gsm8k", dataset="x", max_completion_length=12), starter=True, gpu=False)
     report = calibrate(Policy(model, tokenizer, engine), PROBLEMS, task, config)
+    watched = capsys.readouterr().err
+    assert all(f"{report['completions']}/{report['completions']} {doing}" in watched for doing in ("drawn", "scored"))
     assert report["completions"] >= COMPLETIONS and 0 < report["variance_share"] <= 1
     prompts = [ids for ids in prompt_ids(tokenizer, PROBLEMS, task) for _ in range(8)]
     completions = engine.generate(prompts, Sampling(12, seed=5), lambda *_: None)
