@@ -80,8 +80,9 @@ def _shared_rows(
     def train(shared: bool) -> int:
         """Returns the tokens computed."""
         computed = 0
-        for rows in within_budget(prompts, completions, budget, shared=shared):
-            pack = packed([prompts[i] for i in rows], [completions[i] for i in rows], bank.v.device, shared=shared)
+        for rows in within_budget(prompts, completions, budget, sharing=None if shared else range(len(prompts))):
+            own = [prompts[i] for i in rows], [completions[i] for i in rows]
+            pack = packed(*own, bank.v.device, sharing=None if shared else rows)
             computed += pack.ids.numel()
             with bank.per_row(pack.owners, pack.count):
                 log_probs, _ = completion_log_probs(model, pack, weights.shape[1], config.temperature)

@@ -63,9 +63,9 @@ def entry_scores(
         model.gradient_checkpointing_enable()
     model.train()
     bar = ProjectionsBar(len(prompts), "scored")
-    for part in within_budget(prompts, completions, budget, shared=False):
+    for part in within_budget(prompts, completions, budget, sharing=range(len(prompts))):
         chosen = [prompts[row] for row in part], [completions[row] for row in part]
-        pack = packed(*chosen, bank.v.device, shared=False)
+        pack = packed(*chosen, bank.v.device, sharing=part)
         with entry_rows(bank, pack.owners, pack.count) as entries:
             log_probs, _ = completion_log_probs(model, pack, int(pack.lengths.max()), config.temperature)
             log_probs.sum().backward()

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor
 
 from adapters import TinyLoRA
-from pipeline.training.logprobs import kl_k3
 from pipeline.training.microbatch import prompts_and_completions
 from pipeline.training.packing import Pack
 
@@ -42,31 +41,32 @@ MEMORY = 0.9  # of the averages of F and of KLs, per step
 CORRECTION_LIMIT = 16.0
 TOO_FAR = 3.0  # times step_kl: the measured KL of a step that is taken back in part
 RETREATS = 4  # of one step at most
+BLIND = 0.25  # of a step is tried next where the KL of all of it is no number
 TRUST = 2.0  # steps' worth of KL as it was asked for, with which the sums of measured and predicted KL begin
 SINGLE = 0.75  # of a single group's gradient is taken for noise, as nothing tells: a step has 1/16 of its KL
-Sums = tuple[float, int, int]  # over rows: k3 of their tokens from before a step; how many rows, how many tokens
+Sums = tuple[float, int, int]  # over completions: k3 of their tokens from before a step; how many, and their tokens
 
 
-def completion_scores(row_gradients: Tensor, token_weights: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def completion_scores(row_gradients: Tensor, token_weights: Tensor) -> tuple[Tensor, Tensor]:
     """∇ log π of single completions (n, p) from what the loss gave for them, and the weight (n,) it gave them.
 
     row_gradients (n, p): ∂loss/∂v of each row. token_weights (n, t): ∂loss/∂ log p of each token, about the same for
-    all of a row, whose mean is divided out. mask (n, t): 1 for tokens of the completion. Rows without a weight are
-    zero.
+    all of a row, whose mean is divided out; 0 for tokens that were clipped and for what is behind the end. Rows without
+    a weight are zero.
     """
-    mean = (token_weights * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    mean = token_weights.sum(dim=1) / (token_weights != 0).sum(dim=1).clamp(min=1)
     return torch.where(mean == 0, 0.0, 1 / mean).unsqueeze(1) * row_gradients, mean
 
 
-def group_scores(prompt_gradients: Tensor, weights: Tensor, groups: list[list[int]]) -> Tensor:
+def group_scores(prompt_gradients: Tensor, weights: Tensor, draws: Tensor, groups: list[list[int]]) -> Tensor:
     """What F has of shared prompts: rows (m, p) whose sum of squares estimates Σ b bᵀ over the groups' completions.
 
-    prompt_gradients (m, p): ∂loss/∂v through each group's prompt, Σ w b. weights (n,) of completions. groups: the
-    completions of each.
+    prompt_gradients (m, p): ∂loss/∂v through each group's prompt, Σ w b. weights (n,) of distinct completions, and how
+    often (n,) each was drawn. groups: the completions of each.
     """
     if not groups:
         return prompt_gradients
-    sizes = torch.stack([(weights[rows] != 0).sum() for rows in groups])
+    sizes = torch.stack([draws[rows][weights[rows] != 0].sum() for rows in groups])
     squares = torch.stack([weights[rows].square().sum() for rows in groups])
     return torch.where(squares > 0, (sizes / squares).sqrt(), 0.0).unsqueeze(1) * prompt_gradients
 
@@ -259,27 +259,25 @@ class StepLength:
     @contextmanager
     def rows(self, pack: Pack, part: dict[str, Tensor]) -> Iterator[None]:
         """Within this context every completion and every shared prompt of a part of the batch has a gradient of its
-        own, of which scores are made. part: with `group`, the numbers (B,) of the completions' groups, and
-        `advantages` (B,): rows without one, which only a penalty on the KL trains, give no scores, as its weights of
-        tokens tell nothing of a row's."""
+        own, of which scores are made. part: with `group`, the numbers (B,) of the completions' groups, and `draws`
+        (B,), how often each was drawn; what the policy draws alike counts as often in its KL."""
         with self._bank.per_row(pack.owners, pack.count) as rows:
             self._rows = rows, pack, part
             yield
             self.take_scores()
 
     def take_scores(self) -> None:
-        """Make the scores of the part at hand from what has flowed back so far: what comes later in `rows`, such as the
-        gradient of the entropy, is no multiple of ∇ log π."""
+        """Make the scores of the part at hand from what has flowed back so far: what comes later in `rows`, the gradients
+        of the entropy and of the KL to the base, is no multiple of ∇ log π."""
         if self._rows is None:
             return
         (rows, pack, part), self._rows = self._rows, None
         if rows.grad is not None and self._token_weights is not None:
-            gradients, count, groups = rows.grad.flatten(1), len(pack.lengths), part["group"]
-            scored = self._token_weights * (part["advantages"] != 0).unsqueeze(1)
-            mask = torch.arange(self._token_weights.shape[1], device=rows.device) < pack.lengths.unsqueeze(1)
-            own, weights = completion_scores(gradients[:count], scored, mask)
-            shared = group_scores(gradients[count:], weights, pack.groups)
-            self.optimizer.observe(torch.cat([own, shared]), int((weights != 0).sum()))
+            gradients, count, groups, draws = rows.grad.flatten(1), len(pack.lengths), part["group"], part["draws"]
+            own, weights = completion_scores(gradients[:count], self._token_weights)
+            shared = group_scores(gradients[count:], weights, draws, pack.groups)
+            scores = torch.cat([draws.sqrt().unsqueeze(1) * own, shared])
+            self.optimizer.observe(scores, int(draws[weights != 0].sum()))
             of_prompts = [groups[members[0]] for members in pack.groups]
             self.optimizer.observe_gradients(gradients.clone(), torch.stack([*groups, *of_prompts]))
         self._token_weights = None
@@ -326,10 +324,13 @@ class StepLength:
         for _ in range(RETREATS):
             if not kl - noise > TOO_FAR * longest:
                 break
-            share = math.sqrt(longest / (kl - noise))
+            share = math.sqrt(longest / (kl - noise)) if math.isfinite(kl) else BLIND
             self.optimizer.shorten(share)
             kept *= share
             kl, noise = kl_of_step()
+        if math.isinf(kl):  # nothing of it can be kept; the next ones are shorter
+            self.optimizer.shorten(0.0)
+            kl, noise, kept = TOO_FAR * longest, 0.0, 0.0
         self.forget()
         found = {"step_kl_predicted": self.optimizer.last_predicted, "step_signal": self.optimizer.last_signal}
         if math.isnan(kl):
@@ -338,11 +339,13 @@ class StepLength:
         return found | {"step_kl": kl, "step_kept": kept, "step_kl_correction": self.optimizer.correction}
 
     def sums(self, log_probs_of: Callable[..., tuple[Tensor, Tensor]], stride: int) -> Sums:
-        """Of every `stride`th row trained here."""
+        """Of every `stride`th row trained here, as often as it was drawn; infinite where one has no number any more."""
         total, rows, tokens = 0.0, 0, 0
         for part, old in self._trained:
-            mask = part["completion_mask"][::stride]
+            mask, draws = part["completion_mask"][::stride], part["draws"][::stride]
             new, _ = log_probs_of(*prompts_and_completions(part, slice(None, None, stride)), old.shape[1])
-            total += kl_k3(new - old[::stride], mask) * int(mask.sum())
-            rows, tokens = rows + len(mask), tokens + int(mask.sum())
+            difference = (new - old[::stride]).masked_fill(mask == 0, 0.0)
+            of_rows = (torch.expm1(difference) - difference).nan_to_num(nan=math.inf, posinf=math.inf).sum(dim=1)
+            total += float((draws * of_rows).sum())
+            rows, tokens = rows + int(draws.sum()), tokens + int(draws @ mask.sum(dim=1).to(draws.dtype))
         return total, rows, tokens

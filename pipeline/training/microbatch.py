@@ -19,8 +19,9 @@ from pipeline.training.packing import Pack, packed, token_lists, within_budget
 SUMMED_LOSSES = ("dapo", "cispo")
 
 
-def distinct_rows(group: Tensor, completion_ids: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the first of all equal rows, and advantages (B,) with the sum of equal ones at the first.
+def distinct_rows(group: Tensor, completion_ids: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the first of all equal rows; advantages (B,) with the sum of equal ones at the first; and how many
+    rows (B,) each of the first stands for, 0 for all others.
 
     group (B,) integers, completion_ids (B, T), advantages (B,) of any float dtype. Rows are equal where all three are.
     Only then is the sum of their losses the loss of their sum: a clipped loss depends on the sign of the advantage,
@@ -33,8 +34,9 @@ def distinct_rows(group: Tensor, completion_ids: Tensor, advantages: Tensor) -> 
     index = torch.arange(len(same), device=same.device)
     first = torch.full_like(index, len(same)).scatter_reduce(0, same, index, "amin")
     first = first[first < len(same)].sort().values
-    sums = torch.zeros_like(advantages).index_add(0, same, advantages)
-    return first, torch.zeros_like(advantages).index_copy(0, first, sums[same[first]])
+    zeros = torch.zeros_like(advantages)
+    sums, counts = (zeros.index_add(0, same, values)[same[first]] for values in (advantages, torch.ones_like(zeros)))
+    return first, zeros.index_copy(0, first, sums), zeros.index_copy(0, first, counts)
 
 
 def spread_rows(count: int, wanted: int) -> list[int]:
@@ -53,7 +55,7 @@ def micro_batches(
     batch: dict[str, Any], budget: int, loss_type: str, *, every_row: bool
 ) -> tuple[list[tuple[dict[str, Any], float]], float]:
     """Parts of TRL's scored batch, each with the weight of its loss, and the share of rows that have an advantage and
-    are not masked whole.
+    are not masked whole. Parts have `draws` (B,), too: how many completions of the batch a row stands for.
 
     batch: with `group` (B,), which tells the rows of one group of completions from those of others. budget: tokens that
     are computed per part. every_row: keep rows without an advantage, for a loss with a KL term or an entropy
@@ -65,13 +67,15 @@ def micro_batches(
     count = int(batch.get("num_rows_in_batch", own))
     if every_row:
         chosen = torch.arange(own, device=batch["completion_ids"].device)
+        batch = batch | {"draws": torch.ones_like(batch["advantages"])}
     else:
-        chosen, summed = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
-        batch = batch | {"advantages": summed}
+        chosen, summed, draws = distinct_rows(batch["group"], batch["completion_ids"], batch["advantages"])
+        batch = batch | {"advantages": summed, "draws": draws}
         chosen = chosen[summed[chosen] != 0]
     chosen = chosen[batch["completion_mask"][chosen].any(dim=1)]
     parts = []
-    for index in within_budget(*prompts_and_completions(batch, chosen), budget):
+    groups = batch["group"][chosen].tolist()
+    for index in within_budget(*prompts_and_completions(batch, chosen), budget, sharing=groups):
         rows = chosen[index]
         part = rows_of(batch, rows)
         if loss_type in SUMMED_LOSSES:
@@ -93,5 +97,6 @@ def prompts_and_completions(batch: dict[str, Any], rows: Any = slice(None)) -> t
 
 
 def packed_part(part: dict[str, Any]) -> Pack:
-    """The pack of all rows of a part of TRL's batch."""
-    return packed(*prompts_and_completions(part), part["completion_ids"].device)
+    """The pack of all rows of a part of TRL's batch. Two groups share no prompt: what flows back through one belongs to
+    a group."""
+    return packed(*prompts_and_completions(part), part["completion_ids"].device, sharing=part["group"].tolist())

@@ -43,11 +43,11 @@ class Pack:
         return len(self.lengths) + len(self.groups)
 
 
-def packed(prompts: Tokens, completions: Tokens, device: Any, *, shared: bool = True) -> Pack:
-    """The pack of B completions with their prompts, at least one of them with a token. shared: else every completion
-    gets a prompt of its own."""
-    groups = _groups(prompts, range(len(prompts)), shared)
-    order = sorted(groups, key=lambda rows: len(rows) == 1)  # shared prompts first; stable
+def packed(prompts: Tokens, completions: Tokens, device: Any, *, sharing: Sequence[int] | None = None) -> Pack:
+    """The pack of B completions with their prompts, at least one of them with a token. sharing: numbers of the rows
+    (B,); equal prompts are shared where these are equal, too. None: wherever prompts are equal."""
+    found = _groups(prompts, range(len(prompts)), sharing)
+    order = sorted(found, key=lambda rows: len(rows) == 1)  # shared prompts first; stable
     several = [rows for rows in order if len(rows) > 1]
     ids: list[int] = []
     positions: list[int] = []
@@ -102,20 +102,22 @@ def packed(prompts: Tokens, completions: Tokens, device: Any, *, shared: bool = 
     )
 
 
-def _groups(prompts: Tokens, rows: Sequence[int], shared: bool = True) -> list[list[int]]:
-    """Rows with equal prompts together, in the order of each group's first."""
+def _groups(prompts: Tokens, rows: Sequence[int], sharing: Sequence[int] | None) -> list[list[int]]:
+    """Rows that share a prompt together, in the order of each group's first."""
     groups: dict[Any, list[int]] = {}
     for row in rows:
-        groups.setdefault(tuple(prompts[row]) if shared else row, []).append(row)
+        groups.setdefault((sharing[row] if sharing else None, tuple(prompts[row])), []).append(row)
     return list(groups.values())
 
 
-def within_budget(prompts: Tokens, completions: Tokens, budget: int, *, shared: bool = True) -> Iterator[list[int]]:
+def within_budget(
+    prompts: Tokens, completions: Tokens, budget: int, *, sharing: Sequence[int] | None = None
+) -> Iterator[list[int]]:
     """Rows with tokens, cut so that the pack of each part computes at most `budget` tokens, or is a single row. A group
-    is cut only if it is larger than that."""
+    is cut only if it is larger than that. sharing: as of `packed`."""
     part: list[int] = []
     used = 0
-    for rows in _groups(prompts, [row for row, tokens in enumerate(completions) if len(tokens)], shared):
+    for rows in _groups(prompts, [row for row, tokens in enumerate(completions) if len(tokens)], sharing):
         prompt = len(prompts[rows[0]])
         whole = prompt + sum(len(completions[row]) - 1 for row in rows)
         if part and used + whole > budget:

@@ -69,22 +69,24 @@ class TrainingPass(RolloutTrainer):
                 self.length.rows(pack, part) if self.length else nullcontext(),
                 self.compute_loss_context_manager(),
             ):
-                loss, entropies, difference = self.loss_of(part, pack)
-                loss = loss * weight
-                self.accelerator.backward(loss, retain_graph=bonus > 0)
-                total += loss.detach()
+                losses, entropies, difference = self.losses_of(part, pack)
+                losses = [loss * weight for loss in losses]
                 if bonus:
-                    if self.length:
-                        self.length.take_scores()
-                    loss = entropy_loss(entropies, part["completion_mask"], tokens, bonus)
-                    self.accelerator.backward(loss)
-                    total += loss.detach()
+                    losses.append(entropy_loss(entropies, part["completion_mask"], tokens, bonus))
+                if self.length and len(losses) > 1:  # only the first gives scores
+                    self.accelerator.backward(losses[0], retain_graph=True)
+                    self.length.take_scores()
+                    self.accelerator.backward(sum(losses[1:]))
+                else:
+                    self.accelerator.backward(sum(losses))
+                total += sum(loss.detach() for loss in losses)
             self.record.distances += [] if difference is None else [difference]
         return total
 
-    def loss_of(self, part: dict[str, Any], pack: Pack) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The loss of a part of the batch, whose pack is given, its entropies (n, T), and where the policy that is
-        trained drew it, log p of the trainer less that of the engine, of every trained token."""
+    def losses_of(self, part: dict[str, Any], pack: Pack) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """The loss of a part of the batch, whose pack is given, and the penalty on the KL to the base if there is one;
+        its entropies (n, T); and where the policy that is trained drew it, log p of the trainer less that of the
+        engine, of every trained token."""
         log_probs, entropies = completion_log_probs(
             self.model,
             pack,
@@ -99,7 +101,7 @@ class TrainingPass(RolloutTrainer):
         difference = None
         if "old_per_token_logps" not in part:
             difference = (log_probs.detach() - part["sampling_per_token_logps"])[part["completion_mask"].bool()]
-        return self.policy_loss(part, log_probs, entropies), entropies, difference
+        return self.policy_losses(part, log_probs, entropies), entropies, difference
 
     def _micro_batches(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
         parts, share = micro_batches(batch, self.micro_batch_tokens, self.loss_type, every_row=self.every_row)

@@ -5,7 +5,7 @@ Of `trl.GRPOTrainer`, undocumented:
     _generate_and_score_completions   replaced: `roll_out` gives the batch, which TRL takes as tensors
     _prepare_inputs                   called: asks for a batch every `num_iterations` steps and shuffles its rows
     _step                             counted: by it `_prepare_inputs` knows when to ask
-    _compute_loss                     called: the loss of a part of the batch
+    _compute_loss                     called: the loss of a part of the batch, with the KL term and without
     _get_per_token_logps_and_entropies  replaced: hands `_compute_loss` the log-probabilities that we computed
     _metrics                          written and read: TRL's charts, and how much of the loss was clipped
     _tokenizer, eos_token_ids         read: what ends a completion
@@ -19,6 +19,7 @@ Of `transformers.Trainer`: `_save`, `_save_checkpoint`, `_get_output_dir` and `_
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -96,20 +97,27 @@ class RolloutTrainer(GRPOTrainer):
         self._step += 1
         return torch.stack(losses).sum()
 
-    def policy_loss(self, part: dict[str, Any], log_probs: Tensor, entropies: Tensor) -> Tensor:
-        """TRL's loss of a part of the batch, with (n, T) log-probabilities that carry the gradient, and entropies. A
-        part without old log-probabilities is trained once: there, old and new are one, whoever drew it. The importance
-        ratio is to the policy that drew. So a batch drawn ahead has the decoupled loss of AReaL (arXiv 2505.24298),
-        whose proximal policy is the one that is trained."""
+    def policy_losses(self, part: dict[str, Any], log_probs: Tensor, entropies: Tensor) -> list[Tensor]:
+        """TRL's loss of a part of the batch, with (n, T) log-probabilities that carry the gradient, and entropies; and
+        apart from it the penalty on the KL to the base, where there is one. A part without old log-probabilities is
+        trained once: there, old and new are one, whoever drew it. The importance ratio is to the policy that drew. So a
+        batch drawn ahead has the decoupled loss of AReaL (arXiv 2505.24298), whose proximal policy is the one that is
+        trained."""
         if "old_per_token_logps" not in part:
             old = log_probs.detach()
             part = part | _of_old(old, part["sampling_per_token_logps"])
         self._given = log_probs, entropies
-        loss = super()._compute_loss(self.model, part)
+        losses = [super()._compute_loss(self.model, part)]
+        if self.beta:
+            charts, beta = self._metrics["train"], self.beta
+            self.beta, self._metrics["train"] = 0.0, defaultdict(list)  # charted once is enough
+            policy = super()._compute_loss(self.model, part)
+            self.beta, self._metrics["train"] = beta, charts
+            losses = [policy, losses[0] - policy]
         self._given = None
         rows = self.importance_sampling_level == "sequence"  # each of which has one ratio, and may be clipped
         self._metrics["train"][WEIGHTS].append(float(len(log_probs) if rows else part["completion_mask"].sum()))
-        return loss
+        return losses
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: Any, *_: Any, **__: Any

@@ -64,7 +64,8 @@ def passes(model: Any, device: str = "cuda") -> tuple[tuple[torch.Tensor, torch.
         bank.v.grad = None
         found = []
         for part in parts:
-            pack = packed(prompts[part], completions[part], device, shared=shared)
+            rows = None if shared else range(len(prompts[part]))
+            pack = packed(prompts[part], completions[part], device, sharing=rows)
             with bank.per_row(pack.owners, pack.count):
                 values, _ = completion_log_probs(model, pack, 60, 1.0)
                 (values * weights[part]).sum().backward()

@@ -87,9 +87,12 @@ def test_scores_are_the_gradients_of_log_probabilities() -> None:
     mask = (torch.arange(4) < lengths.unsqueeze(1)).float()
     weights = -advantages.unsqueeze(1) / 7 * mask
     rows = -advantages.unsqueeze(1) / 7 * gradients
-    scores, found = completion_scores(rows, weights, mask)
+    scores, found = completion_scores(rows, weights)
     assert torch.allclose(scores[:2], gradients[:2]) and torch.equal(scores[2], torch.zeros(5))
     assert torch.allclose(found, -advantages / 7)
+    weights[1, :3] = 0  # three of the four tokens are clipped
+    scores, found = completion_scores(rows[:2] / torch.tensor([[1.0], [4.0]]), weights[:2])
+    assert torch.allclose(scores[1], gradients[1] / 4) and torch.allclose(found, -advantages[:2] / 7)
 
 
 def test_sums_of_groups_have_the_second_moment_of_single_completions() -> None:
@@ -104,11 +107,13 @@ def test_sums_of_groups_have_the_second_moment_of_single_completions() -> None:
     weights[::7] = 0  # completions that the loss leaves out, and those in no group
     sums = torch.stack([weights[rows] @ single[rows] for rows in groups])
     weighted = sum(int((weights[rows] != 0).sum()) for rows in groups)
-    found = group_scores(sums, weights, groups)
+    draws = torch.ones(40_000)
+    found = group_scores(sums, weights, draws, groups)
     moment = found.mT @ found / weighted
     torch.testing.assert_close(moment, mix.mT @ mix, rtol=0.1, atol=0.1)
-    assert torch.equal(group_scores(sums[:1], torch.zeros(2), [[0, 1]]), torch.zeros(1, 3))
-    assert group_scores(torch.zeros(0, 3), weights, []).shape == (0, 3)
+    torch.testing.assert_close(group_scores(sums, weights, 4 * draws, groups), 2 * found)
+    assert torch.equal(group_scores(sums[:1], torch.zeros(2), draws, [[0, 1]]), torch.zeros(1, 3))
+    assert group_scores(torch.zeros(0, 3), weights, draws, []).shape == (0, 3)
 
 
 def test_the_ridge_goes_as_completions_come() -> None:
@@ -178,6 +183,44 @@ def test_a_step_over_an_edge_is_taken_back_in_part(start: float, kept: float | N
     torch.testing.assert_close(bank.v.detach() - before, found["step_kept"] * whole)
     assert found["step_kl_predicted"] == pytest.approx(0.02 * found["step_kept"] ** 2, rel=1e-4)
     assert found["step_kept"] == kept if kept else 0.01 < found["step_kept"] < 0.9
+
+
+def part_of(draws: list[float]) -> dict[str, torch.Tensor]:
+    """Completions of two tokens, each drawn so often."""
+    ones = torch.ones(len(draws), 2, dtype=torch.long)
+    ids = {f"{name}_{what}": ones for name in ("prompt", "completion") for what in ("ids", "mask")}
+    return ids | {"draws": torch.tensor(draws)}
+
+
+def test_the_kl_of_a_step_counts_completions_as_often_as_they_were_drawn() -> None:
+    length = StepLength(Edge(), step_kl=0.02)  # type: ignore[arg-type]
+    length.trained(part_of([3.0, 1.0]), torch.tensor([[-1.0, -2.0], [-0.5, -3.0]]))
+    moved = torch.tensor([[-1.5, -2.0], [-0.5, -2.8]])
+    total, completions, tokens = length.sums(lambda *_: (moved, moved), 1)
+    assert (completions, tokens) == (4, 8)
+    assert total == pytest.approx(3 * (math.exp(-0.5) + 0.5 - 1) + math.exp(0.2) - 0.2 - 1)
+
+
+@pytest.mark.parametrize("bearable, kept", [(0.6, 0.25), (0.0, 0.0)])
+def test_a_step_into_what_is_no_number_is_taken_back(bearable: float, kept: float) -> None:
+    """Log-probabilities are NaN where more than this share of the step is made."""
+    bank = Edge()
+    length = StepLength(bank, step_kl=0.02)  # type: ignore[arg-type]
+    bank.v.grad = -torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    length.optimizer.observe(torch.eye(4) * 2, 4)
+    length.optimizer.step()
+    whole = bank.v.detach().clone()
+    old = torch.full((1, 2), -1.0)
+    length.trained(part_of([2.0]), old)
+
+    def log_probs(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        good = float(bank.v.detach().norm() / whole.norm()) <= bearable
+        return (old + 0.01 if good else old * math.nan), old
+
+    found = length.measure(log_probs, 0.0)
+    torch.testing.assert_close(bank.v.detach(), kept * whole)
+    assert found["step_kept"] == kept and math.isfinite(found["step_kl"])
+    assert (found["step_kl_correction"] > 1) == (kept == 0)
 
 
 def test_a_step_without_scores_or_gradient_is_left_out() -> None:

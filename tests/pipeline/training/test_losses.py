@@ -195,19 +195,68 @@ def test_the_entropy_bonus_is_the_mean_over_all_tokens(made: Made, lr: str, loss
 
 @pytest.mark.integration
 def test_a_penalty_on_the_kl_leaves_the_fisher_matrix_what_it_is(made: Made) -> None:
-    """The penalty's weights of a row's tokens have a mean near zero, which tells nothing of the row's score where it
-    has no advantage: F is made of the rows that have one."""
-    traces, counts = {}, {}
-    for beta in (0.0, 0.04):
+    """The penalty's weights of a row's tokens tell nothing of the row's score, however large they are beside those of
+    the policy's loss: F is made before them, of the rows that have an advantage."""
+    moments, counts = {}, {}
+    for beta in (0.0, 1.0):
         trainer = made(lr="auto", beta=beta)
         trainer.create_optimizer()
         batch = rolled_out(trainer)
+        batch["advantages"] *= 0.03
         batch["advantages"][4:] = 0
         stepped(trainer, batch)
         counts[beta] = trainer.length.optimizer._count
-        traces[beta] = float(scores_of(trainer).square().sum())
-    assert counts[0.04] == counts[0.0] == int((batch["advantages"] != 0).sum())
-    assert traces[0.04] == pytest.approx(traces[0.0], rel=0.25)
+        scores = scores_of(trainer)
+        moments[beta] = scores.mT @ scores
+    assert counts[1.0] == counts[0.0] == int((batch["advantages"] != 0).sum())
+    torch.testing.assert_close(moments[1.0], moments[0.0], rtol=1e-3, atol=1e-4 * float(moments[0.0].trace()))
+
+
+@pytest.mark.integration
+def test_a_step_has_its_kl_where_few_completions_are_drawn_often(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one token from a peaked policy, whose exact KL is a sum over the vocabulary."""
+    monkeypatch.setattr("pipeline.training.kl_step.signal_share", lambda *_: 1.0)
+    heat, size, records = 0.2, 64, list[dict[str, Any]]()
+
+    def reward(text: str) -> float:
+        return float(sum(map(ord, text)) % 2)
+
+    trainer = made(
+        lr="auto", num_generations=size, max_completion_length=1, temperature=heat, reward=reward, on_step=records.append
+    )
+
+    def distributions(rows: list[list[int]]) -> Tensor:
+        with torch.no_grad():
+            logits = torch.stack([trainer.model(torch.tensor([row])).logits[0, -1] for row in rows]).double()
+        return (logits / heat).log_softmax(dim=-1)
+
+    before: list[Tensor] = []
+    roll_out = trainer.roll_out
+
+    def rolled_out_once(problems: list[int]) -> Any:
+        rollouts = roll_out(problems)
+        trained = [row for row in range(0, len(rollouts), size) if any(rollouts.advantages[row : row + size])]
+        before.append(distributions([rollouts.prompts[row] for row in trained]))
+        trainer.asked = [rollouts.prompts[row] for row in trained]
+        return rollouts
+
+    trainer.roll_out = rolled_out_once
+    trainer.train()
+    old, new = before[0], distributions(trainer.asked)
+    exact = float((old.exp() * (old - new)).sum(dim=-1).mean())
+    assert old.exp().amax(dim=-1).max() > 0.5  # so most of what is drawn is drawn again
+    assert records[0]["step_kl"] == pytest.approx(exact, rel=0.7) and exact == pytest.approx(0.04, rel=0.7)
+
+
+@pytest.mark.integration
+def test_groups_of_one_problem_are_told_apart_however_the_batch_is_cut(made: Made) -> None:
+    """Three groups of two problems in a step: what flows back through a prompt belongs to one group."""
+    found = []
+    for budget in (16384, 250):  # one group in a part
+        records: list[dict[str, Any]] = []
+        made(lr="auto", prompts_per_step=3, micro_batch_tokens=budget, on_step=records.append).train()
+        found.append([records[0][name] for name in ("step_signal", "step_kl_predicted")])
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
 
 
 @pytest.mark.integration

@@ -23,7 +23,8 @@ def test_distinct_rows_keep_every_sum_at_its_first_row(rows: list[tuple[int, int
     group, ids = torch.tensor(rows).unbind(dim=1)
     values = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed))
     advantages = values[group, ids]
-    first, summed = distinct_rows(group, ids.unsqueeze(1), advantages)
+    first, summed, draws = distinct_rows(group, ids.unsqueeze(1), advantages)
+    assert {i: int(n) for i, n in enumerate(draws) if n} == {i: rows.count(rows[i]) for i in first.tolist()}
     assert first.tolist() == sorted({rows.index(row) for row in rows})
     for row in set(rows):
         same = [i for i, other in enumerate(rows) if other == row]
@@ -92,6 +93,7 @@ def test_every_loss_of_the_parts_is_that_of_the_batch(
     assert share == float(trained.sum()) / len(trained)
     distinct = set(zip(batch["group"].tolist(), map(tuple, batch["completion_ids"].tolist()), strict=True))
     assert sum(len(part["completion_ids"]) for part, _ in parts) == len(distinct)
+    assert sum(int(part["draws"].sum()) for part, _ in parts) == len(trained)
     whole = policy_loss(loss_type, batch, sequence=sequence)
     cut = sum(weight * policy_loss(loss_type, part, sequence=sequence) for part, weight in parts)
     torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)

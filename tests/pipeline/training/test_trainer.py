@@ -66,7 +66,7 @@ def batch() -> dict[str, torch.Tensor]:
 def gradient(trainer, parts) -> torch.Tensor:
     trainer.bank.v.grad = None
     for part, weight in parts:
-        (trainer.loss_of(part, packed_part(part))[0] * weight).backward()
+        (sum(trainer.losses_of(part, packed_part(part))[0]) * weight).backward()
     return trainer.bank.v.grad.clone()
 
 
@@ -97,12 +97,12 @@ def test_prompts_that_are_shared_change_no_loss(trainer, loss_type: str) -> None
         values = logits.log_softmax(-1).gather(-1, torch.tensor(completion).unsqueeze(-1)).squeeze(-1)
         rows.append(torch.nn.functional.pad(values, (0, COMPLETION - len(completion))))
     trainer.bank.v.grad = None
-    expected = trainer.policy_loss(one, torch.stack(rows), torch.zeros(ROWS, COMPLETION))
+    expected = sum(trainer.policy_losses(one, torch.stack(rows), torch.zeros(ROWS, COMPLETION)))
     expected.backward()
     separate = trainer.bank.v.grad.clone()
     pack = packed_part(one)
     assert len(pack.groups) == 2
-    torch.testing.assert_close(trainer.loss_of(one, pack)[0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sum(trainer.losses_of(one, pack)[0]), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), separate, rtol=1e-4, atol=1e-6)
     trainer.beta = 0.0
 
@@ -120,7 +120,7 @@ def test_one_pass_on_policy_gives_the_gradient_of_two(trainer) -> None:
     two_passes = gradient(trainer, [(one | {"old_per_token_logps": old, "importance_sampling_ratio": ratio}, 1.0)])
     del one["old_per_token_logps"], one["importance_sampling_ratio"]
     torch.testing.assert_close(gradient(trainer, [(one, 1.0)]), two_passes, rtol=1e-5, atol=1e-8)
-    _, _, mismatch = trainer.loss_of(one, packed_part(one))
+    _, _, mismatch = trainer.losses_of(one, packed_part(one))
     assert kl_k3(mismatch, torch.ones_like(mismatch)) > 0.01
 
 
@@ -147,7 +147,7 @@ def test_the_share_of_clipped_tokens_is_logged(trainer, loss_type: str) -> None:
     trainer._metrics["train"].clear()
     far = batch() | {"advantages": torch.ones(ROWS)}
     far["old_per_token_logps"] = far["old_per_token_logps"] - 50  # ratios far above any bound
-    trainer.loss_of(far, packed_part(far))
+    trainer.losses_of(far, packed_part(far))
     with torch.no_grad():
         assert trainer._step_metrics({"grad_norm": 0.0}, trainer.averages())["clip_ratio"] == pytest.approx(1)
     trainer.loss_type, trainer.epsilon_high = "dapo", 0.2
