@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, parse_scales
 from pipeline.rollout import Completion
 from pipeline.rollout.streaming import verdict_metrics
 from pipeline.run_folder import STATES, read_json
-from pipeline.tasks.problem_sets import training_order
+from pipeline.tasks.problem_sets import advantage_scale, training_order
 from pipeline.training.advantages import reward_tensor, without_equal_groups
 from pipeline.training.dynamic_sampling import DynamicSampling
 from pipeline.training.grpo import rollout_steps
@@ -32,6 +32,7 @@ class DynamicRollouts:
     ) -> None:
         self.sampler, self.scoring, self.size = sampler, scoring, sampler.group_size
         self.sampling = DynamicSampling(config.prompts_per_step, config.most_groups)
+        self.scales = parse_scales(config.advantage_scale)
         steps = rollout_steps(config) * self.sampling.limit
         self.order = training_order(list(sampler.problems), config, steps, origin)
 
@@ -84,7 +85,10 @@ class DynamicRollouts:
         return Drawn(of_rows, of_prompts, chosen, self.sampler.versions(chosen), grading, kept, metrics)
 
     def has_signal(self, problems: list[Problem], completions: list[Completion], verdicts: list[Verdict]) -> bool:
-        """Whether a group would be trained: its rewards differ, and not every completion is masked."""
+        """Whether a group would be trained: its rewards differ, not every completion is masked, and its advantages are
+        not scaled to nothing."""
+        if not advantage_scale(problems[0], self.scales):
+            return False
         texts = [self.sampler.text(completion) for completion in completions]
         _, totals = self.scoring.scores(problems, completions, texts, verdicts)
         trained = ~torch.tensor(self.scoring.masked(completions))

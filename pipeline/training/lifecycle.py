@@ -158,7 +158,8 @@ class Run:
         self.watch_judged()
         if self.config.eval_every and self.stopped is None:
             self.watch_validation(record["step"])
-        return self.stopped is not None or self.terminated.requested
+        saved = record["step"] % self.config.num_iterations == 0
+        return self.stopped is not None or (self.terminated.requested and saved)
 
     def stop_if_terminated(self, step: int) -> None:
         """End the process where SIGTERM cut the run short."""
@@ -232,8 +233,8 @@ class Run:
         if pending is None:
             return
         record = self.record_of(pending)
-        earlier = [one["pass@1"]["pass_at_1"] for one in self.logs[pending.name]]
-        if record["pass@1"]["pass_at_1"] > max(earlier, default=-1.0):
+        earlier = [one["pass@1"]["pass_at_1"] for one in self.logs[pending.name] if one["pass@1"]]
+        if record["pass@1"] and record["pass@1"]["pass_at_1"] > max(earlier, default=-1.0):
             self.keep({"step": pending.step, **record["pass@1"]}, pending.v)
         self.log(pending.name, record)
 
@@ -294,8 +295,9 @@ def fitting_sets(tokenizer: Any, sets: ProblemSets, config: RunConfig, task: Tas
 
 
 class Terminated:
-    """Within this context SIGTERM asks for a stop after the step under way, whose checkpoint is written; a second
-    SIGTERM ends the process at once, and `--resume` goes on from the step before."""
+    """Within this context SIGTERM asks for a stop with the next checkpoint, which is that of the step under way, or with
+    `num_iterations` of the last step on its batch; a second SIGTERM ends the process at once, and `--resume` goes on
+    from the checkpoint before."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -303,7 +305,7 @@ class Terminated:
     def _handle(self, number: int, frame: Any) -> None:
         self.requested = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        print("\nSIGTERM: stopping after this step", file=sys.stderr, flush=True)
+        print("\nSIGTERM: stopping with the next checkpoint", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Terminated:
         self._before = signal.signal(signal.SIGTERM, self._handle)
@@ -314,15 +316,18 @@ class Terminated:
 
 
 def _held_out(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record["pass@1"], "compile_rate": record["compile_rate"], "mean_reward": record["mean_reward"]}
+    known = record["pass@1"] or {"pass_at_1": None, "n": 0, "low": None, "high": None}  # None without a verdict
+    return {**known, "compile_rate": record["compile_rate"], "mean_reward": record["mean_reward"]}
 
 
 def _conclusion(summary: dict[str, Any], folder: RunFolder) -> str:
-    before, after = summary["before"], summary["after"]
+    before, after = (
+        "unknown" if side["pass_at_1"] is None else f"{side['pass_at_1']:.3f} [{side['low']:.3f}, {side['high']:.3f}]"
+        for side in (summary["before"], summary["after"])
+    )
     return (
-        f"held-out pass@1 ({summary['split']} problems): {before['pass_at_1']:.3f} [{before['low']:.3f}, "
-        f"{before['high']:.3f}] before, {after['pass_at_1']:.3f} [{after['low']:.3f}, {after['high']:.3f}] after; "
-        f"{after['n']} completions each\n"
+        f"held-out pass@1 ({summary['split']} problems): {before} before, {after} after; "
+        f"{summary['after']['n']} completions each\n"
         f"{summary['comparison']['conclusion']}\n"
         f"trained {summary['trainable_scalars']} numbers in {summary['wall_seconds'] / 60:.1f} minutes; "
         f"see {folder.path}/summary.json and {folder.path}/curves.png"

@@ -99,8 +99,10 @@ class TinyLoRATrainer(TrainingPass):
         drawn = self._draw(problems)
         masked = self.scoring.masked(drawn.completions)
         base = self._compare_with_base(drawn)
-        if self.ahead is not None and self.ahead.next is not None:  # drawn by the policy that is trained now
-            self._note_mismatch(self._compare(self.ahead.next, KL_ROWS)[1])
+        if self.ahead is not None:
+            newest = self.ahead.next or drawn
+            if newest.versions[0][0] == self.state.global_step:  # drawn by the policy that is trained now
+                self._note_mismatch(self._compare(newest, KL_ROWS)[1])
         old = None if self.num_iterations == 1 else self._old_log_probs(drawn, masked)
         count = len(drawn.completions)
         self.rollouts = Rollouts(

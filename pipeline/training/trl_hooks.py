@@ -4,7 +4,7 @@ Of `trl.GRPOTrainer`, undocumented:
 
     _generate_and_score_completions   replaced: `roll_out` gives the batch, which TRL takes as tensors
     _prepare_inputs                   called: asks for a batch every `num_iterations` steps and shuffles its rows
-    _step                             counted: by it `_prepare_inputs` knows when to ask
+    _step                             set: by it `_prepare_inputs` knows when to ask, in a resumed run, too
     _compute_loss                     called: the loss of a part of the batch, with the KL term and without
     _get_per_token_logps_and_entropies  replaced: hands `_compute_loss` the log-probabilities that we computed
     _metrics                          written and read: TRL's charts, and how much of the loss was clipped
@@ -93,8 +93,8 @@ class RolloutTrainer(GRPOTrainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         model.train()
+        self._step = self.state.global_step
         losses = [self.train_on(part) for part in self.judged(self._prepare_inputs(inputs))]
-        self._step += 1
         return torch.stack(losses).sum()
 
     def policy_losses(self, part: dict[str, Any], log_probs: Tensor, entropies: Tensor) -> list[Tensor]:

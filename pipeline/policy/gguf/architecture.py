@@ -78,10 +78,10 @@ def check_architecture(header: Header) -> None:
         setting = f"{kind}.{foreign[0]} = {header.get(foreign[0])!r}"
         found = f"'{kind}' with {setting}, which {SERVED[kind]} in transformers does not have"
     scaling = header.get("rope.scaling.type")
-    if found is None and scaling not in (None, "none"):
+    if found is None and scaling not in (None, "", "none", "linear"):
         found = f"its positions are scaled ({scaling}), which is not supported"
     factors = [key for key in ("rope.scaling.factor", "rope.scale_linear") if header.get(key, 0) not in (0, 1)]
-    if found is None and scaling is None and factors:  # without a type, llama.cpp scales linearly
+    if found is None and scaling != "none" and factors:  # without a type, llama.cpp scales linearly
         found = f"its positions are scaled ({kind}.{factors[0]}), which is not supported"
     if found is None and header.get("attention.sliding_window", 0):
         found = f"'{kind}' attends to a window only ({kind}.attention.sliding_window), which is not supported"

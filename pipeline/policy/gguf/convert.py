@@ -129,9 +129,11 @@ def _write(header: Header, names: dict[str, tuple[str, tuple[int, ...]]], folder
 
     def tensor(ours: str) -> Any:
         name = sources[ours]
-        values = torch.from_numpy(_in_order(header, name, dequantised(header, header.tensors[name])))
+        values = torch.from_numpy(_in_order(header, name, dequantised(header, header.tensors[name]))).bfloat16()
+        if not values.isfinite().all():
+            raise header.error(f"{name} holds values that are no numbers, or beyond those of bfloat16; download it again")
         bar.written(weights[ours].nbytes)
-        return values.to(torch.bfloat16)
+        return values
 
     try:
         write_weights(weights, tensor, folder)

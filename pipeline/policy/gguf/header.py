@@ -128,7 +128,7 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
     tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
     metadata = {cursor.string(): cursor.value(cursor.scalar("I")) for _ in range(field_count)}
     parts, alignment = metadata.get("split.count", 0), metadata.get("general.alignment", 32)
-    if not isinstance(parts, int) or not isinstance(alignment, int):
+    if not isinstance(parts, int) or not isinstance(alignment, int) or alignment < 1:
         raise struct.error("numbers of another type")
     if parts > 1:
         raise refused(path, f"one of {parts} parts; join them with llama-gguf-split --merge")

@@ -163,16 +163,18 @@ def _sentence_piece(header: Header, vocabulary: dict[str, int]) -> Any:
 def settle_ends(header: Header, tokenizer: Any) -> list[int]:
     """Set the tokenizer's end and padding token; returns every token that ends a completion, that of a turn first.
 
-    The end is what the chat template puts behind an answer: whoever names another token is overruled.
+    The end is what the chat template puts behind an answer: whoever names another token is overruled. Where it renders
+    no answer, the named end is taken.
     The padding token is one that no conversation holds. Raises `ConfigError` where no token ends an answer.
     """
-    known, mark = tokenizer.get_vocab(), "~answer~"
+    known, mark = tokenizer.get_vocab(), "~2468~"  # which stays as it is in capitals, too
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     try:
-        turns = [{"role": "user", "content": "~question~"}, {"role": "assistant", "content": mark}]
-        before, _, after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)
+        turns = [{"role": "user", "content": "~1357~"}, {"role": "assistant", "content": mark}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception as error:  # whatever the template raises, in Jinja or of its own
         raise header.error(f"its chat template fails on a conversation ({error})") from None
+    before, _, after = text.rpartition(mark) if mark in text else ("", "", "")  # a template may know no answers
     opening, closing = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after))
     declared = [tokenizer.eos_token, *(named_token(header, name) for name in ("eos", "eot", "eom")), *ENDS]
     candidates = [known[text] for text in declared if text in known and known[text] in added]

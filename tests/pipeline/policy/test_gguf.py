@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -168,6 +169,7 @@ def test_what_the_head_cannot_serve_is_refused_by_name(
         {"llama.rope.scaling.factor": 0.0},
         {"llama.rope.scaling.factor": 1.0},
         {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},
+        {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0},
         {"llama.rope.scaling.attn_factor": 1.0, "llama.attention.causal": True},
         {"llama.attention.clamp_kqv": 0.0, "llama.attention.max_alibi_bias": 0.0},
     ],
@@ -187,6 +189,7 @@ def test_a_head_of_another_shape_than_the_embedding_is_refused(shape: tuple, fil
     [
         ("general.alignment", "wide", "damaged or truncated"),
         ("general.alignment", 0, "damaged or truncated"),
+        ("general.alignment", -32, "damaged or truncated"),
         ("split.count", "many", "damaged or truncated"),
         ("llama.block_count", 10**8, "tensors for 100000000 layers"),
         ("llama.block_count", "two", "its header has llama.block_count = 'two'"),
@@ -252,6 +255,22 @@ def test_the_template_overrules_the_named_end_and_padding(tmp_path: Path, llama:
     made, tokenizer = loaded(save_tiny_gguf(tmp_path / "model.gguf", llama, edit=named_wrongly))
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     assert made.generation_config.eos_token_id == [2, 0] and made.config.pad_token_id == 0
+
+
+@pytest.mark.parametrize("shown", ["{{ m['content'] | upper }}", "{{ m['content'] if m['role'] == 'user' }}"])
+def test_a_template_that_changes_or_drops_answers_names_no_other_end(shown: str, tmp_path: Path, llama: Any) -> None:
+    template = "{% for m in messages %}<|im_start|>" + shown + "<|im_end|>{% endfor %}"
+    path = save_tiny_gguf(tmp_path / "m.gguf", llama, edit=lambda fields: fields.update(chat_template=template))
+    assert loaded(path)[1].eos_token == "<|im_end|>"
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 3] = math.nan
+    choice = choose_model(str(save_tiny_gguf(tmp_path / "m.gguf", model)))
+    with pytest.raises(ConfigError, match="blk.1.ffn_up.weight holds values that are no numbers"):
+        made_ready(choice)
 
 
 @pytest.mark.parametrize(("named", "told"), [("<|im_end|>", False), ("<|im_start|>", True)])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.config import LOSS_TYPES, ConfigError, Settings
+from pipeline.rollout.engine import EngineError
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 from tests.pipeline.training.test_losses import gradient_of, row_terms
@@ -89,6 +90,20 @@ def test_a_resumed_run_draws_the_batch_in_flight_as_it_was_drawn(made: Made) -> 
             assert {k: v for k, v in found.items() if k not in timed} == {
                 k: v for k, v in expected.items() if k not in timed
             }
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_first_step_is_compared_with_the_engine_though_it_be_the_last(made: Made, steps: int) -> None:
+    trainer = made(steps=steps, staleness=1)
+    generate = trainer.sampler.policy.engine.generate
+
+    def another_policy(*arguments: Any) -> Any:
+        return [replace(one, log_probs=[x - 1 for x in one.log_probs]) for one in generate(*arguments)]
+
+    trainer.sampler.policy.engine.generate = another_policy
+    with pytest.raises(EngineError, match="nats a token"):
+        trainer.train()
 
 
 @pytest.mark.integration

@@ -181,4 +181,6 @@ def test_a_group_is_judged_as_the_trainer_rewards_it(tiny_model_folder: Path, tm
     assert not judge(of, [cut, cut, cut_shorter, cut_shorter], judged)
     nobody = [Verdict(Status.NO_VERDICT)] * 2 + judged[:2]
     trainer.dynamic.scoring = scoring
+    trainer.dynamic.scales = {"easy": 0.0}
+    assert not judge([replace(MANY[0], source="easy")] * 4, [cut, cut, whole, whole], judged)
     assert not judge(of, [cut, cut, whole, whole], nobody)

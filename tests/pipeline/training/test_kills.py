@@ -37,7 +37,7 @@ def test_killed_runs_end_like_one_left_alone(forks: Forks, tmp_path: Path, stale
 def test_sigterm_stops_after_the_step_with_a_checkpoint(forks: Forks, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = ["--model", "starter", "--no-vllm", "--steps", "40", "--prompts-per-step", "2", "--num-generations", "4"]
-    options += ["--eval-problems", "4", "--output-dir", str(folder)]
+    options += ["--eval-problems", "4", "--num-iterations", "2", "--output-dir", str(folder)]
     process = forks.start("scripts/train.py", *options, cwd=tmp_path)
     deadline = time.monotonic() + 300
     while len(read_json_lines(folder / "metrics.jsonl")) < 1:

@@ -282,6 +282,17 @@ def test_the_clip_share_is_that_of_all_trained_tokens(made: Made, budget: int) -
 
 
 @pytest.mark.integration
+def test_a_run_that_ended_within_a_batch_goes_on_in_step_with_one_that_did_not(made: Made) -> None:
+    """Its batch is drawn again for the step that is left of it; the next one is trained twice, as ever."""
+    records: list[dict[str, Any]] = []
+    first = made(lr="0.01", num_iterations=2, steps=3)
+    first.train()
+    again = made(lr="0.01", num_iterations=2, steps=6, on_step=records.append)
+    again.train(resume_from_checkpoint=str(first.folder.path / "checkpoint-3"))
+    assert [(record["step"], "tokens" in record) for record in records] == [(4, True), (5, True), (6, False)]
+
+
+@pytest.mark.integration
 def test_the_penalty_on_the_kl_is_weighted_as_the_policy_is(made: Made) -> None:
     """β · min(π / π_old, …) does not bound it: the k3 of every token is multiplied by its unclipped ratio, so that its
     gradient is that of the KL itself (TRL's `use_bias_correction_kl`)."""
