@@ -68,6 +68,8 @@ def prepare_dataset(settings: Preparation) -> Counter[str]:
     out = Path(settings.out)
     evaluation = [problem for path in settings.against for problem in read_problems(path)]
     outcome = convert(settings)
+    if not (outcome.kept or outcome.dropped or outcome.unparsable):
+        raise DatasetError(f"{settings.source}: {settings.location} has no records; nothing is written")
     outcome.keep_if(lambda loaded: _filter(loaded.problem, settings))
     outcome.keep_if(_unmet_need)
     drop_duplicates(outcome)

@@ -27,6 +27,7 @@ CPU_ONLY = {
     "TORCH_COMPILE_DISABLE": "1",  # else the first generation compiles two samplers for half a minute
     "GOMP_SPINCOUNT": "0",  # idle OpenMP threads yield their core to the graders
 }
+CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 GPU_ONLY = {
     "UNSLOTH_ALLOW_CPU": "1",  # its one effect beside CUDA: Unsloth leaves TRL's trainers as they are
 }
@@ -48,8 +49,10 @@ def gpu_count() -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, in use or not."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this machine has, or its container may have, in use or not."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = CONTAINER_MEMORY.read_text().strip() if CONTAINER_MEMORY.is_file() else "max"
+    return min(whole, int(allowed)) if allowed.isdigit() else whole
 
 
 def prepare_environment(model: str | None = None) -> None:

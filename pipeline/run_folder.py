@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterable
 from datetime import datetime
@@ -27,6 +28,7 @@ from storage.files import write_json, write_json_lines
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
+LEFT = ("metrics.jsonl", "evaluations.jsonl", "validation.jsonl", "best", "rollouts/*.jsonl", "checkpoint-*")  # by runs
 STATES = {"staleness": "ahead.json", "dynamic_sampling": "dynamic_sampling.json"}  # of a checkpoint, by setting
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")  # of a step, timed in `metrics.jsonl`
 
@@ -41,24 +43,45 @@ def check_target(out: Path) -> None:
         raise ConfigError(f"--out {out} is a folder; name a file in it")
 
 
+def check_folder(folder: Path, asked: str) -> None:
+    """Make a folder, for what was asked for with an option and its value. Raises `ConfigError`, before hours of work,
+    where it cannot be made or nothing be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(dir=folder))
+    except OSError as error:
+        raise ConfigError(f"{asked}: the folder cannot be made ({error.strerror}); choose another") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: not valid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path} is damaged: not a JSON object")
+    return record
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; a last line cut short by a kill is left out.
+def read_json_lines(path: Path, **kinds: Any) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file; a last line cut short by a kill is left out. kinds: types of fields.
 
-    Raises `ConfigError` for any other line that is no JSON."""
+    Raises `ConfigError` for any other line that is no JSON object with such fields."""
     if not path.is_file():
         return []
     whole = path.read_bytes().rpartition(b"\n")[0]
+    records = []
     try:
-        return [record for _, record in json_lines(io.BytesIO(whole), path)]
+        for number, record in json_lines(io.BytesIO(whole), path):
+            if not isinstance(record, dict):
+                raise ProblemError(f"{path}, line {number}: not a JSON object")
+            for name, kind in kinds.items():
+                if not isinstance(record.get(name), kind):
+                    raise ProblemError(f"{path}, line {number}: {name!r} is missing or of another type")
+            records.append(record)
     except ProblemError as error:
         raise ConfigError(f"{error}; the file is damaged") from None
+    return records
 
 
 def checkpoint_fault(folder: Path, states: Iterable[str] = ()) -> str | None:
@@ -86,11 +109,11 @@ class RunFolder:
     @classmethod
     def create(cls, output_dir: str | None, name: str) -> RunFolder:
         path = Path(output_dir) if output_dir else RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-        if (path / "metrics.jsonl").exists() or any(path.glob("checkpoint-*")):
+        if path.is_dir() and any(found for left in LEFT for found in path.glob(left)):
             raise ConfigError(
                 f"{path} already holds a run: add --resume to continue it, or choose another --output-dir"
             )
-        (path / "rollouts").mkdir(parents=True, exist_ok=True)
+        check_folder(path / "rollouts", f"--output-dir {path}")
         return cls(path)
 
     @classmethod
@@ -119,7 +142,7 @@ class RunFolder:
     def truncate(self, name: str, last_step: int) -> list[dict[str, Any]]:
         """Keep the whole lines of `<name>.jsonl` up to and including `last_step`; returns their records."""
         path = self.path / f"{name}.jsonl"
-        kept = [record for record in read_json_lines(path) if record["step"] <= last_step]
+        kept = [record for record in read_json_lines(path, step=int) if record["step"] <= last_step]
         if path.is_file():
             write_json_lines(path, kept)
         return kept

@@ -49,6 +49,7 @@ def main(checkpoints: tuple[Path, ...], **options: Any) -> None:
         click.echo("policy: " + " against ".join(str(path or "the base model") for _, path in policies))
         settings = choose.settings_for(chosen[0] if chosen else None, of_run | asked.of_run)
         settings.check_told(of_run)
+        asked.check_samples(settings.eval_temperature)
         target = out or (chosen[0] if chosen else Path()) / "eval.json"
         from pipeline.evaluation.run import evaluate_policies, lines
 

@@ -32,8 +32,10 @@ def main(
 ) -> None:  # fmt: skip
     if out.exists() and not overwrite and not only_evaluate:
         raise click.UsageError(f"{out} exists; pass --overwrite to replace it or --out to write elsewhere")
-    if only_evaluate and not out.exists():
-        raise click.UsageError(f"{out} does not exist; there is no model to evaluate")
+    if only_evaluate and not evaluate:
+        raise click.UsageError("--only-evaluate: of how many problems? add --evaluate N")
+    if only_evaluate and not (out / "config.json").is_file():
+        raise click.UsageError(f"--only-evaluate: {out} holds no model (no config.json); name its folder with --out")
     import torch
 
     from pipeline.starter.measure import report

@@ -122,9 +122,11 @@ class Setting:
             return f"{self.name} must be of type {self.type.__name__}, not {value!r}"
         if kind == "literal_error":
             return f"{self.option} must be one of {', '.join(self.choices)}, not {value!r}"
-        ends = [bound for bound in self.bounds if bound.startswith(UPPER) == kind.startswith("less_than")]
+        known = () if kind == "finite_number" else self.bounds
+        ends = [bound for bound in known if bound.startswith(UPPER) == kind.startswith("less_than")]
         end = ends[0] if ends else "finite"
-        rule = "not be negative" if end == "at least 0" else f"be {end}" + self._extra["why"] * (not end.endswith(" 0"))
+        why = "" if end == "finite" or end.endswith(" 0") else self._extra["why"]
+        rule = "not be negative" if end == "at least 0" else f"be {end}{why}"
         return f"{self.option} must {rule}, not {f'{value:g}' if isinstance(value, float) else value}"
 
 

@@ -85,6 +85,16 @@ def test_what_is_only_counted_or_shown_needs_no_torch(tmp_path: Path) -> None:
     assert report.returncode == 0 and (run / "report.html").is_file(), report.stderr
 
 
+def test_a_starter_is_evaluated_where_there_is_one_and_something_is_asked(tmp_path: Path) -> None:
+    for arguments, said in (
+        (["--only-evaluate", "--out", tmp_path], "--evaluate N"),
+        (["--only-evaluate", "--evaluate", "4", "--out", tmp_path], "no model"),
+        (["--only-evaluate", "--evaluate", "4", "--out", tmp_path / "none"], "no model"),
+    ):
+        done = without(HEAVY, "make_starter", *arguments)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_programs_are_graded_without_torch(tmp_path: Path) -> None:
     (tmp_path / "1.in").write_text("")
     (tmp_path / "1.ans").write_text("7")

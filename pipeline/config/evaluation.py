@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
+from pipeline.config.settings import SEEDS
 from storage.errors import ConfigError
 from storage.settings import STRICT, Declared, setting
 
@@ -51,7 +52,7 @@ class EvalSettings(Declared):
     limit: int | None = setting(
         None, "At most this many held-out problems. Default: the run's.", gt=0, flag="--limit --eval-problems"
     )
-    seed: int = setting(0, "Seeds the sampling.")
+    seed: int = setting(0, "Seeds the sampling.", ge=0, lt=SEEDS)
     power: float | None = setting(
         None, "Print how many problems show this gain of pass@1, and stop.", gt=0, lt=1, why=", a gain such as 0.05"
     )
@@ -61,12 +62,17 @@ class EvalSettings(Declared):
     def __post_init__(self) -> None:
         if self.greedy and self.temperature:
             raise ConfigError(f"--greedy and --temperature {self.temperature} exclude each other")
-        if self.greedy and self.samples > 1:
-            raise ConfigError(
-                f"--greedy: {self.samples} completions of a problem would be one and the same; use --pass-at 1"
-            )
+        if self.greedy or self.temperature is not None:
+            self.check_samples(self.temperature or 0.0, "--greedy" if self.greedy else "--temperature 0")
         if self.samples < max(self.ks):
             raise ConfigError(f"--num-samples {self.samples} is less than the {max(self.ks)} that --pass-at needs")
+
+    def check_samples(self, temperature: float, asked: str = "--eval-temperature 0 of the run") -> None:
+        """Raise `ConfigError` for several completions of a problem at a temperature of 0, which `asked` names."""
+        if temperature == 0 and self.samples > 1:
+            raise ConfigError(
+                f"{asked}: {self.samples} completions of a problem would be one and the same; use --pass-at 1"
+            )
 
     @property
     def ks(self) -> list[int]:

@@ -32,6 +32,9 @@ Quant = Literal["nf4", "none"]
 LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"]
 LOSS_TYPES = get_args(LossType)
 EPSILON = 0.2
+STEP_KL = 0.04
+COMPILE_CREDIT = 0.5
+CREDITING = ("tiered", "compile-or-all")  # rewards that give it
 SEEDS = 2**32  # numpy takes those below
 
 
@@ -124,7 +127,11 @@ class Settings(Declared):
         "tiered", "How a verdict on a program becomes a reward."
     )
     compile_credit: float = setting(
-        0.5, "Reward of 'tiered' for compiling alone.", ge=0, lt=1, why=", the reward of a solution"
+        COMPILE_CREDIT,
+        "Reward of 'tiered' and 'compile-or-all' for compiling alone.",
+        ge=0,
+        lt=1,
+        why=", the reward of a solution",
     )
     overlong_cache: int = setting(
         0, "Completions this many tokens below the limit lose up to 1 of reward, linearly (0: none).", ge=0
@@ -144,7 +151,7 @@ class Settings(Declared):
     # GRPO
     steps: int | None = setting(None, "Optimizer steps.", gt=0)
     lr: str = setting("auto", "auto (every step moves the policy by --step-kl), or a learning rate of Adam.")
-    step_kl: float = setting(0.04, "KL of a step of --lr auto that is all signal, nats a completion.", gt=0)
+    step_kl: float = setting(STEP_KL, "KL of a step of --lr auto that is all signal, nats a completion.", gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = setting(
         "constant", "Constant, or falling to zero over the run."
     )
@@ -201,7 +208,7 @@ class Settings(Declared):
     @classmethod
     def _number_as_text(cls, value: Any) -> Any:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"{value:g}" if number else value
+        return repr(value) if number else value
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` where what the settings say together cannot work."""
@@ -247,6 +254,17 @@ class Settings(Declared):
             raise ConfigError(
                 f"--ray-address {self.ray_address}: one replica uses no cluster; add --replicas auto, or a number"
             )
+        if "step_kl" in told and self.step_kl != STEP_KL and self.learning_rate is not None:
+            raise ConfigError(
+                f"--step-kl {self.step_kl:g}: only --lr auto keeps to it, not --lr {self.lr}; leave one out"
+            )
+        if "compile_credit" in told and self.compile_credit != COMPILE_CREDIT and self.reward not in CREDITING:
+            raise ConfigError(
+                f"--compile-credit {self.compile_credit:g}: --reward {self.reward} gives none; leave it out, or use "
+                f"--reward {' or '.join(CREDITING)}"
+            )
+        if "engine_weights" in told and self.engine_weights == "bf16" and not self.vllm:
+            raise ConfigError("--engine-weights bf16: these are weights of vLLM; add --vllm, or leave it out")
         if self.loss_type != "cispo":
             return
         if "epsilon_high" in told and self.epsilon_high is not None and self.epsilon_high < 1:

@@ -32,7 +32,7 @@ POWER_SAMPLES = (1, 4, 16)
 def compare_counts(
     names: tuple[str, str], a: Counts, b: Counts, ks: Sequence[int], clusters: Clusters | None = None
 ) -> dict[str, Any]:
-    """B against A for every k, on the problems that both have k graded completions of.
+    """B against A for every k, on the problems that both have k graded completions of; None where there are none.
 
     clusters: of problems that are alike; a problem that it does not name is a cluster of its own. Raises `ConfigError`
     where the two share no problem.
@@ -46,7 +46,8 @@ def compare_counts(
         pairs = zip(shared, *(pass_values(side, k) for side in sides), strict=True)
         known = [(problem, x, y) for problem, x, y in pairs if x is not None and y is not None]
         if not known:
-            raise ConfigError(f"--compare: no problem has {k} graded completions on both sides; lower --pass-at")
+            result[f"pass@{k}"] = None
+            continue
         first, second = [x for _, x, _ in known], [y for _, _, y in known]
         compared = compare(first, second, clusters=[(clusters or {}).get(problem, problem) for problem, _, _ in known])
         result[f"pass@{k}"] = asdict(compared) | {
@@ -57,9 +58,9 @@ def compare_counts(
     samples = max(1, round(sum(n for _, n in sides[0]) / len(shared)))
     deviation = paired_deviation(within_variance([count for side in sides for count in side]), samples)
     result["detectable_gain"] = detectable_gain(len(shared), deviation)
-    if clusters:  # they widen the interval, which is about four errors wide
-        found = result[f"pass@{min(ks)}"]
-        seen = detectable_gain(1, (found["high"] - found["low"]) / 4)
+    found = result[f"pass@{min(ks)}"]
+    if clusters and found:  # they widen the interval, which is about four errors wide
+        seen = detectable_gain(1, found["width"] / 4)
         result["detectable_gain"] = max(result["detectable_gain"], seen)
     result["conclusion"] = conclusion(result, min(ks))
     return result
@@ -68,6 +69,11 @@ def compare_counts(
 def conclusion(result: Mapping[str, Any], k: int) -> str:
     """One sentence that claims no more than the test of pass@k allows."""
     (a, b), c = result["names"], result[f"pass@{k}"]
+    if c is None:
+        return (
+            f"Nothing is known of a difference between {a} and {b}: no problem has {k} graded "
+            f"completion{'s' * (k > 1)} on both sides."
+        )
     figures = (
         f"pass@{k} {c['a']:.3f} against {c['b']:.3f}, {c['difference']:+.3f} (95 % interval [{c['low']:+.3f}, "
         f"{c['high']:+.3f}], p = {c['p_value']:.2g}, {c['method']}, {c['problems']} problems)"
@@ -105,12 +111,14 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
     """How many problems show a gain of pass@1, by completions per problem.
 
     counts: of an evaluation, which tell how uncertain single problems are; without them every problem is taken to be
-    solved at `rate`, the worst case.
+    solved at `rate`, the worst case. Raises `ConfigError` for a gain beyond a rate of 1.
     """
     if counts:
         rate = sum(c for c, _ in counts) / max(1, sum(n for _, n in counts))
         within = within_variance(counts)
-    else:
+    if gain > 1 - rate + 1e-9:
+        raise ConfigError(f"--power {gain:g}: from pass@1 {rate:.2f} a gain of at most {1 - rate:.2f} is possible")
+    if not counts:
         risen = min(1.0, rate + gain)
         within = max((rate * (1 - rate) + risen * (1 - risen)) / 2, 1e-6)
     text = [
@@ -141,7 +149,11 @@ def compare_files(a: Path, b: Path, ks: Sequence[int]) -> dict[str, Any]:
                 f"evaluate both alike"
             )
     clusters = [record["per_problem"].get("clusters") or {} for record in (record_a, record_b)]
-    return compare_counts((name_a, name_b), counts_a, counts_b, ks, clusters[0] | clusters[1])
+    result = compare_counts((name_a, name_b), counts_a, counts_b, ks, clusters[0] | clusters[1])
+    for k in ks:
+        if result[f"pass@{k}"] is None:
+            raise ConfigError(f"--compare: no problem has {k} graded completions on both sides; lower --pass-at")
+    return result
 
 
 def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
@@ -150,7 +162,7 @@ def comparison_lines(comparison: dict[str, Any] | None) -> list[str]:
         return []
     text = []
     for key, c in comparison.items():
-        if key.startswith("pass@"):
+        if key.startswith("pass@") and c:
             text.append(
                 f"{'difference':12}{key:8}{c['difference']:+.3f}  95 % interval [{c['low']:+.3f}, {c['high']:+.3f}], "
                 f"p = {c['p_value']:.2g} ({c['method']}); better on {c['only_b']} problems, worse on {c['only_a']}"

@@ -48,7 +48,7 @@ class Evaluation:
         return [problem.cluster or problem.id for problem in self.problems]
 
     def summary(self, ks: Sequence[int], config: RunConfig) -> dict[str, Any]:
-        """A policy's part of `eval.json`. Raises `ValueError` where no problem has the largest k graded completions."""
+        """A policy's part of `eval.json`. pass@k is None where no problem has k graded completions."""
         verdicts = [v for row in self.verdicts_P_S for v in row]
         tokens = [n for row in self.tokens_P_S for n in row]
         scores = self._scores(config)
@@ -74,18 +74,19 @@ class Evaluation:
         }
 
     def _by(self, labels: Sequence[str]) -> dict[str, Any]:
-        """pass@1 of the problems of each label; {} where nothing is labelled."""
+        """pass@1 of the problems of each label, even if all are of one cluster; {} where nothing is labelled."""
         groups: dict[str, list[tuple[tuple[int, int], str]]] = {}
         for label, count, cluster in zip(labels, self.counts(), self.clusters(), strict=True):
             if count[1]:
                 groups.setdefault(label or "unknown", []).append((count, cluster))
         if set(groups) <= {"unknown"}:
             return {}
-        return {
-            label: pass_at([count for count, _ in group], 1, [cluster for _, cluster in group])
-            | {"problems": len(group)}
-            for label, group in sorted(groups.items())
-        }
+        found = {}
+        for label, group in sorted(groups.items()):
+            clusters = [cluster for _, cluster in group]
+            value = pass_at([count for count, _ in group], 1, clusters if len(set(clusters)) > 1 else None)
+            found[label] = {**(value or {}), "problems": len(group)}
+        return found
 
     def _scores(self, config: RunConfig) -> Scores:
         texts = [text for row in self.texts_P_S for text in row]
@@ -102,13 +103,16 @@ class Evaluation:
                 yield row | verdict_fields(verdict) | {"reward": next(rewards)}
 
 
-def pass_at(counts: Sequence[tuple[int, int]], k: int, clusters: Sequence[str] | None = None) -> dict[str, float | int]:
+def pass_at(
+    counts: Sequence[tuple[int, int]], k: int, clusters: Sequence[str] | None = None
+) -> dict[str, float | int] | None:
     """{pass_at_k, n, low, high} from (accepted, graded) of each problem: the mean over problems, n completions graded,
-    a 95 % interval that knows the problems' clusters. Problems with fewer than k graded completions are left out."""
+    a 95 % interval that knows the problems' clusters. Problems with fewer than k graded completions are left out; None
+    where that are all."""
     values = pass_values(counts, k)
     known = [value for value in values if value is not None]
     if not known:
-        raise ValueError(f"pass@{k}: no problem has {k} graded completions")
+        return None
     kept = [c for c, value in zip(clusters, values, strict=True) if value is not None] if clusters else None
     low, high = mean_interval(known, clusters=kept)
     return {f"pass_at_{k}": sum(known) / len(known), "n": sum(n for _, n in counts), "low": low, "high": high}

@@ -78,10 +78,10 @@ def evaluate_policies(
             bar = EvaluationBar(len(problems) * samples, name)
             result = evaluate(policy.engine, policy.tokenizer, grader, problems, samples, sampling, bar.graded)
             bar.close()
+            write_json_lines(out.with_name(f"{out.stem}-{name}.jsonl"), result.rows(config))
             results[name] = result.summary(ks, config)
             results[name]["dropped_prompts"] = dropped
             counts[name] = result.counts()
-            write_json_lines(out.with_name(f"{out.stem}-{name}.jsonl"), result.rows(config))
         assert loaded is not None
         engine = loaded.policy.engine.name
         loaded.close()
@@ -163,7 +163,9 @@ def lines(record: dict[str, Any]) -> list[str]:
     for name in record["policies"]:
         result = record[name]
         for key, value in result.items():
-            if key.startswith("pass@"):
+            if key.startswith("pass@") and value is None:
+                text.append(f"{name:12}{key:8}unknown: no problem has {key[5:]} graded completions")
+            elif key.startswith("pass@"):
                 interval = f"95 % interval [{value['low']:.3f}, {value['high']:.3f}]"
                 counted = f"{value['n']} completions of {result['problems']} problems"
                 text.append(f"{name:12}{key:8}{value['pass_at_' + key[5:]]:.3f}  {interval}, {counted}")

@@ -52,14 +52,14 @@ def mean_interval(values: Sequence[float], seed: int = 0, clusters: Sequence[str
     """95 % interval of the mean of one value a problem, each in [0, 1].
 
     Percentile bootstrap over problems; where some share a cluster, mean ± t · s of `cluster_error`. Wilson's where all
-    values are equal, with as many observations as clusters: nothing else can see the uncertainty of a sample without
-    variation.
+    values are equal or there is one cluster, with as many observations as clusters: nothing else can see the
+    uncertainty of a sample without variation.
     """
     data = np.asarray(values, dtype=float)
     members = _members(clusters, data.size)
-    if data.size < 2 or np.all(data == data[0]):
+    if data.size < 2 or np.all(data == data[0]) or (members is not None and len(members) == 1):
         count = data.size if members is None else len(members)
-        return wilson_interval(float(data[0]) * count if count else 0.0, count)
+        return wilson_interval(float(data.mean()) * count if count else 0.0, count)
     if members is None:
         low, high, _ = _bootstrap_of_mean(data, RESAMPLES, seed)
         return low, high
@@ -68,12 +68,12 @@ def mean_interval(values: Sequence[float], seed: int = 0, clusters: Sequence[str
 
 
 def _members(clusters: Sequence[str] | None, count: int) -> list[NDArray[np.intp]] | None:
-    """Indices of each cluster's problems; None where every problem is a cluster of its own, or all are one."""
+    """Indices of each cluster's problems; None where every problem is a cluster of its own."""
     if clusters is None:
         return None
     _, label = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     found = [np.flatnonzero(label == k) for k in range(label.max(initial=-1) + 1)]
-    return found if 1 < len(found) < count else None
+    return found if len(found) < count else None
 
 
 def cluster_error(data: NDArray[np.float64], members: Sequence[NDArray[np.intp]]) -> tuple[float, float]:
@@ -118,7 +118,8 @@ def _bootstrap_of_mean(data: NDArray[np.float64], resamples: int, seed: int) -> 
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A on the same problems. `only_a` and `only_b` count problems that one of them solved more often."""
+    """B against A on the same problems. `only_a` and `only_b` count problems that one of them solved more often;
+    `width` is that of the interval before its ends were cut to what a difference can be."""
 
     difference: float
     low: float
@@ -128,6 +129,7 @@ class Comparison:
     problems: int
     only_a: int
     only_b: int
+    width: float
 
     @property
     def proven(self) -> bool:
@@ -149,8 +151,9 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
     The interval of mean(b) − mean(a) is the paired percentile bootstrap over problems. Where every value is 0 or 1 (one
     completion a problem), the p-value is McNemar's, exact; else twice the smaller share of resamples on one side of no
     difference. Where problems share clusters, interval and p-value are those of a paired t-test with the error of
-    `cluster_error`. Where all differences are alike, the interval has room for as many others as may have been missed.
-    Raises `ValueError` unless both have the same, non-zero number of problems.
+    `cluster_error`; one cluster of several problems is one observation, which proves nothing. Where all differences are
+    alike, the interval has room for as many others as may have been missed. Raises `ValueError` unless both have the
+    same, non-zero number of problems.
     """
     if len(a) != len(b) or not a:
         raise ValueError(f"a paired comparison needs the same problems on both sides, not {len(a)} and {len(b)}")
@@ -160,7 +163,9 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
     single = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
     difference = float(differences.mean())
     members = _members(clusters, differences.size)
-    if differences.size < 2 or np.all(differences == differences[0]):
+    if members is not None and len(members) == 1:
+        low, high, p_value, method = -1.0, 1.0, 1.0, "one cluster, which tells nothing of others"
+    elif differences.size < 2 or np.all(differences == differences[0]):
         units = differences.size if members is None else len(members)
         other = 1 - (LEVEL / 2) ** (1 / units)  # units that would differ: Clopper and Pearson's bound where none does
         low, high = difference - other * (1 + difference), difference + other * (1 - difference)  # by all they can
@@ -182,7 +187,8 @@ def compare(a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: Seq
             below, above = (means <= 0).sum(), (means >= 0).sum()
             p_value = min(1.0, 2 * (min(below, above) + 1) / (means.size + 1))
             method = "paired bootstrap"
-    return Comparison(difference, low, high, float(p_value), method, differences.size, only_a, only_b)
+    ends = max(-1.0, low), min(1.0, high)
+    return Comparison(difference, *ends, float(p_value), method, differences.size, only_a, only_b, high - low)
 
 
 def _quantile(probability: float) -> float:

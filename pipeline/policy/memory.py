@@ -158,10 +158,21 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
 
 def cpu_micro_batch(architecture: Mapping[str, Any], config: RunConfig, machine: float) -> int:
     """Tokens of one training micro-batch on a CPU with `machine` bytes of memory: as configured, or halved until the
-    pass is within its share. It is of the whole memory, so that a resumed run cuts its batches as before."""
-    sizes, tokens, least = Sizes.of(architecture), config.micro_batch_tokens, _least_tokens(config)
-    while tokens > least and 2 * sizes.training_bytes(tokens, False) > CPU_SHARE * machine:  # sizes are of bf16
-        tokens = max(least, tokens // 2)
+    pass is within its share, but not below the longest row; says so where that has no room in it. It is of the whole
+    memory, so that a resumed run cuts its batches as before."""
+    sizes, tokens, longest = Sizes.of(architecture), config.micro_batch_tokens, config.max_length
+
+    def needed(count: int) -> float:
+        return 2 * sizes.training_bytes(count, False)  # sizes are of bf16
+
+    while tokens > longest and needed(tokens) > CPU_SHARE * machine:
+        tokens = max(longest, tokens // 2)
+    if needed(longest) > CPU_SHARE * machine:
+        print(
+            f"a training pass over one row of {longest} tokens takes up to {needed(longest) / 1e9:.1f} GB of this "
+            f"machine's {machine / 1e9:.1f} GB; shorter ones (--max-completion-length) take less",
+            flush=True,
+        )
     return tokens
 
 
@@ -192,7 +203,7 @@ def _plan(sizes: Sizes, config: RunConfig, budget: float, packed: bool) -> Memor
         return fixed + phase + longest
     cache = min(budget - fixed - phase, max(longest, 1.1 * wanted * expected))
     left = budget - fixed - cache
-    tokens, checkpointing = config.micro_batch_tokens, False
+    tokens, checkpointing = max(least, config.micro_batch_tokens), False
     if sizes.training_bytes(max(tokens // 2, least), False) > left:
         checkpointing = True
     while tokens > least and sizes.training_bytes(tokens, checkpointing) > left:
@@ -218,4 +229,5 @@ def _reason(best: MemoryPlan, found: list[MemoryPlan | float], config: RunConfig
     if not isinstance(others[0], MemoryPlan):
         return f"{line}; {other} would need {others[0] / 1e9:.1f} GB"
     ratio = best.rate / others[0].rate
-    return f"{line}, which should give {ratio:.1f} times the tokens/s of {others[0].sequences} on {other}"
+    gain = f"{ratio:.1f} times the tokens/s of" if ratio >= 1.05 else "about as many tokens/s as"
+    return f"{line}, which should give {gain} {others[0].sequences} on {other}"

@@ -47,6 +47,10 @@ SHOWN_CHARACTERS = 400  # of a test's input or output
 FIELDS = ("step", "problem", "sample", "completion", "verdict", "passed", "total", "tests", "message")  # of a rollout
 SHOWN_MESSAGES = 12
 PLACE = re.compile(r"^(?:main\.\w+:|/\S+?:)[\d:]*\s*|(?<= on test )\d+")  # of a message: file, line, column, test
+METRICS = {"step": int, "seconds": dict | None, "idle": dict | None, "verdicts": dict | None, "replicas": list | None}
+TIMELINE = {"step": int, "start": int | float, "end": int | float, "lanes": dict}
+EVALUATION = {"step": int, "pass@1": dict | None}
+ROLLOUT = {"problem": str, "verdict": str, "message": str | None}
 SCORES = ("reward", "advantage", "tokens")
 
 
@@ -57,7 +61,7 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
     """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} contains no run (no config.yaml)")
-    metrics = read_json_lines(folder / "metrics.jsonl")
+    metrics = read_json_lines(folder / "metrics.jsonl", **METRICS)
     summary = read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
     every = _rollouts(folder / "rollouts")
     rollouts = every if len(every) <= limit else [every[index * len(every) // limit] for index in range(limit)]
@@ -73,13 +77,13 @@ def run_data(folder: Path, limit: int) -> dict[str, Any]:
         "step_seconds": _finite([record.get("seconds", {}).get("step") for record in metrics]),
         "lanes": _lanes(metrics),
         "idle": {name: _finite([record.get("idle", {}).get(name) for record in metrics]) for name in IDLE},
-        "timeline": _timeline(read_json_lines(folder / "timeline.jsonl")),
+        "timeline": _timeline(read_json_lines(folder / "timeline.jsonl", **TIMELINE)),
         "verdicts": _verdicts(metrics),
         "messages": _messages(every),
         "v": _finite([record.get("v", []) for record in metrics]),
         "intervals": _step_intervals(every),
-        "evaluations": [_evaluation(record) for record in read_json_lines(folder / "evaluations.jsonl")],
-        "validation": [_evaluation(record) for record in read_json_lines(folder / "validation.jsonl")],
+        "evaluations": _evaluations(folder / "evaluations.jsonl"),
+        "validation": _evaluations(folder / "validation.jsonl"),
         "rollouts": {name: [row.get(name) for row in rollouts] for name in ("set", *FIELDS, *SCORES)},
         "left_out": len(every) - len(rollouts),
         "problems": problems,
@@ -96,6 +100,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return value
+
+
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    """Those of a file that have a verdict."""
+    return [_evaluation(record) for record in read_json_lines(path, **EVALUATION) if record["pass@1"]]
 
 
 def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +182,7 @@ def _rollouts(folder: Path) -> list[dict[str, Any]]:
         kind, _, number = path.stem.rpartition("-")
         if not number.isdigit():
             continue
-        for row in read_json_lines(path):
+        for row in read_json_lines(path, **ROLLOUT):
             rows.append(_finite(row) | {"set": "train" if kind == "step" else kind, "step": int(number)})
     return sorted(rows, key=lambda row: (row["step"], row["set"]))
 

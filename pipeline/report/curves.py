@@ -26,6 +26,8 @@ def draw_curves(records: list[dict[str, Any]], summary: dict[str, Any], path: Pa
     last = records[-1]["step"] if records else 0
     for name, step, side in (("before", 0, "left"), ("after", last, "right")):
         point = summary[name]
+        if point["pass_at_1"] is None:
+            continue
         error = [[point["pass_at_1"] - point["low"]], [point["high"] - point["pass_at_1"]]]
         rate.errorbar([step], [point["pass_at_1"]], yerr=error, fmt="o", color="black", capsize=4, zorder=3)
         label = f"{name} {point['pass_at_1']:.2f}"

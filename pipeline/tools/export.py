@@ -20,7 +20,10 @@ from pipeline.environment import has_gpu
 from pipeline.evaluation.choose import check_base, checkpoint_settings, usable
 from pipeline.launch import check_processes
 from pipeline.policy.models import ModelChoice, choose_model, load_model, made_ready
+from pipeline.run_folder import check_folder
 
+TAGS = "tags:\n- tinylora\n---\n"  # in the README of every export
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 FORMATS = ("lora", "peft-tinylora", "merged", "tinylora")
 
 
@@ -40,8 +43,7 @@ def export(
     Raises `ConfigError` or `AdapterError` with one sentence for a checkpoint or folder that will not do.
     """
     check_processes()
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists already; choose another, or add --overwrite")
+    check_out(out, checkpoint, overwrite)
     settings, apply = _source(checkpoint, model, quant, variant)
     choice = choose_model(settings.model, settings.hub)
     if checkpoint.is_dir():
@@ -51,7 +53,8 @@ def export(
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
     apply(adapted)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    place = out.resolve()  # a link stays one
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         _write(form, adapted, tokenizer, choice, config, partial)
@@ -59,12 +62,36 @@ def export(
             of_run = replace(settings, model=choice.name) if checkpoint.is_dir() else config
             of_run.save(partial / "config.yaml")
         (partial / "README.md").write_text(model_card(form, choice, config, checkpoint), encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def check_out(out: Path, checkpoint: Path, overwrite: bool) -> None:
+    """Raise `ConfigError` where no export can come, or one would take the place of more than an earlier export."""
+    place = out.resolve()
+    if checkpoint.resolve().is_relative_to(place):
+        raise ConfigError(f"--out {out} is or holds the checkpoint {checkpoint}; choose another")
+    if Path.cwd().is_relative_to(place):
+        raise ConfigError(f"--out {out} is or holds the folder in which you are; choose another")
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder")
+    if place.is_dir() and any(place.iterdir()):
+        if not overwrite:
+            raise ConfigError(f"--out {out} exists already; choose another, or add --overwrite")
+        if not _is_export(place):
+            raise ConfigError(f"--out {out} is no earlier export, which alone --overwrite replaces; choose another")
+    check_folder(place.parent, f"--out {out}")
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds an export and nothing that was made in it later, such as a run."""
+    card = folder / "README.md"
+    told = card.is_file() and TAGS in card.read_text(encoding="utf-8", errors="replace")
+    return told and not any(path.is_dir() for path in folder.iterdir())
 
 
 def _source(
@@ -130,8 +157,8 @@ def save_merged(adapted: Any, tokenizer: Any, base: str, rounding: Any, folder: 
 
 
 USE = {
-    "lora": "PEFT: `PeftModel.from_pretrained(base, folder)`. vLLM: `LLM(base, enable_lora=True, max_lora_rank=8)` "
-    "with `LoRARequest(name, 1, folder)`.",
+    "lora": "PEFT: `PeftModel.from_pretrained(base, folder)`. vLLM: `LLM(base, enable_lora=True, "
+    "max_lora_rank={rank})` with `LoRARequest(name, 1, folder)`.",
     "peft-tinylora": "PEFT 0.21 or newer: `PeftModel.from_pretrained(base, folder)`; the base in 16 or 32 bits.",
     "merged": "transformers, vLLM or anything else that loads a model folder.",
     "tinylora": "this project's `scripts/eval.py`, `scripts/train.py` and `scripts/export.py`.",
@@ -141,11 +168,12 @@ USE = {
 def model_card(form: str, choice: ModelChoice, config: RunConfig, checkpoint: Path) -> str:
     """The folder's README: what it is, on which base it acts, what loads it."""
     base = "" if Path(choice.location).is_dir() else f"base_model: {choice.location}\n"
+    rank = next((known for known in VLLM_RANKS if known >= config.rank), config.rank)
     served = " The adapter was trained on the base quantised to NF4." if config.quant == "nf4" else ""
     return (
-        f"---\n{base}tags:\n- tinylora\n---\n\n"
+        f"---\n{base}{TAGS}\n"
         f"{config.groups * config.u} numbers trained by reinforcement learning on {choice.name}, exported from "
-        f"`{checkpoint.name}` as `{form}`.{served}\n\nLoads with {USE[form]}\n"
+        f"`{checkpoint.name}` as `{form}`.{served}\n\nLoads with {USE[form].format(rank=rank)}\n"
     )
 
 

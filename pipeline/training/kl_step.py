@@ -267,8 +267,8 @@ class StepLength:
             self.take_scores()
 
     def take_scores(self) -> None:
-        """Make the scores of the part at hand from what has flowed back so far: what comes later in `rows`, the gradients
-        of the entropy and of the KL to the base, is no multiple of ∇ log π."""
+        """Make the scores of the part at hand from what has flowed back so far: what comes later in `rows`, the
+        gradients of the entropy and of the KL to the base, is no multiple of ∇ log π."""
         if self._rows is None:
             return
         (rows, pack, part), self._rows = self._rows, None

@@ -295,9 +295,9 @@ def fitting_sets(tokenizer: Any, sets: ProblemSets, config: RunConfig, task: Tas
 
 
 class Terminated:
-    """Within this context SIGTERM asks for a stop with the next checkpoint, which is that of the step under way, or with
-    `num_iterations` of the last step on its batch; a second SIGTERM ends the process at once, and `--resume` goes on
-    from the checkpoint before."""
+    """Within this context SIGTERM asks for a stop with the next checkpoint: that of the step under way, or of the last
+    step on its batch (`num_iterations`). A second SIGTERM ends the process at once, and `--resume` goes on from the
+    checkpoint before."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -25,6 +25,7 @@ from pipeline.policy.models import (
     made_ready,
     quiet_libraries,
 )
+from pipeline.run_folder import check_folder
 from pipeline.tasks import Task, task_of, with_dataset
 from pipeline.tasks.problem_sets import read_dataset
 from pipeline.versions import warn_of_untested
@@ -38,6 +39,8 @@ def warm_up(settings: WarmUp) -> Path:
     """Train, merge and save; returns the model's folder, which appears whole or not at all."""
     start = time.perf_counter()
     check_processes()
+    final = Path(settings.output_dir)
+    check_folder(final.parent, f"--output-dir {final}")
     choice = choose_model(settings.model, settings.hub)
     shared = {name: getattr(settings, name) for name in ("task", "template", "system_prompt", "dataset")}
     asked = with_dataset(Settings(model=choice.name, **shared), starter=choice.is_starter)
@@ -50,7 +53,6 @@ def warm_up(settings: WarmUp) -> Path:
     model, tokenizer = load(choice, settings)
     rows, dropped = training_rows(problems, task, tokenizer, settings.max_length)
     print(f"examples: {len(rows)}" + (f"; {dropped} dropped, longer than --max-length" if dropped else ""), flush=True)
-    final = Path(settings.output_dir)
     folder = final.with_name(f".{final.name}.partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -148,6 +148,10 @@ def test_bad_settings_and_empty_results(tmp_path: Path) -> None:
     for wrong in ({"held_out": 1.0}, {"text_language": "tlh"}, {"max_tests": 0}, {"difficulty": "easy:800"}):
         with pytest.raises(ConfigError):
             Preparation("gsm8k", "x.jsonl", **wrong)  # type: ignore[arg-type]
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DatasetError, match="empty.jsonl has no records"):
+        prepare_dataset(Preparation("gsm8k", str(tmp_path / "none.jsonl"), location=str(tmp_path / "empty.jsonl")))
+    assert not list(tmp_path.glob("none*"))
     with pytest.raises(DatasetError, match="no problem is left"):
         prepared(tmp_path, [row("few", "One.", tests=1)], min_tests=5)
     assert not (tmp_path / "out.jsonl").exists() and (tmp_path / "out.jsonl.dropped.jsonl").exists()

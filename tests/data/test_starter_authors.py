@@ -70,11 +70,12 @@ def test_corpus_is_deterministic_and_follows_the_mixture() -> None:
 
 @pytest.mark.integration
 def test_authors_keep_their_quality_in_all_families(pool: GraderPool) -> None:
-    """Careful programs pass; faulty ones fail at least nine times in ten, by compile errors only if meant to."""
+    """Careful programs pass; faulty ones fail at least nine times in ten, by compile errors only if meant to. Every
+    author on half of the families, and every family by half of the authors."""
     rng = Random(21)
     jobs = []
-    for author in AUTHORS:
-        for family in FAMILIES:
+    for number, author in enumerate(AUTHORS):
+        for family in FAMILIES[number % 2 :: 2]:
             instance = draw_instance(family, rng, reserved=True)
             source = program(instance, author, rng, faulty=not author.careful)
             jobs.append((author, instance, source, pool.submit(source, instance.problem)))

@@ -50,6 +50,9 @@ def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> No
         ({"ray_address": "auto"}, "--ray-address auto: one replica uses no cluster; add --replicas auto"),
         ({"loss_type": "cispo", "epsilon_high": 0.28}, "--epsilon-high 0.28: of cispo it is the largest weight"),
         ({"loss_type": "cispo", "epsilon": 0.3}, "--epsilon 0.3: cispo bounds no weight from below"),
+        ({"lr": "1e-3", "step_kl": 0.1}, "--step-kl 0.1: .* --lr auto"),
+        ({"reward": "binary", "compile_credit": 0.1}, "--compile-credit 0.1: --reward binary gives none"),
+        ({"engine_weights": "bf16"}, "--engine-weights bf16: .* add --vllm"),
     ],
 )
 def test_what_would_do_nothing_is_refused_where_it_is_told(told: dict, named: str) -> None:
@@ -60,7 +63,8 @@ def test_what_would_do_nothing_is_refused_where_it_is_told(told: dict, named: st
 
 
 def test_the_settings_of_a_run_can_be_told_again(tmp_path: Path) -> None:
-    for asked in (Settings(dataset="x"), Settings(dataset="x", loss_type="cispo"), Settings(dataset="x", replicas="2")):
+    for asked in (Settings(dataset="x"), Settings(dataset="x", loss_type="cispo"), Settings(dataset="x", replicas="2"),
+                  Settings(dataset="x", lr="0.001", reward="binary")):  # fmt: skip
         resolved(asked, starter=True, gpu=False).save(tmp_path / "config.yaml")
         told = read_settings(tmp_path / "config.yaml")
         Settings(**told).check_told(told)
@@ -152,6 +156,8 @@ def test_config_file_takes_the_names_of_the_options(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("num-generations: 4\nlr: 1\nstep_kl: 1e-3\ntop-p: 1\n")
     assert Settings(**read_settings(path)) == Settings(num_generations=4, lr="1", step_kl=0.001)
+    path.write_text("lr: 0.000123456789\n")
+    assert Settings(**read_settings(path)).learning_rate == 0.000123456789
     path.write_text("step_kl: far\n")
     with pytest.raises(ConfigError, match="step_kl must be of type float, not 'far'"):
         Settings(**read_settings(path))

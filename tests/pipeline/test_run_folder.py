@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ConfigError, Settings, resolved
-from pipeline.run_folder import RunFolder, check_target, read_json, read_json_lines
+from pipeline.run_folder import RunFolder, check_folder, check_target, read_json, read_json_lines
 
 CONFIG = resolved(Settings(dataset="x"), starter=True, gpu=False)
 
@@ -18,6 +18,35 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     folder.append("metrics", {"step": 1})
     with pytest.raises(ConfigError, match="--resume"):
         RunFolder.create(str(tmp_path / "run"), "name")
+
+
+@pytest.mark.parametrize("left", ["evaluations.jsonl", "validation.jsonl", "best/best.json", "rollouts/x-00000.jsonl"])
+def test_what_a_run_left_before_its_first_step_is_not_taken_over(left: str, tmp_path: Path) -> None:
+    folder = RunFolder.create(str(tmp_path / "run"), "name")
+    (folder.path / "notes.txt").touch()
+    CONFIG.save(folder.path / "config.yaml")
+    assert RunFolder.create(str(folder.path), "name").path == folder.path  # nothing of it would be used
+    (folder.path / left).parent.mkdir(exist_ok=True)
+    (folder.path / left).write_text("{}")
+    with pytest.raises(ConfigError, match="add --resume to continue it, or choose another --output-dir"):
+        RunFolder.create(str(folder.path), "name")
+    assert RunFolder.resume(str(folder.path)).whole_checkpoint(CONFIG) == (0, None)
+    assert (folder.path / left).read_text() == "{}"
+
+
+@pytest.mark.parametrize("where", ["afile", "afile/x", "/proc/x"])
+def test_a_folder_that_cannot_be_made_is_refused(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").touch()
+    with pytest.raises(ConfigError, match=f"^--output-dir {where}: the folder cannot be made"):
+        RunFolder.create(where, "name")
+    with pytest.raises(ConfigError, match="^--out x: the folder cannot be made .*choose another$"):
+        check_folder(Path(where), "--out x")
+
+
+def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", "--out x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
 
 
 def test_resume_without_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

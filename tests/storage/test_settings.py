@@ -59,7 +59,8 @@ def test_a_declaration_tells_all_that_an_option_needs() -> None:
     [
         ({"heat": 0}, "--heat must be greater than 0, not 0"),
         ({"heat": 301.5}, "--heat must be at most 300, where bread burns, not 301.5"),
-        ({"heat": float("nan")}, "--heat must be greater than 0, not nan"),
+        ({"heat": float("nan")}, "--heat must be finite, not nan"),
+        ({"heat": float("inf")}, "--heat must be finite, not inf"),
         ({"heat": "hot"}, "heat must be of type float, not 'hot'"),
         ({"heat": True}, "heat must be of type float, not True"),
         ({"shelf": "top"}, "--shelf must be one of low, high, not 'top'"),

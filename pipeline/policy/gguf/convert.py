@@ -131,7 +131,7 @@ def _write(header: Header, names: dict[str, tuple[str, tuple[int, ...]]], folder
         name = sources[ours]
         values = torch.from_numpy(_in_order(header, name, dequantised(header, header.tensors[name]))).bfloat16()
         if not values.isfinite().all():
-            raise header.error(f"{name} holds values that are no numbers, or beyond those of bfloat16; download it again")
+            raise header.error(f"{name} holds what is no number, or none that bfloat16 has; download it again")
         bar.written(weights[ours].nbytes)
         return values
 

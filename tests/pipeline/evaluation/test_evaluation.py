@@ -13,7 +13,13 @@ import pytest
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.config.evaluation import FROM_A_RUN, EvalSettings
 from pipeline.evaluation.choose import policies, settings_for, usable
-from pipeline.evaluation.compare import compare_counts, compare_files, power_lines, stored_counts
+from pipeline.evaluation.compare import (
+    compare_counts,
+    compare_files,
+    comparison_lines,
+    power_lines,
+    stored_counts,
+)
 from pipeline.evaluation.evaluate import Evaluation, pass_at
 from pipeline.evaluation.run import adapter_settings, lines
 from rewards.problem import Problem
@@ -50,8 +56,7 @@ def test_summary_counts_what_was_graded() -> None:
     rows = list(result.rows(CONFIG))
     assert [row["verdict"] for row in rows[2:4]] == ["ACCEPTED", "WRONG_ANSWER"]
     assert rows[0]["reward"] == 1.0 and rows[3]["reward"] == pytest.approx(0.75) and rows[5]["reward"] is None
-    with pytest.raises(ValueError, match="pass@3"):
-        result.summary([3], CONFIG)
+    assert result.summary([2, 3], CONFIG)["pass@3"] is None  # no problem has three
 
 
 def counts(values: list[int], n: int = 1) -> dict[str, tuple[int, int]]:
@@ -79,8 +84,15 @@ def test_only_problems_of_both_sides_are_compared() -> None:
     assert result["pass@2"]["b"] == 1.0
     with pytest.raises(ConfigError, match="share no problem"):
         compare_counts(("a", "b"), a, {"other": (1, 1)}, [1])
-    with pytest.raises(ConfigError, match="lower --pass-at"):
-        compare_counts(("a", "b"), a, b, [3])
+    known = compare_counts(("a", "b"), a, b, [1, 3])
+    assert known["pass@3"] is None and known["pass@1"] == result["pass@1"]
+    assert known["conclusion"] == result["conclusion"]
+    for clusters in ({}, {"p0": "x", "p1": "x"}):
+        unknown = compare_counts(("a", "b"), a, b, [3], clusters)
+        assert unknown["conclusion"] == (
+            "Nothing is known of a difference between a and b: no problem has 3 graded completions on both sides."
+        )
+        assert comparison_lines(unknown) == [unknown["conclusion"]]
 
 
 def test_clusters_are_kept_with_an_evaluation(tmp_path: Path) -> None:
@@ -132,6 +144,8 @@ def test_stored_evaluations_are_compared_where_they_were_made_alike(tmp_path: Pa
     warm = write_evaluation(tmp_path / "warm.json", [1] * 30, temperature=1.0)
     with pytest.raises(ConfigError, match="has temperature 0.0"):
         compare_files(a, warm, [1])
+    with pytest.raises(ConfigError, match="no problem has 2 graded completions on both sides; lower --pass-at"):
+        compare_files(a, b, [1, 2])
     for content in ("", "[]", "{}", '{"per_problem": {"counts": {}}}'):
         (tmp_path / "other.json").write_text(content)
         with pytest.raises(ConfigError, match="not an evaluation"):
@@ -145,6 +159,10 @@ def test_power_is_told_for_several_numbers_of_completions() -> None:
     text = power_lines(0.05, 0.5, None)
     needed = [int(line.split()[0].replace(",", "")) for line in text[1:]]
     assert needed == sorted(needed, reverse=True) and 1500 < needed[0] < 1700  # (1.96 + 0.84)² · 2 · 0.25 / 0.05²
+    for gain, rate, known in ((0.6, 0.5, None), (0.05, 0.97, None), (0.3, 0.5, [(3, 4)] * 20)):
+        with pytest.raises(ConfigError, match=f"^--power {gain}: .* a gain of at most 0"):
+            power_lines(gain, rate, known)
+    assert power_lines(0.1, 0.9, None)
     certain = power_lines(0.05, 0.5, [(4, 4)] * 50 + [(0, 4)] * 50 + [(2, 4)] * 10)
     assert int(certain[1].split()[0].replace(",", "")) < needed[0] / 4
 
@@ -155,6 +173,9 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     for wrong, match in (
         ({"pass_at": "1,4", "num_samples": 1}, "less than the 4"),
         ({"num_samples": 2, "greedy": True}, "one and the same"),
+        ({"pass_at": "1,4", "temperature": 0.0}, "^--temperature 0: 4 completions .* one and the same"),
+        ({"seed": -1}, "--seed must not be negative, not -1"),
+        ({"seed": 2**32}, "--seed must be below 4294967296"),
         ({"greedy": True, "temperature": 0.5}, "--greedy and --temperature 0.5"),
         ({"pass_at": "0"}, "--pass-at must be at least 1"),
         ({"pass_at": "1,x"}, "--pass-at must be numbers"),
@@ -166,6 +187,10 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=match):
             EvalSettings(**wrong)  # type: ignore[arg-type]
+    asked.check_samples(1.0)
+    with pytest.raises(ConfigError, match="^--eval-temperature 0 of the run: 4 completions .* one and the same"):
+        asked.check_samples(0.0)
+    EvalSettings(pass_at="1").check_samples(0.0)
     assert policies([], True, False) == [("baseline", None)]
     assert policies([tmp_path], True, True) == [("baseline", None), ("checkpoint", tmp_path)]
     assert policies([tmp_path, tmp_path], False, True) == [("a", tmp_path), ("b", tmp_path)]
@@ -207,7 +232,31 @@ def test_people_read_every_number(tmp_path: Path) -> None:
     parts = ("pass@1  0.500", "pass@2  1.000", "95 % interval", "wrong answer 50.0%", "source even", "difficulty A")
     for part in parts:
         assert part in text
-    assert pass_at([(1, 2)] * 8, 1)["n"] == 16
+    assert (pass_at([(1, 2)] * 8, 1) or {})["n"] == 16
+
+
+def test_an_evaluation_without_verdicts_is_read_as_well() -> None:
+    result = evaluation([[RIGHT, FAULT], [FAULT, FAULT]])
+    record = {"policies": {"checkpoint": "run"}, "checkpoint": result.summary([1, 2], CONFIG)}
+    text = "\n".join(lines(record))
+    assert "pass@1  1.000" in text and "pass@2  unknown: no problem has 2 graded completions" in text
+    assert evaluation([[FAULT]]).summary([1], CONFIG)["pass@1"] is None
+
+
+def test_one_cluster_tells_nothing_of_others() -> None:
+    """Neither of policies nor of a rate; of the label that names it, what its problems tell."""
+    problems = [Problem(f"p{i}", "", source="s", difficulty="A" if i else "B", cluster="x") for i in range(60)]
+    verdicts = [[RIGHT if i % 3 else WRONG] for i in range(60)]
+    one = Evaluation(problems, verdicts, [["text"]] * 60, [[1]] * 60, max_tokens=30, seconds=2.0)
+    summary = one.summary([1], CONFIG)
+    assert summary["pass@1"]["high"] - summary["pass@1"]["low"] > 0.7
+    label = summary["by_difficulty"]["A"]
+    assert label["high"] - label["low"] < 0.3
+    clusters = dict.fromkeys(counts([0] * 60), "x")
+    compared = compare_counts(("a", "b"), counts([0] * 60), counts([1] * 60), [1], clusters)
+    assert "one cluster, which tells nothing of others" in compared["conclusion"]
+    assert compared["conclusion"].startswith("No difference")
+    assert "any gain would go unnoticed" in compared["conclusion"]
 
 
 def test_a_checkpoint_of_another_shape_frees_the_first_engine_before_it_loads(

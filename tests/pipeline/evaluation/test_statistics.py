@@ -153,11 +153,18 @@ def test_a_cluster_that_holds_most_problems_proves_nothing_by_itself(sizes: list
     assert not compare(one, [1.0, *one[1:]], clusters=names).proven
 
 
-def test_clusters_of_one_change_nothing_and_one_cluster_is_no_sample_of_clusters() -> None:
+def test_clusters_of_one_change_nothing_and_one_cluster_is_one_observation() -> None:
     values = [float(x) for x in np.random.default_rng(0).binomial(1, 0.4, size=50)]
-    for names in ([str(i) for i in range(50)], ["all"] * 50):
-        assert mean_interval(values, clusters=names) == mean_interval(values)
-        assert compare(values, values[::-1], clusters=names) == compare(values, values[::-1])
+    names = [str(i) for i in range(50)]
+    assert mean_interval(values, clusters=names) == mean_interval(values)
+    assert compare(values, values[::-1], clusters=names) == compare(values, values[::-1])
+    assert mean_interval([1.0], clusters=["all"]) == mean_interval([1.0])
+    assert compare([0.0], [1.0], clusters=["all"]) == compare([0.0], [1.0])
+    assert mean_interval(values, clusters=["all"] * 50) == wilson_interval(float(np.mean(values)), 1)
+    for a, b in ((values, values[::-1]), ([0.0] * 50, [1.0] * 50)):
+        alone = compare(a, b, clusters=["all"] * 50)
+        assert (alone.low, alone.high, alone.p_value, alone.problems) == (-1, 1, 1, 50) and not alone.proven
+        assert alone.method == "one cluster, which tells nothing of others"
     few = mean_interval([1.0] * 50, clusters=["a", "b"] * 25)
     assert few == wilson_interval(2, 2)  # two observations of which nothing is known but that they agree
     even = [1.0, 0.0] * 10  # every cluster has the mean of all
@@ -166,6 +173,22 @@ def test_clusters_of_one_change_nothing_and_one_cluster_is_no_sample_of_clusters
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), 1e-3)
     better = compare([0.0] * 20, [1.0] * 20, clusters=[str(i % 2) for i in range(20)])
     assert better.p_value == 0.5 and not better.proven
+
+
+@given(st.data())
+def test_differences_of_rates_stay_between_minus_one_and_one(data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, 12))
+    rates = st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=count, max_size=count)
+    names = data.draw(st.lists(st.sampled_from("abc"), min_size=count, max_size=count))
+    found = compare(data.draw(rates), data.draw(rates), clusters=names)
+    assert -1 <= found.low <= found.difference <= found.high <= 1
+    assert found.width >= found.high - found.low - 1e-12
+
+
+def test_what_an_interval_hides_is_not_cut() -> None:
+    """Two families that disagree: a mean of which next to nothing is known."""
+    found = compare([0.0] * 10 + [1.0] * 10, [1.0] * 10 + [0.0] * 10, clusters=["a"] * 10 + ["b"] * 10)
+    assert (found.low, found.high) == (-1, 1) and found.width > 10
 
 
 def test_six_of_165_against_three_proves_nothing() -> None:

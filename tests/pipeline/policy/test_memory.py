@@ -114,14 +114,79 @@ def test_the_parts_of_an_accepted_budget_fit(
         assert plan.kv_bytes == 0 and not plan.packed
 
 
-@pytest.mark.parametrize(("gigabytes", "tokens"), [(4, 4096), (24, 4096), (32, 8192), (64, 16384)])
-def test_a_training_pass_on_a_cpu_has_a_share_of_its_memory(gigabytes: int, tokens: int) -> None:
-    """SmolLM2-135M takes 7 GB for 4,096 tokens in float32, 10 for 8,192, 20 for the configured 16,384."""
-    smollm2 = {
-        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-        "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+@settings(max_examples=300, deadline=None)
+@given(
+    layers=st.integers(1, 96),
+    heads=st.integers(1, 64),
+    head=st.sampled_from([32, 64, 80, 128]),
+    widening=st.integers(1, 6),
+    vocabulary=st.integers(1000, 260_000),
+    budget=megabytes,
+    completion_length=st.integers(16, 40_000),
+    micro_batch=st.integers(1, 50_000),
+    vllm=st.booleans(),
+)
+def test_a_row_longer_than_a_micro_batch_has_its_memory(
+    layers: int,
+    heads: int,
+    head: int,
+    widening: int,
+    vocabulary: int,
+    budget: int,
+    completion_length: int,
+    micro_batch: int,
+    vllm: bool,
+) -> None:
+    """It is trained whole, whatever was configured."""
+    shape = {
+        "hidden_size": heads * head, "intermediate_size": widening * heads * head, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocabulary,
     }  # fmt: skip
-    assert cpu_micro_batch(smollm2, config_of(16, quant="none"), gigabytes * 1e9) == tokens
+    config = config_of(
+        budget / 1000, vllm=vllm, max_completion_length=completion_length, micro_batch_tokens=micro_batch
+    )
+    try:
+        plan, sizes = plan_memory(shape, config, H200), Sizes.of(shape)
+    except ConfigError:
+        return
+    frozen = sizes.projections * NF4_BYTES + 2 * sizes.embeddings + 2 * sizes.hidden * sizes.intermediate
+    served = sizes.engine_weights(plan.packed) if vllm else 0
+    row = sizes.training_bytes(max(config.max_length, plan.micro_batch_tokens), plan.gradient_checkpointing)
+    assert CONTEXT + GRAPHS + frozen + served + plan.kv_bytes + row <= budget * 1e6 + 1
+
+
+SMOLLM2 = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "tokens"), [(6, 768), (8, 1024), (16, 2048), (24, 4096), (32, 8192), (64, 16384)]
+)
+def test_a_training_pass_on_a_cpu_has_a_share_of_its_memory(
+    gigabytes: int, tokens: int, capsys: pytest.CaptureFixture
+) -> None:
+    """SmolLM2-135M takes 7 GB for 4,096 tokens in float32, 10 for 8,192, 20 for the configured 16,384. One row of the
+    longest, 768 tokens, is the least."""
+    assert cpu_micro_batch(SMOLLM2, config_of(16, quant="none"), gigabytes * 1e9) == tokens
+    assert capsys.readouterr().out == ""
+
+
+def test_a_row_that_has_no_room_in_that_share_is_said(capsys: pytest.CaptureFixture) -> None:
+    config = config_of(16, quant="none", max_completion_length=8192)
+    assert cpu_micro_batch(SMOLLM2, config, 16e9) == config.max_length == 8448
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"a training pass over one row of 8448 tokens takes up to 1\d\.\d GB .* 16\.0 GB.*\n", said)
+
+
+def test_plans_that_are_as_fast_are_said_to_be() -> None:
+    """And never that one gives 1.0 times the tokens/s of the other."""
+    plans = [plan_or_none("3b", config_of(size / 10), H200) for size in range(90, 300)]
+    reasons = [plan.reason for plan in plans if plan]
+    assert any("which should give about as many tokens/s as" in reason for reason in reasons)
+    assert any("times the tokens/s of" in reason for reason in reasons)
+    assert not any(" 1.0 times" in reason for reason in reasons)
 
 
 @settings(max_examples=300, deadline=None)

@@ -110,6 +110,42 @@ def test_a_bare_or_moved_run_is_shown_and_another_folder_refused(tmp_path: Path)
     write_page([data], tmp_path / "empty.html")
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("metrics.jsonl", "{}"),
+        ("metrics.jsonl", "[]"),
+        ("metrics.jsonl", '{"step": 4, "seconds": 3}'),
+        ("timeline.jsonl", '{"step": "x"}'),
+        ("timeline.jsonl", '{"step": 4}'),
+        ("evaluations.jsonl", '{"step": 4, "pass@1": 0.5}'),
+        ("validation.jsonl", "null"),
+        ("rollouts/step-00001.jsonl", '{"step": 1}'),
+    ],
+)
+def test_a_line_of_another_shape_is_named(name: str, line: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2, 8)
+    with (folder / name).open("a") as out:
+        out.write(f"{line}\n")
+    count = len((folder / name).read_text().splitlines())
+    with pytest.raises(ConfigError, match=f"{name}, line {count}: .*; the file is damaged$"):
+        run_data(folder, 10)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "grader.json"])
+def test_a_record_that_is_none_is_named(name: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2, 8)
+    (folder / name).write_text("[]\n")
+    with pytest.raises(ConfigError, match=f"{name} is damaged"):
+        run_data(folder, 10)
+
+
+def test_an_evaluation_without_a_verdict_is_not_drawn(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 2, 8)
+    RunFolder(folder).append("evaluations", {"step": 2, "pass@1": None})
+    assert [point["value"] for point in run_data(folder, 10)["evaluations"]] == [0.4, 0.6]
+
+
 def test_rollouts_over_the_limit_are_thinned_evenly_and_counted(tmp_path: Path) -> None:
     data = run_data(write_run(tmp_path / "run", 10, 8), 32)
     assert len(data["rollouts"]["step"]) == 32 and data["left_out"] == 10 * 8 + 80 - 32

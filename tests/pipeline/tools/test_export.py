@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from adapters import AdapterError, read_checkpoint
-from pipeline.config import ConfigError, load_config
-from pipeline.tools.export import export, push
+from pipeline.config import ConfigError, Settings, load_config, resolved
+from pipeline.policy.models import ModelChoice
+from pipeline.tools.export import export, model_card, push
 
 
 def seed_file(path: Path, modules: int, **changes) -> Path:
@@ -36,6 +37,52 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_loaded(tmp_path: 
         with pytest.raises(error, match=match):
             export(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "nameless.pt", "tiny_lora_v.pt"]
+
+
+def test_an_export_takes_the_place_of_an_earlier_export_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no run, of no folder that holds one, and of nothing that somebody else made."""
+    run, other, earlier = (tmp_path / "runs" / name for name in ("run", "other", "earlier"))
+    for folder in (run / "best", run / "rollouts", other, earlier, run / "lora"):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    Settings(model="starter").save(run / "config.yaml")
+    card = model_card("lora", ModelChoice("starter", "", ""), resolved(Settings(), starter=True, gpu=False), run)
+    for folder in (earlier, run / "lora"):
+        (folder / "README.md").write_text(card)
+    (tmp_path / "afile").touch()
+    (tmp_path / "link").symlink_to(run)
+    monkeypatch.chdir(other)
+    before = sorted(tmp_path.rglob("*"))
+    for checkpoint, out, match in (
+        (run, run, "holds the checkpoint"),
+        (run, tmp_path / "link", "holds the checkpoint"),
+        (run / "best", run, "holds the checkpoint"),
+        (run / "best", tmp_path / "runs", "holds the checkpoint"),
+        (run, run / "best", "no earlier export"),
+        (run / "best", run / "rollouts", "no earlier export"),
+        (run, other, "the folder in which you are"),
+        (run, Path("."), "the folder in which you are"),
+        (run, tmp_path / "afile", "is a file"),
+        (run, tmp_path / "afile" / "x", "cannot be made"),
+    ):
+        with pytest.raises(ConfigError, match=f"^--out {out}:? .*{match}"):
+            export(checkpoint, "lora", out, overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no earlier export"):
+        export(run, "lora", other, overwrite=True)
+    for out in (earlier, run / "lora", run / "new", tmp_path / "new"):  # refused for the checkpoint alone
+        with pytest.raises(AdapterError):
+            export(run, "lora", out, overwrite=True)
+    (earlier / "run").mkdir()  # made in an export by somebody else
+    with pytest.raises(ConfigError, match="no earlier export"):
+        export(run, "lora", earlier, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, earlier / "run"])
+
+
+@pytest.mark.parametrize("rank, told", [(2, 8), (8, 8), (9, 16), (200, 256), (512, 512)])
+def test_the_card_of_a_lora_names_a_rank_that_vllm_takes(rank: int, told: int) -> None:
+    config = resolved(Settings(rank=rank), starter=True, gpu=False)
+    assert f"max_lora_rank={told})" in model_card("lora", ModelChoice("starter", "", ""), config, Path("run"))
 
 
 def test_an_upload_that_fails_says_why_and_where_the_export_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

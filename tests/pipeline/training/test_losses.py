@@ -221,9 +221,8 @@ def test_a_step_has_its_kl_where_few_completions_are_drawn_often(made: Made, mon
     def reward(text: str) -> float:
         return float(sum(map(ord, text)) % 2)
 
-    trainer = made(
-        lr="auto", num_generations=size, max_completion_length=1, temperature=heat, reward=reward, on_step=records.append
-    )
+    drawing = {"num_generations": size, "max_completion_length": 1, "temperature": heat}
+    trainer = made(lr="auto", reward=reward, on_step=records.append, **drawing)
 
     def distributions(rows: list[list[int]]) -> Tensor:
         with torch.no_grad():

@@ -51,6 +51,18 @@ def test_several_processes_are_refused_and_untested_versions_named(
     assert capsys.readouterr().err.startswith("warning: never tested with trl ")
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.training.sft import warm_up
+
+    monkeypatch.setattr("pipeline.training.sft.choose_model", lambda *_: 1 / 0)
+    (tmp_path / "afile").touch()
+    for out in (tmp_path / "afile" / "x", Path("/proc/x")):
+        with pytest.raises(ConfigError, match=f"^--output-dir {out}: the folder cannot be made"):
+            warm_up(WarmUp(str(out), model="starter"))
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         WarmUp(str(tmp_path))
