@@ -22,7 +22,7 @@ DEFAULT_MEMORY_LIMIT = 256 * MEGABYTE
 MAX_TIME_LIMIT = 3600.0
 MAX_MEMORY_LIMIT = 1 << 46
 
-CHECKERS = ("tokens", "exact", "caseless", "float", "unordered", "program")
+CHECKERS = ("tokens", "exact", "caseless", "float", "unordered", "contains", "program")
 
 
 class ProblemError(UserError, ValueError):

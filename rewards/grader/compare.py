@@ -6,7 +6,8 @@ does. Checker programs are run by `rewards/grader/judge.py`, not here.
     tokens     the same words, separated by any white space (the default)
     exact      the same bytes, but for line breaks at the very end
     caseless   as tokens, with ASCII letters of either case alike
-    float      as tokens, but where a real number is expected, within the tolerance, absolute or relative to it
+    float      as caseless, but a real number, printed or expected, within the tolerance, absolute or relative to it
+    contains   the expected words are somewhere in the output: where there are none, the exit code alone counts
     unordered  the same lines in any order, each compared as tokens; blank lines do not count
 """
 
@@ -35,6 +36,10 @@ def same_caseless_tokens(output: bytes, expected: bytes, tolerance: float = 0.0)
     return output.lower().split() == expected.lower().split()
 
 
+def contains_words(output: bytes, expected: bytes, tolerance: float = 0.0) -> bool:
+    return all(word in output for word in expected.split())
+
+
 def same_lines_unordered(output: bytes, expected: bytes, tolerance: float = 0.0) -> bool:
     def lines(text: bytes) -> Counter[tuple[bytes, ...]]:
         return Counter(words for line in text.splitlines() if (words := tuple(line.split())))
@@ -50,21 +55,20 @@ def same_numbers(output: bytes, expected: bytes, tolerance: float) -> bool:
 
 
 def _is_close(found: bytes, wanted: bytes, tolerance: float) -> bool:
-    """|found - wanted| <= tolerance * max(1, |wanted|) where `wanted` is written as a real number, with a point or an
+    """|found - wanted| <= tolerance * max(1, |wanted|) where either is written as a real number, with a point or an
     exponent.
 
-    An integer must be met in value, though "2.000000" meets "2": a relative tolerance would take 1000000007 for
-    1000000008. Words must be equal; nan and inf, in any spelling, match nothing.
+    Two integers must be equal: a relative tolerance would take 1000000007 for 1000000008. Words must be equal but for
+    their case; nan and inf, in any spelling, match nothing.
     """
     if _NOT_FINITE.fullmatch(found):
         return False
     if max(len(found), len(wanted)) > _MAX_NUMBER_LENGTH or not _NUMBER.fullmatch(wanted):
-        return found == wanted
+        return found.lower() == wanted.lower()
     if not _NUMBER.fullmatch(found):
         return False
-    if _INTEGER.fullmatch(wanted):
-        whole = re.sub(rb"\.0*$", b"", found)  # an exponent would make it a real number, not a way to print an integer
-        return _INTEGER.fullmatch(whole) is not None and int(whole) == int(wanted)
+    if _INTEGER.fullmatch(found) and _INTEGER.fullmatch(wanted):
+        return int(found) == int(wanted)
     difference = abs(float(found) - float(wanted))  # "1e999" makes it inf or nan, which compare as unequal
     return difference <= tolerance * max(1.0, abs(float(wanted))) < float("inf")
 
@@ -74,6 +78,7 @@ RULES: dict[str, Callable[[bytes, bytes, float], bool]] = {
     "exact": same_bytes,
     "caseless": same_caseless_tokens,
     "float": same_numbers,
+    "contains": contains_words,
     "unordered": same_lines_unordered,
 }
 

@@ -6,20 +6,29 @@ for the grader pool; their verdicts are joined to one."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
-from rewards.extraction import LITERALS
+from rewards.extraction import blanked, depths
 from rewards.grader.pool import GraderPool
 from rewards.grader.prologue import behind, read_prologue
-from rewards.problem import Problem, Test
+from rewards.problem import Checker, Problem, Test
 from rewards.verdict import Status, TestVerdict, Verdict
 
-_MAIN = re.compile(r"\bint\s+main\s*\([^)]{0,200}\)\s*\{")  # bounds keep degenerate texts from costing minutes
+_C_FAMILY = ("c", "cpp")
+# Bounds keep degenerate texts from costing minutes.
+_MAIN = re.compile(
+    r"\b(?:int|signed|signed\s+int|int32_t|auto|void)\s+main\s*\([^)]{0,200}\)\s*(?:->\s*\w+\s*)?\{"
+)
 _Q_EXIT = re.compile(r"(?:^|(?<=[;\n]))[ \t]*exit[ \t]+[0-9]+[ \t]*;?\s*\Z")
 _FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
+_SECRET = secrets.token_hex()
+# What a program might define to keep a test from failing.
+_NOT_DEFINED = "".join(f"#undef {name}\n" for name in ("main", "if", "throw", "return", "__assert_fail"))
 _DECLARATION_END = re.compile(r"[;}]|^[ \t]*#.*$", re.MULTILINE)
 
 
@@ -32,12 +41,7 @@ def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verd
     if not problem.tests:
         future.set_result(Verdict(Status.WRONG_ANSWER, diagnostics="the problem has no tests"))
         return future
-    parts = [
-        pool.submit(
-            f"{program}\n\n{test.input}\n", replace(problem, tests=(Test("", test.output),), tests_are_code=False)
-        )
-        for test in problem.tests
-    ]
+    parts = [pool.submit(*_one_test(program, test, problem)) for test in problem.tests]
     left, lock = [len(parts)], threading.Lock()
 
     def one_done(_: Future[Verdict]) -> None:
@@ -54,6 +58,23 @@ def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verd
     for part in parts:
         part.add_done_callback(one_done)
     return future
+
+
+def _one_test(program: str, test: Test, problem: Problem) -> tuple[str, Problem]:
+    """A program with a test behind it, and what is to be graded.
+
+    Where no output is expected of C or C++, the exit code counts, as in the benchmarks: a function may print. In C++
+    the test's `main` has to come to its end, too, where it prints a word that nobody can foresee.
+    """
+    code, output, checker = test.input, test.output, problem.checker
+    if problem.language in _C_FAMILY and not output:
+        checker = Checker("contains")
+        if problem.language == "cpp" and (main := _MAIN.search(blanked(code))):
+            output = "end_" + hashlib.sha256(f"{_SECRET}{program}{code}".encode("utf-8", "replace")).hexdigest()[:16]
+            guard = f' struct {output} {{ ~{output}() {{ __builtin_puts("{output}"); }} }} its_{output};'
+            code = f"{_NOT_DEFINED}{code[: main.end()]}{guard}{code[main.end() :]}"
+    alone = replace(problem, tests=(Test("", output),), checker=checker, tests_are_code=False)
+    return f"{program}\n\n{code}\n", alone
 
 
 def join(verdicts: list[Verdict]) -> Verdict:
@@ -84,12 +105,12 @@ def whole_program(source: str, problem: Problem) -> str:
     without the includes and the functions before it, with or without a `main` of its own."""
     if problem.language == "q":
         return _Q_EXIT.sub("", source)
-    if problem.language not in ("c", "cpp"):
+    if problem.language not in _C_FAMILY:
         return source
     source = without_main(source)
-    code = LITERALS.sub(lambda found: " " * len(found[0]), problem.preamble)
-    opened = functions(code)
-    if not code.rstrip().endswith("{") or not opened or opened[-1] not in (written := functions(source)):
+    code = blanked(problem.preamble)
+    opened, written = functions(code), functions(source)
+    if not code.rstrip().endswith("{") or not opened or _continues(source, opened[-1]):
         return problem.preamble + source
     before = [found.end() for found in _DECLARATION_END.finditer(code[: code.rindex(opened[-1])])]
     head = problem.preamble[: before[-1] if before else 0] + "\n"
@@ -98,10 +119,17 @@ def whole_program(source: str, problem: Problem) -> str:
     return behind(head, source)
 
 
-def functions(text: str) -> list[str]:
+def _continues(source: str, name: str) -> bool:
+    """Whether source goes on in the open brace of the function `name`: it does not define the function in the common
+    form, and it closes more braces than it opens. Where it is cut off, braces do not tell."""
+    depth, lowest = depths(source)
+    return name not in functions(source) and (lowest < 0 or depth > 0)
+
+
+def functions(source: str) -> list[str]:
     """The names of the functions that C or C++ source defines outside of any braces; one may still be open."""
     outside, depth = [], 0
-    for piece in re.split(r"([{}])", LITERALS.sub(" ", text)):
+    for piece in re.split(r"([{}])", blanked(source)):
         if piece == "{":
             outside.append("{" if depth == 0 else "")
             depth += 1
@@ -114,13 +142,14 @@ def functions(text: str) -> list[str]:
 
 
 def without_main(source: str) -> str:
-    """C or C++ source without its `int main(...) {...}`; braces in strings and comments are not understood."""
-    found = _MAIN.search(source)
+    """C or C++ source without its `int main(...) {...}`."""
+    code = blanked(source)
+    found = _MAIN.search(code)
     if found is None:
         return source
     depth = 0
-    for index in range(found.end() - 1, len(source)):
-        depth += {"{": 1, "}": -1}.get(source[index], 0)
+    for brace in re.finditer(r"[{}]", code[found.end() - 1 :]):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return source[: found.start()] + source[index + 1 :]
+            return source[: found.start()] + source[found.end() - 1 + brace.end() :]
     return source[: found.start()]

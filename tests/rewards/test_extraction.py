@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.extraction import extract, extract_source, replace_freopen
+from rewards.extraction import blanked, depths, extract, extract_source, replace_freopen
 
 PROGRAM = '#include <cstdio>\nint main() { puts("42"); }\n'
 OTHER = "int other() { return 1; }\n"
@@ -19,9 +19,22 @@ def fenced(body: str, label: str = "cpp", marks: str = "```") -> str:
     return f"{marks}{label}\n{body}{marks}\n"
 
 
-@pytest.mark.parametrize("label", ["cpp", "c++", "cc", "cxx", "C++", "CPP", "cpp title=main.cpp", "{.cpp}", " cpp "])
+LABELS = ["cpp", "c++", "cc", "cxx", "C++", "CPP", "cpp title=main.cpp", "{.cpp}", " cpp ", "c++23", "c++2a", "cpp20"]
+LABELS += ["gnu++17", "cpp:main.cpp", "cpp,linenos", "cpp{1,2}", "C/C++", "c", "C11"]
+
+
+@pytest.mark.parametrize("label", LABELS)
 def test_labels_of_the_language(label: str) -> None:
-    assert extract(f"Sure:\n\n{fenced(PROGRAM, label)}Done.").source == PROGRAM
+    found = extract(f"Sure:\n\n{fenced(PROGRAM, label)}Output:\n{fenced('{42}', '')}Done.")
+    assert (found.source, found.rule) == (PROGRAM, "fence")
+
+
+def test_labels_of_other_languages() -> None:
+    for label in ("csharp", "css", "c#", "clojure", "pycon"):
+        assert extract(fenced(PROGRAM, label)).rule == "any"
+    assert extract(fenced("print(1)\n", "python3.11"), "python").rule == "fence"
+    assert extract(fenced(PROGRAM, "c") + fenced(OTHER)).source == OTHER  # C only where nothing is C++
+    assert extract(fenced(PROGRAM, "c++") + fenced(OTHER, "c99"), "c").source == OTHER
 
 
 @pytest.mark.parametrize(
@@ -34,7 +47,11 @@ def test_labels_of_the_language(label: str) -> None:
         (fenced(PROGRAM, "text"), PROGRAM, "any"),
         (fenced(PROGRAM) + "```cpp\nint cut_off() {", PROGRAM, "fence"),  # complete ones only
         (fenced(PROGRAM) + fenced("", "cpp"), PROGRAM, "fence"),  # an empty fence is no program
-        ("```cpp\n" + PROGRAM, PROGRAM, "include"),
+        (fenced(PROGRAM, "") + fenced("42\n", ""), PROGRAM, "any"),  # the last that looks like a program
+        (fenced("41\n", "") + fenced("42\n", ""), "42\n", "any"),
+        (fenced(PROGRAM[:-1]) + "``` python\nassert f() == 1\n```\n", PROGRAM[:-1], "fence"),
+        ("```cpp\n" + PROGRAM, PROGRAM, "open"),
+        ("```cpp\nint f(int x) {\n#include <map>\n", "#include <map>\n", "include"),
         ("The program:\n" + PROGRAM, PROGRAM, "include"),
         (PROGRAM + "```\nThat is all.", PROGRAM, "include"),
         ("```cpp\n" + OTHER + "I start again.\n" + fenced(PROGRAM), PROGRAM, "fence"),  # the first was never closed
@@ -43,11 +60,39 @@ def test_labels_of_the_language(label: str) -> None:
         ("I cannot solve this.", None, "none"),
         ("", None, "none"),
         ("```cpp\nint main() {", None, "none"),
+        ("```cpp\nint main() { // }", None, "none"),
+        ("```cpp\n" + OTHER + "int ma", None, "none"),
+        ("```cpp\nint x;", None, "none"),
+        (f"<pre><code>\n{PROGRAM}</code></pre>\n", PROGRAM, "include"),
+        (f"~~~\n{PROGRAM}~~~ That is all.", PROGRAM, "include"),
     ],
 )
 def test_rules(completion: str, source: str | None, rule: str) -> None:
     found = extract(completion)
     assert (found.source, found.rule) == (source, rule)
+
+
+@pytest.mark.parametrize(
+    ("completion", "source"),
+    [
+        (f"```cpp\n{OTHER}``` python\nassert other() == 1\n```\n", OTHER),  # closed by the next one's opening
+        (f"```cpp\n{OTHER}``` This is it.\n", OTHER),
+        (f"```cpp\n{OTHER[:-1]}```\n", OTHER[:-1]),  # closed on its last line
+        (f"```cpp\n{OTHER[:-1]}```\nOutput:\n```\n1\n```\n", OTHER[:-1]),
+        (f"```cpp\n{OTHER}", OTHER),  # never closed
+        ("```cpp\n    return 1;\n}\n", "    return 1;\n}\n"),  # a body
+        (f"Here it is: ```cpp\n{OTHER}```\nOutput:\n```\n1\n```\n", OTHER),
+        (f"1. Do:\n\n    ```cpp\n    {OTHER}\n    /* ``` */\n    ```\n", OTHER + "\n/* ``` */\n"),
+        (f"\t```cpp\n\t{OTHER}\t```\n", OTHER),
+        (f"> ```cpp\n> {OTHER}>\n> ```\n", OTHER + "\n"),
+        (f"> ```cpp\n> {OTHER[:-1]}```\n", OTHER[:-1]),
+        (f"  ```cpp\n    {OTHER}  ```\n", "  " + OTHER),
+        (f"```cpp\n/*\n    ```\n*/\n{OTHER}```\n", f"/*\n    ```\n*/\n{OTHER}"),
+        (f'```cpp\nauto s = "```";\n{OTHER}```\n', f'auto s = "```";\n{OTHER}'),
+    ],
+)
+def test_fences_that_are_not_perfect(completion: str, source: str) -> None:
+    assert extract_source(completion) == source
 
 
 @pytest.mark.parametrize(
@@ -104,6 +149,28 @@ def test_any_text_is_survived(text: str) -> None:
         assert found.source.strip() and "\r" not in found.source
 
 
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("a // {\nb", "a     \nb"),
+        ("c = '}'; d", "c =    ; d"),
+        ('u8R"x({)"})x" + u8"{"', "              + u8   "),
+        ("1'000 + f('{') + 1'0", "1 000 + f(   ) + 1 0"),
+        ("x = u8'a' + '{'", "x = u8    +    "),
+        ("f() <% a<:0:>; %>", "f()  { a<:0:>;  }"),
+    ],
+)
+def test_code_without_literals(source: str, code: str) -> None:
+    assert blanked(source).rstrip() == code.rstrip()
+
+
+@given(st.text(alphabet="{}<%>'\"/*\\R(18u \n", max_size=80))
+def test_code_without_literals_has_its_length(source: str) -> None:
+    code = blanked(source)
+    assert len(code) == len(source) and code.count("\n") == source.count("\n")
+    assert depths(source) == depths(code)
+
+
 # ---------------------------------------------------------------- freopen
 
 
@@ -153,7 +220,7 @@ def test_control_flow_is_kept(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("text", ["freopen(", "freopen(a, b, ", 'R"(', 'R"x(', '\\"', "'", "/*"])
-def test_degenerate_texts_are_read_in_time(text: str) -> None:
+def test_degenerate_programs_are_read_in_time(text: str) -> None:
     """What a collapsed policy repeats to its limit must not hold up the trainer, however it nests."""
     source = "#include <x>\n" + text * (60_000 // len(text))
     start = time.process_time()
@@ -164,3 +231,12 @@ def test_degenerate_texts_are_read_in_time(text: str) -> None:
 def test_a_long_call_stays() -> None:
     long = f'freopen("{"a" * 400}", "r", stdin); freopen("a", "r", stdin);'
     assert replace_freopen(long) == long.replace('freopen("a", "r", stdin)', "(stdin)")
+
+
+@pytest.mark.parametrize("text", ["`", "~", " ", ">", "```", "```cpp\n", "x```\n", "`~", "1", "```c ", "```cpp\n}```"])
+@pytest.mark.parametrize("before", ["", "```", "~~~", "```cpp\n", "#include <x>\n"])
+def test_degenerate_texts_are_read_in_time(text: str, before: str) -> None:
+    start = time.process_time()
+    for end in ("", "`", "!"):
+        extract(before + text * (60_000 // len(text)) + end)
+    assert time.process_time() - start < 4.0

@@ -37,6 +37,80 @@ def test_completions_of_a_function(pool: GraderPool, source: str, status: Status
     assert (verdict.status, verdict.total) == (status, 1)
 
 
+WHOLE = [
+    "auto twice(int x) -> int { return 2 * x; }",
+    "int twice(int x) noexcept { return 2 * x; }",
+    "int twice(int x, vector<int> memo = {}) { return 2 * x; }",
+    "int twice(int x) try { return 2 * x; } catch (...) { return 0; }",
+    "auto twice = [](int x) { return 2 * x; };",
+    "struct Twice { int operator()(int x) const { return 2 * x; } } twice;",
+    "namespace sol { int twice(int x) { return 2 * x; } } using namespace sol;",
+    "namespace { int twice(int x) { return 2 * x; } }",
+    'extern "C" { int twice(int x) { return 2 * x; } }',
+    "int (twice)(int x) { return 2 * x; }",
+    "#define NAME twice\nint NAME(int x) { return 2 * x; }",
+    "int twice(int x) <% return 2 * x; %>",
+    "#ifdef A\nint twice(long x) {\n#else\nint twice(int x) {\n#endif\nreturn 2 * x; }",
+    "const int BIG = 1'000;\nbool open(char c) { return c == '{'; }\nint twice(int x) { return 2 * x; }",
+]
+BODIES = [
+    "    if (x) { return 2 * x; }\n    return 0;\n}\n",
+    "    return 2 * x;\n}\nint main() { return twice(1); }\n",
+    "    return 2 * x; // }\n    string s = \"}\";\n}\nint helper() { return 1; }\n",
+    "    return 2 * x;\n%>\n",
+]
+
+
+def test_functions_of_any_form_and_bodies() -> None:
+    for source in WHOLE:
+        assert whole_program(source, PROBLEM) == f"/* Twice x. */\n#include<vector>\nusing namespace std;\n{source}"
+    for source in BODIES:
+        assert whole_program(source, PROBLEM) == PROMPT + without_main(source)
+    cut_off = "int twice(int x) { if (x) { return"
+    assert PROMPT not in whole_program(cut_off, PROBLEM)
+    assert whole_program("if (x) { return", PROBLEM).startswith(PROMPT)
+
+
+def test_functions_of_any_form_are_graded(pool: GraderPool) -> None:
+    futures = {source: grade(pool, source, PROBLEM) for source in WHOLE[:11]}
+    for source, future in futures.items():
+        assert future.result().accepted, (source, future.result().diagnostics)
+
+
+def test_a_function_may_print(pool: GraderPool) -> None:
+    """The benchmarks look at the exit code alone."""
+    source = '#include <cstdio>\nint twice(int x) { printf("twice %d\\n", x); return 2 * x; }\n'
+    assert grade(pool, source, PROBLEM).result().accepted
+    assert grade(pool, source.replace("2 * x", "3 * x"), PROBLEM).result().status is Status.RUNTIME_ERROR
+    endless = source.replace("return", "for (;;) puts(\"twice twice twice twice twice twice twice\"); return")
+    assert grade(pool, endless, PROBLEM).result().status is Status.OUTPUT_LIMIT
+    shown = replace(PROBLEM, tests=(Test('#include <cstdio>\nint main() { printf("%d", twice(1)); }\n', "2"),))
+    assert grade(pool, "int twice(int x) { return 2 * x; }", shown).result().accepted
+    assert grade(pool, "int twice(int x) { return 3 * x; }", shown).result().status is Status.WRONG_ANSWER
+
+
+EARLY = [
+    "int twice(int x) { exit(0); }",
+    "struct Early { Early() { _Exit(0); } } early;\nint twice(int x) { return 7; }",
+    "int twice(int x) { set_terminate([] { _Exit(0); }); signal(SIGABRT, [](int) { _Exit(0); }); return 7; }",
+    "int twice(int x) { return 7; }\n#define throw (void)",
+    "int twice(int x) { return 7; }\n#define if(x) while (0)",
+    "int twice(int x) { return 7; }\n#define __assert_fail(...) (void)0",
+    "int twice(int x) { return 7; }\n#define main(...) main() { return 0; } int other(__VA_ARGS__)",
+]
+
+
+def test_a_test_comes_to_its_end(pool: GraderPool) -> None:
+    includes = "#include <csignal>\n#include <cstdlib>\n#include <exception>\n#include <stdexcept>\n"
+    throws = "int main(int argc, char** argv) { if (twice(2) != 4) { throw runtime_error(\"no\"); } return 0; }\n"
+    problem = replace(PROBLEM, preamble=includes + PROMPT, tests=(Test(throws, ""),))
+    right = grade(pool, "int twice(int x) { return 2 * x; }", problem)
+    futures = [grade(pool, source, PROBLEM if "assert" in source else problem) for source in EARLY]
+    assert right.result().accepted
+    for source, future in zip(EARLY, futures, strict=True):
+        assert future.result().compiled and future.result().passed == 0, source
+
+
 def test_the_prologue_is_not_repeated_and_helpers_are_kept() -> None:
     helper = "int helper(int x){ return x; }\n"
     preamble = (
@@ -98,6 +172,31 @@ def test_a_main_is_cut_out_with_its_braces() -> None:
     )
     assert without_main("int domain() { return 1; }") == "int domain() { return 1; }"
     assert without_main("int main() { { ") == ""
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "int main(void) // test\n{ }",
+        "int main() { char c = '}'; puts(\"{\"); /* { */ }",
+        "signed main() { }",
+        "signed int main() { }",
+        "int32_t main() { }",
+        "auto main() -> int { if (1) { } }",
+        "void main() { }",
+        "int main() <% %>",
+    ],
+)
+def test_a_main_in_any_form_is_cut_out(main: str) -> None:
+    assert without_main(f"int f() {{ return 1; }}\n{main}\nint g();") == "int f() { return 1; }\n\nint g();"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["// No int main() { ...\nint f();", 'auto doc = "int main() {";', "/* int main() { } */", "int f(int main);"],
+)
+def test_a_main_that_is_only_mentioned_stays(source: str) -> None:
+    assert without_main(source) == source
 
 
 def test_joined_verdicts() -> None:

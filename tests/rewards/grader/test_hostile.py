@@ -7,8 +7,12 @@ corpus.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,6 +24,7 @@ from rewards.problem import Problem, Test
 from rewards.verdict import Verdict
 
 CORPUS = sorted(Path(__file__).with_name("hostile").glob("*.cpp"))
+ROOT = Path(__file__).resolve().parents[3]
 ROUNDS = int(os.environ.get("HOSTILE_ROUNDS", "1"))
 PROBLEM = Problem("hostile", "", (Test("20 22\n", "42\n"),) * 2, time_limit=0.2, memory_limit=64_000_000)
 
@@ -89,3 +94,42 @@ def test_corpus_without_bubblewrap() -> None:
         pytest.skip(str(error))
     with pool:
         assert not wrong_verdicts(grade_corpus(pool))
+
+
+NOT_ROOT = """
+import sys
+from pathlib import Path
+from rewards.grader.pool import GraderPool
+from rewards.problem import Problem, Test
+problem = Problem("hostile", "", (Test("20 22\\n", "42\\n"),) * 2)
+with GraderPool(1, quiet=True, cache_size=0) as pool:
+    for path in sys.argv[1:]:
+        print(pool.submit(Path(path).read_text(), problem).result().status)
+"""
+RIGHT = '#include <cstdio>\nint main() { int a, b; scanf("%d%d", &a, &b); printf("%d", a + b); }\n'
+
+
+def test_a_grader_that_is_not_root_can_still_read_its_files() -> None:
+    """Root may read a file whatever its rights are, so these programs harm only the graders of other users."""
+    if os.getuid():
+        pytest.skip("starts a grader of another user, as only root can")
+    if not (python := shutil.which("python3", path="/usr/bin:/bin")):
+        pytest.skip("there is no Python that another user can run")
+    nobody: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": [], "cwd": ROOT, "check": False}
+    nobody |= {"capture_output": True, "text": True}
+    tried = subprocess.run([python, "-c", "import rewards.grader.pool"], **nobody)
+    if tried.returncode:
+        pytest.skip(f"another user cannot run the grader: {tried.stderr[-200:]}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        (right := Path(folder, "right.cpp")).write_text(RIGHT)
+        attacks = []
+        for path in CORPUS:
+            if path.stem.startswith("take_rights_of_"):
+                attacks += [shutil.copy(path, folder), str(right)]
+        cache = Path(folder, "cache")
+        cache.mkdir()
+        os.chown(cache, 65534, 65534)
+        environment = {"PATH": "/usr/bin:/bin", "TINYLORA_CACHE": str(cache)}
+        done = subprocess.run([python, "-c", NOT_ROOT, *attacks], env=environment, **nobody)
+    assert done.stdout.split() == ["RUNTIME_ERROR", "ACCEPTED"] * (len(attacks) // 2), done.stderr
