@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -35,6 +37,16 @@ def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def provenance() -> dict[str, str]:
+    """What a record of results was made with: the versions of libraries, and the commit of this project's code, with
+    "-dirty" where files were changed since; without the latter where the code is no checkout."""
+    commit = ""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+        commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    return describe_versions() | ({"commit": commit} if commit else {})
 
 
 @cache

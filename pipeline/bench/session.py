@@ -14,7 +14,7 @@ from pipeline.environment import has_gpu
 from pipeline.launch import check_packages, check_processes
 from pipeline.policy.models import ModelChoice, choose_model, made_ready
 from pipeline.run_folder import check_target
-from pipeline.versions import describe_versions
+from pipeline.versions import provenance
 from storage.files import write_json
 
 
@@ -30,11 +30,11 @@ def settings_of(model: str, **options: Any) -> tuple[ModelChoice, RunConfig, boo
 
 def measured(title: str, out: Path, measure: Callable[[], Sequence[Row]], versions: Mapping[str, str]) -> str:
     """Measure, print the table, write JSON and picture; returns a line that says where they are."""
-    machine = describe_machine()
+    machine, code = describe_machine(), provenance()
     picture = picture_beside(out)
     rows = measure()
     print_table(title, rows)
-    write_json(out, report(rows, machine, {**describe_versions(), **versions}))
+    write_json(out, report(rows, machine, {**code, **versions}))
     draw_rows(title, rows, picture)
     return f"wrote {out} and {picture}"
 

@@ -31,7 +31,7 @@ from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.problem_sets import clusters_of, held_out_problems
-from pipeline.versions import describe_versions
+from pipeline.versions import provenance
 from storage.files import write_json, write_json_lines
 
 ADAPTER_SETTINGS = ("u", "rank", "groups", "seed", "projections", "refresh", "rounding", "dtype")
@@ -51,6 +51,7 @@ def evaluate_policies(
     two of them are compared. Every completion goes to `<out>-<name>.jsonl`.
     """
     check_target(out)
+    made_with = provenance()
     choice, config = prepare(settings)
     for _, checkpoint in policies:
         if checkpoint is not None:
@@ -103,7 +104,7 @@ def evaluate_policies(
         record["comparison"] = compare_counts(labels, a, b, ks, clusters_of(problems))  # type: ignore[arg-type]
     ids = [problem.id for problem in problems]
     record["per_problem"] = {"ids": ids, "counts": counts, "clusters": clusters_of(problems)}
-    record["versions"] = describe_versions()
+    record["versions"] = made_with
     write_json(out, record)
     return record
 

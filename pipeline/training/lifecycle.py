@@ -34,7 +34,7 @@ from pipeline.training.calibration import calibrate
 from pipeline.training.collapse import CollapseWatch, JudgeWatch
 from pipeline.training.roles import trainer_of
 from pipeline.training.timeline import Timeline
-from pipeline.versions import describe_versions
+from pipeline.versions import provenance
 from rewards.grader.pool import GraderPool
 from storage.files import write_json
 
@@ -91,6 +91,7 @@ class Run:
         self.pending: PendingEvaluation | None = None  # between two steps
         self.stopped: str | None = None
         self.terminated = Terminated()
+        self.versions = provenance()
 
     def train(self) -> None:
         """From the first evaluation to the summary."""
@@ -206,7 +207,7 @@ class Run:
             "step_seconds": round(sum(record["seconds"]["step"] for record in self.metrics), 1),
             "resumed": self.resumed,
             "machine": platform.platform(),
-            "versions": describe_versions(),
+            "versions": self.versions,
         }
 
     # evaluations

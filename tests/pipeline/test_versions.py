@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,20 @@ def test_others_are_named_in_one_line(installed: dict[str, str], capsys: pytest.
     (line,) = capsys.readouterr().err.splitlines()
     assert "trl 1.16.0" in line and "vllm 0.27.1 (tested: 0.26.0)" in line and "slower scheduler" in line
     assert versions.plain_vllm()
+
+
+def test_results_name_the_commit_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    monkeypatch.setattr(versions, "ROOT", tmp_path)
+    assert "commit" not in versions.provenance()
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("one")
+    git("add", "code.py")
+    git("commit", "-qm", "one")
+    commit = versions.provenance()["commit"]
+    assert len(commit) == 10 and git("rev-parse", "HEAD").startswith(commit)
+    (tmp_path / "code.py").write_text("two")
+    assert versions.provenance()["commit"] == f"{commit}-dirty"
