@@ -99,10 +99,15 @@ def test_corpus_without_bubblewrap() -> None:
 NOT_ROOT = """
 import sys
 from pathlib import Path
+from rewards.errors import GraderError
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem, Test
 problem = Problem("hostile", "", (Test("20 22\\n", "42\\n"),) * 2)
-with GraderPool(1, quiet=True, cache_size=0) as pool:
+try:
+    pool = GraderPool(1, quiet=True, cache_size=0)
+except GraderError as error:
+    raise SystemExit(f"no sandbox: {error}")
+with pool:
     for path in sys.argv[1:]:
         print(pool.submit(Path(path).read_text(), problem).result().status)
 """
@@ -132,4 +137,6 @@ def test_a_grader_that_is_not_root_can_still_read_its_files() -> None:
         os.chown(cache, 65534, 65534)
         environment = {"PATH": "/usr/bin:/bin", "TINYLORA_CACHE": str(cache)}
         done = subprocess.run([python, "-c", NOT_ROOT, *attacks], env=environment, **nobody)
+    if done.stderr.startswith("no sandbox: "):
+        pytest.skip(done.stderr)
     assert done.stdout.split() == ["RUNTIME_ERROR", "ACCEPTED"] * (len(attacks) // 2), done.stderr
