@@ -21,6 +21,7 @@ import hashlib
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -133,7 +134,7 @@ class HeaderStore:
         with self._lock:
             self._closed = True
             if self._process is not None:
-                self._process.kill()
+                _end(self._process)
         if self.limit_bytes:
             self._jobs.put(None)
             self._thread.join()
@@ -271,7 +272,7 @@ class HeaderStore:
         with self._lock:
             self._process = process
             if self._closed:
-                process.kill()
+                _end(process)
 
     def _make_room(self, size: int) -> None:
         """Remove what was used longest ago until `size` more bytes are within the limit."""
@@ -331,3 +332,13 @@ class HeaderLease:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a sandbox with what it has started, which would wait for ever if the sandbox was still being set up."""
+    with suppress(ProcessLookupError, FileNotFoundError, ChildProcessError):
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # it starts no more
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    process.kill()

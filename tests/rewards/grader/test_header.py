@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rewards.errors import GraderError
@@ -199,6 +202,25 @@ def test_closing_does_not_wait_for_a_build(store: HeaderStore) -> None:
     folder = store.folder
     store.close()
     assert not folder.exists() and not store.faults
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_sandbox_that_is_ended_while_it_is_set_up_leaves_nothing(tmp_path: Path) -> None:
+    """Killed alone, bubblewrap leaves a child in one of twenty rounds that waits for it for ever."""
+    command = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--chdir", str(tmp_path)]
+    for round_ in range(100):
+        process = subprocess.Popen([*command, "sleep", "60"], stderr=subprocess.DEVNULL)
+        time.sleep(0.00006 * round_)
+        header._end(process)
+        process.wait()
+    deadline = time.monotonic() + 5  # the kernel takes its time with namespaces
+
+    def left() -> list[int]:
+        return [p.pid for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in (p.info["cmdline"] or [])]
+
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left()
 
 
 def test_a_header_that_is_cut_off_is_swept(store: HeaderStore) -> None:
