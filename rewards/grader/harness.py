@@ -110,7 +110,7 @@ def whole_program(source: str, problem: Problem) -> str:
     source = without_main(source)
     code = blanked(problem.preamble)
     opened, written = functions(code), functions(source)
-    if not code.rstrip().endswith("{") or not opened or _continues(source, opened[-1]):
+    if not code.rstrip().endswith("{") or not opened or (opened[-1] not in written and _continues(source)):
         return problem.preamble + source
     before = [found.end() for found in _DECLARATION_END.finditer(code[: code.rindex(opened[-1])])]
     head = problem.preamble[: before[-1] if before else 0] + "\n"
@@ -119,11 +119,11 @@ def whole_program(source: str, problem: Problem) -> str:
     return behind(head, source)
 
 
-def _continues(source: str, name: str) -> bool:
-    """Whether source goes on in the open brace of the function `name`: it does not define the function in the common
-    form, and it closes more braces than it opens. Where it is cut off, braces do not tell."""
+def _continues(source: str) -> bool:
+    """Whether source that does not define its function in the common form goes on in the open brace of one: it closes
+    more braces than it opens. Where it is cut off, braces do not tell."""
     depth, lowest = depths(source)
-    return name not in functions(source) and (lowest < 0 or depth > 0)
+    return lowest < 0 or depth > 0
 
 
 def functions(source: str) -> list[str]:
