@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,11 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 KEPT_CHECKPOINTS = 2
 LEFT = ("metrics.jsonl", "evaluations.jsonl", "validation.jsonl", "best", "rollouts/*.jsonl", "checkpoint-*")  # by runs
 STATES = {"staleness": "ahead.json", "dynamic_sampling": "dynamic_sampling.json"}  # of a checkpoint, by setting
+FIELDS: dict[str, dict[str, type]] = {  # what these files of a checkpoint must hold
+    "trainer_state.json": {"global_step": int},
+    "ahead.json": {"version": int, "v": list},
+    "dynamic_sampling.json": {"position": int, "share": float},
+}
 PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")  # of a step, timed in `metrics.jsonl`
 
 
@@ -53,14 +58,23 @@ def check_folder(folder: Path, asked: str) -> None:
         raise ConfigError(f"{asked}: the folder cannot be made ({error.strerror}); choose another") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, **kinds: Any) -> dict[str, Any]:
+    """A JSON object; kinds: types of fields. Raises `ConfigError` for anything else."""
     try:
         record = json.loads(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: not valid JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ConfigError(f"{path} is damaged: not a JSON object")
+    if fault := _fault(record, kinds):
+        raise ConfigError(f"{path} is damaged: {fault}")
     return record
+
+
+def _fault(record: Any, kinds: Mapping[str, Any]) -> str | None:
+    """What keeps a record from being an object with such fields, or None."""
+    if not isinstance(record, dict):
+        return "not a JSON object"
+    wrong = [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]
+    return f"{wrong[0]!r} is missing or of another type" if wrong else None
 
 
 def read_json_lines(path: Path, **kinds: Any) -> list[dict[str, Any]]:
@@ -73,11 +87,8 @@ def read_json_lines(path: Path, **kinds: Any) -> list[dict[str, Any]]:
     records = []
     try:
         for number, record in json_lines(io.BytesIO(whole), path):
-            if not isinstance(record, dict):
-                raise ProblemError(f"{path}, line {number}: not a JSON object")
-            for name, kind in kinds.items():
-                if not isinstance(record.get(name), kind):
-                    raise ProblemError(f"{path}, line {number}: {name!r} is missing or of another type")
+            if fault := _fault(record, kinds):
+                raise ProblemError(f"{path}, line {number}: {fault}")
             records.append(record)
     except ProblemError as error:
         raise ConfigError(f"{error}; the file is damaged") from None
@@ -90,7 +101,7 @@ def checkpoint_fault(folder: Path, states: Iterable[str] = ()) -> str | None:
     try:
         adapters.read_checkpoint(folder)
         for name in ("trainer_state.json", *states):
-            read_json(folder / name)
+            read_json(folder / name, **FIELDS[name])
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
             with zipfile.ZipFile(folder / name) as archive:
                 if archive.testzip() is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def write_checkpoint(folder: RunFolder, step: int, tiny_model) -> Path:
     path = folder.path / f"checkpoint-{step}"
     path.mkdir()
     save_checkpoint(path, tiny_model, "tiny")
-    (path / "trainer_state.json").write_text("{}")
+    (path / "trainer_state.json").write_text('{"global_step": 1}')
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"state": torch.arange(100)}, path / name)
     return path
@@ -125,7 +126,7 @@ def test_resuming_passes_over_damaged_checkpoints(
     for name in ("optimizer.pt", "trainer_state.json", "tinylora.safetensors", "rng_state.pth"):
         whole = (second / name).read_bytes()
         flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 255]) + whole[len(whole) // 2 + 1 :]
-        for damaged in (b"", whole[: len(whole) // 2], *([flipped] if name == "optimizer.pt" else [])):
+        for damaged in (b"", b"{}", whole[: len(whole) // 2], *([flipped] if name == "optimizer.pt" else [])):
             (second / name).write_bytes(damaged)
             assert folder.whole_checkpoint(CONFIG) == (1, first)
             assert "checkpoint-2 is damaged" in capsys.readouterr().out
@@ -138,10 +139,14 @@ def test_resuming_passes_over_damaged_checkpoints(
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"), [("staleness", "ahead.json"), ("dynamic_sampling", "dynamic_sampling.json")]
+    ("setting", "name", "whole"),
+    [
+        ("staleness", "ahead.json", '{"version": 1, "v": [[0.5]]}'),
+        ("dynamic_sampling", "dynamic_sampling.json", '{"position": 8, "share": 1.0}'),
+    ],
 )
 def test_a_checkpoint_has_what_its_settings_need(
-    setting: str, name: str, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture
+    setting: str, name: str, whole: str, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -153,10 +158,11 @@ def test_a_checkpoint_has_what_its_settings_need(
     folder = RunFolder.create(str(tmp_path / "run"), "name")
     first, second = (write_checkpoint(folder, step, model) for step in (1, 2))
     config = replace(CONFIG, **{setting: type(getattr(CONFIG, setting))(1)})
-    (first / name).write_text("{}")
+    (first / name).write_text(whole)
     assert folder.whole_checkpoint(CONFIG) == (2, second)
     assert folder.whole_checkpoint(config) == (1, first) and name in capsys.readouterr().out
-    (second / name).write_text('{"version": ')
-    assert folder.whole_checkpoint(config) == (1, first)
-    (second / name).write_text("{}")
+    for damaged in (whole[:12], "{}", json.dumps(dict.fromkeys(json.loads(whole)))):
+        (second / name).write_text(damaged)
+        assert folder.whole_checkpoint(config) == (1, first)
+    (second / name).write_text(whole)
     assert folder.whole_checkpoint(config) == (2, second)
