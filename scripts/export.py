@@ -8,6 +8,8 @@ python scripts/export.py tiny_lora_v.pt --format tinylora --out imported/ --mode
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -50,4 +52,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit removes the unfinished folder, a kill would not
     main()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,8 @@ from adapters import AdapterError, read_checkpoint
 from pipeline.config import ConfigError, Settings, load_config, resolved
 from pipeline.policy.models import ModelChoice
 from pipeline.tools.export import export, model_card, push
+
+ROOT = Path(__file__).parents[3]
 
 
 def seed_file(path: Path, modules: int, **changes) -> Path:
@@ -91,6 +97,29 @@ def test_an_upload_that_fails_says_why_and_where_the_export_is(tmp_path: Path, m
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConfigError, match=f"--push-to-hub owner/name: .*{tmp_path}"):
         push(tmp_path, "owner/name")
+
+
+@pytest.fixture
+def sigterm_ignored() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("sigterm_ignored")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_an_export_that_is_ended_leaves_nothing(
+    number: signal.Signals, code: int, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = seed_file(tmp_path / "tiny_lora_v.pt", 14)
+    options = {"--out": tmp_path / "out", "--model": tiny_model_folder, "--quant": "none", "--variant": "diag-scaled"}
+    arguments = [str(part) for option in options.items() for part in option]
+    monkeypatch.setattr(sys, "argv", ["export.py", str(stored), *arguments])
+    monkeypatch.setattr("pipeline.tools.export._write", lambda *_: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
+    assert ended.value.code == code and list(tmp_path.iterdir()) == [stored]
 
 
 @pytest.mark.integration
