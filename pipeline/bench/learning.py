@@ -146,12 +146,15 @@ def trial_rows(trial: Trial, found: Mapping[str, Evaluation], config: RunConfig)
         sides = counts[BASE], counts[name]
         compared = base and compare_counts((BASE, name), *sides, trial.ks, clusters_of(trial.problems))
         for k in trial.ks:
+            if (known := summary[f"pass@{k}"]) is None:
+                yield row(f"{trial.label}: {name}, problems with {k} graded, so no pass@{k}", 0, "problems")
+                continue
             text = f"{trial.label}: {name}, pass@{k}"
-            if compared:
-                c = compared[f"pass@{k}"]
+            if compared and (c := compared[f"pass@{k}"]):
                 text += f", {c['difference']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}], p = {c['p_value']:.2g}"
-            before = base[f"pass@{k}"][f"pass_at_{k}"] if base else None
-            yield row(text, summary[f"pass@{k}"][f"pass_at_{k}"], f"pass@{k}", baseline=before or None)
+            before = base and base[f"pass@{k}"]
+            baseline = before[f"pass_at_{k}"] or None if before else None
+            yield row(text, known[f"pass_at_{k}"], f"pass@{k}", baseline=baseline)
         for unit, key in (("compile rate", "compile_rate"), ("tokens a completion", "mean_tokens")):
             before = base[key] if base else None
             yield row(f"{trial.label}: {name}, {unit}", summary[key], unit, baseline=before or None)

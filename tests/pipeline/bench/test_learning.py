@@ -26,12 +26,12 @@ from tests.tiny_model import save_tiny_model
 STORED = Path(__file__).parents[1] / "training" / "stored_run"
 
 
-def judged(trial: Trial, accepted: np.ndarray) -> Evaluation:
+def judged(trial: Trial, accepted: np.ndarray, wrong: Status = Status.WRONG_ANSWER) -> Evaluation:
     shape = accepted.shape
     return Evaluation(
         problems=trial.problems,
         verdicts_P_S=[
-            [Verdict(Status.ACCEPTED if one else Status.WRONG_ANSWER, int(one), 1, True) for one in row]
+            [Verdict(Status.ACCEPTED if one else wrong, int(one), 1, True) for one in row]
             for row in accepted
         ],
         texts_P_S=[["x"] * shape[1]] * shape[0],
@@ -60,6 +60,20 @@ def test_gains_are_differences_by_problem() -> None:
     assert high == pytest.approx(gain + 1.96 * error, abs=0.5 * error)
     (whole,) = [row for what, row in rows.items() if ": run, pass@4, " in what]
     assert whole.value == pytest.approx(better.any(axis=1).mean())
+
+
+def test_a_set_without_verdicts_has_no_pass_rate() -> None:
+    """Of the base, of the run, of both, and where no problem has verdicts of both."""
+    trial = Trial("set", [Problem("p0", ""), Problem("p1", "")], 0.0, 1)
+    config = resolved(Settings(), starter=True, gpu=False)
+    all_, none, first = (np.array([[a], [b]]) for a, b in ((True, True), (False, False), (True, False)))
+    for base, run, known in ((none, all_, "run"), (all_, none, "base"), (none, none, ""), (first, ~first, "base run")):
+        found = {BASE: judged(trial, base, Status.NO_VERDICT), "run": judged(trial, run, Status.NO_VERDICT)}
+        rows = {row.what: row for row in trial_rows(trial, found, config)}
+        for name in found:
+            told = f"set, 2 problems, greedy: {name}, "
+            assert (f"{told}pass@1" in rows) == (name in known)
+            assert (f"{told}problems with 1 graded, so no pass@1" in rows) == (name not in known)
 
 
 def test_a_run_tells_of_itself(tmp_path: Path) -> None:
