@@ -124,8 +124,10 @@ class RunFolder:
             raise ConfigError(
                 f"{path} already holds a run: add --resume to continue it, or choose another --output-dir"
             )
+        folder = cls(path)
+        folder._check_adapter()
         check_folder(path / "rollouts", f"--output-dir {path}")
-        return cls(path)
+        return folder
 
     @classmethod
     def resume(cls, output_dir: str | None) -> RunFolder:
@@ -142,6 +144,14 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         return f"python scripts/train.py --resume --output-dir {self.path}"
+
+    def _check_adapter(self) -> None:
+        """Raise `ConfigError` where a run from its start on would replace an adapter, such as an export."""
+        if (self.path / "tinylora.safetensors").exists():
+            raise ConfigError(
+                f"{self.path} holds an adapter without checkpoints, which the run's would replace: choose another "
+                f"--output-dir"
+            )
 
     # metrics and rollouts
 
@@ -187,7 +197,7 @@ class RunFolder:
 
     def whole_checkpoint(self, config: RunConfig) -> tuple[int, Path | None]:
         """(step, folder) of the last checkpoint that can be read, (0, None) in a run without any; says what it passes
-        over. config: of the run. Raises `ConfigError` where there are checkpoints and all are damaged."""
+        over. config: of the run. Raises `ConfigError` where all are damaged, and for an adapter without any."""
         checkpoints = self.checkpoints()
         states = [name for setting, name in STATES.items() if getattr(config, setting)]
         for step, path in reversed(checkpoints):
@@ -197,6 +207,7 @@ class RunFolder:
             print(f"{path} is damaged ({fault}); going back to the one before it", flush=True)
         if checkpoints:
             raise ConfigError(f"--resume: every checkpoint in {self.path} is damaged; start a new run")
+        self._check_adapter()
         return 0, None
 
     def publish_checkpoint(self, step: int) -> None:

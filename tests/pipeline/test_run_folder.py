@@ -35,6 +35,18 @@ def test_what_a_run_left_before_its_first_step_is_not_taken_over(left: str, tmp_
     assert (folder.path / left).read_text() == "{}"
 
 
+def test_an_adapter_without_a_run_is_not_replaced(tmp_path: Path) -> None:
+    """Such as an export, which holds the settings of its run, too."""
+    (tmp_path / "tinylora.safetensors").touch()
+    CONFIG.save(tmp_path / "config.yaml")
+    said = f"^{tmp_path} holds an adapter without checkpoints, which .* replace: choose another --output-dir$"
+    with pytest.raises(ConfigError, match=said):
+        RunFolder.create(str(tmp_path), "name")
+    with pytest.raises(ConfigError, match=said):
+        RunFolder.resume(str(tmp_path)).whole_checkpoint(CONFIG)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("where", ["afile", "afile/x", "/proc/x"])
 def test_a_folder_that_cannot_be_made_is_refused(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
