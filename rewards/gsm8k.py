@@ -33,8 +33,10 @@ FULL_LENGTH, NO_LENGTH = 150, 400  # words
 NGRAM = 4
 READ_FOR_SHAPE = 8000  # characters whose words are counted and compared
 
-# Digits are ASCII and grouped by commas, if at all, in threes. The look-around keeps out parts of words.
-_NUMBER = re.compile(r"(?<![\w.])-?\$?-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,30})(?:\.[0-9]{1,30})?(?![0-9])", re.ASCII)
+# Digits are ASCII and grouped by commas, if at all, in threes. The look-around keeps out parts of words, and a minus
+# that stands between two numbers, as in 10%-12%.
+_SIGN = r"(?<![\w.])(?!(?<=[%)])-)-?\$?-?"
+_NUMBER = re.compile(_SIGN + r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,30})(?:\.[0-9]{1,30})?(?![0-9])", re.ASCII)
 
 
 def parse_number(text: str) -> Decimal | None:

@@ -104,6 +104,17 @@ def test_last_number(text: str, number: str | None) -> None:
     assert (found is None) if number is None else (found is not None and found == parse_number(number))
 
 
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.sampled_from(["{}", "{:,}", "{}.5", "${}", "{}%"]))
+def test_a_minus_is_a_sign_or_stands_between_two_numbers(a: int, b: int, form: str) -> None:
+    first, second = form.format(a), form.format(b)
+    number = parse_number(second)
+    assert number is not None
+    for text in (f"{first}-{second}", f"{first} - {second}", f"({first})-{second}"):
+        assert last_number(text) == number
+    for text in (f"-{second}", f"{first}, -{second}", f"{first} or (-{second})", f"{first} = -{second}"):
+        assert last_number(text) == -number
+
+
 @pytest.mark.parametrize(
     "solution, answer",
     [
