@@ -53,7 +53,8 @@ def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verd
         if any(part.cancelled() for part in parts):
             future.cancel()
         else:
-            future.set_result(join([part.result() for part in parts]))
+            verdicts = [part.result() for part in parts]
+            future.set_result(join([_said(*pair) for pair in zip(verdicts, problem.tests, strict=True)]))
 
     for part in parts:
         part.add_done_callback(one_done)
@@ -75,6 +76,14 @@ def _one_test(program: str, test: Test, problem: Problem) -> tuple[str, Problem]
             code = f"{_NOT_DEFINED}{code[: main.end()]}{guard}{code[main.end() :]}"
     alone = replace(problem, tests=(Test("", output),), checker=checker, tests_are_code=False)
     return f"{program}\n\n{code}\n", alone
+
+
+def _said(verdict: Verdict, test: Test) -> Verdict:
+    """The verdict on a test, in its terms: where no output is expected, what is missed is the word at its end."""
+    if verdict.status is not Status.WRONG_ANSWER or test.output:
+        return verdict
+    message = "the test did not come to its end"
+    return replace(verdict, tests=(replace(verdict.tests[0], detail=message),), diagnostics=message)
 
 
 def join(verdicts: list[Verdict]) -> Verdict:

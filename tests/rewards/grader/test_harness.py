@@ -86,7 +86,8 @@ def test_a_function_may_print(pool: GraderPool) -> None:
     assert grade(pool, endless, PROBLEM).result().status is Status.OUTPUT_LIMIT
     shown = replace(PROBLEM, tests=(Test('#include <cstdio>\nint main() { printf("%d", twice(1)); }\n', "2"),))
     assert grade(pool, "int twice(int x) { return 2 * x; }", shown).result().accepted
-    assert grade(pool, "int twice(int x) { return 3 * x; }", shown).result().status is Status.WRONG_ANSWER
+    wrong = grade(pool, "int twice(int x) { return 3 * x; }", shown).result()
+    assert wrong.status is Status.WRONG_ANSWER and wrong.diagnostics == "wrong answer on test 1"
 
 
 EARLY = [
@@ -109,6 +110,9 @@ def test_a_test_comes_to_its_end(pool: GraderPool) -> None:
     assert right.result().accepted
     for source, future in zip(EARLY, futures, strict=True):
         assert future.result().compiled and future.result().passed == 0, source
+    left = futures[0].result()
+    assert left.status is Status.WRONG_ANSWER
+    assert left.diagnostics == left.tests[0].detail == "the test did not come to its end"
 
 
 def test_the_prologue_is_not_repeated_and_helpers_are_kept() -> None:
