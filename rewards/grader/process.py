@@ -6,6 +6,7 @@ It is started by exec, never by fork: the trainer may hold CUDA and gigabytes.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -96,7 +97,7 @@ class GraderProcess:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            _kill(process)
             _reap(process)
             sweep(PREFIX)
 
@@ -110,9 +111,15 @@ class GraderProcess:
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
-                process.kill()
+                _kill(process)
         if process is not None and threading.current_thread().name.startswith("grader-"):
             _reap(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a grader, which may be dead, with its group: a sandbox that is being set up does not end with its parent."""
+    if process.returncode is None:  # its number may be another's when it has been waited for
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

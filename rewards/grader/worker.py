@@ -9,6 +9,7 @@ It ends when its input ends or when the trainer dies (the kernel then sends SIGT
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import pickle
@@ -54,6 +55,7 @@ def _end(*_: object) -> None:
 
 def _prepare(parent: int) -> None:
     signal.signal(signal.SIGTERM, _end)
+    atexit.register(os.killpg, os.getpid(), signal.SIGKILL)  # last, with a sandbox that is being set up: see process.py
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then ends us
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:

@@ -11,12 +11,14 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from rewards.errors import GraderError
+from rewards.grader.judge import JudgeConfig
 from rewards.grader.pool import GraderPool
 from rewards.grader.process import GraderProcess
 from rewards.grader.runner import build_runner
@@ -163,6 +165,27 @@ def test_no_orphans_when_the_trainer_dies(how: signal.Signals) -> None:
     gone = eventually(lambda: not any(child.is_running() for child in children))
     assert gone, [child for child in children if child.is_running()]
     assert eventually(lambda: not [path for pid in pids for path in scratch_root().glob(f"grader-{pid}-*")])
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_grader_that_ends_leaves_no_sandbox_that_is_being_set_up(how: signal.Signals, tmp_path: Path) -> None:
+    """Bubblewrap does not end with its parent before it is done with that: here a shell stands in for it."""
+    unfinished = tmp_path / "bwrap"
+    unfinished.write_text("#!/bin/sh\nexec sleep 60\n")
+    unfinished.chmod(0o700)
+    grader = GraderProcess(JudgeConfig(Sandbox("A", "runner", str(unfinished)), "g++", "c++20"))
+
+    def children() -> list[psutil.Process]:
+        return psutil.Process(grader.process_id).children() if grader.process_id else []
+
+    with ThreadPoolExecutor(1, "grader-") as threads:
+        future = threads.submit(grader.grade, SPIN, ONE)
+        assert eventually(children)
+        (sandbox,) = children()
+        os.kill(grader.process_id or 0, how)
+        assert future.result(20) == "the grader process died"
+        threads.submit(grader.stop).result(20)
+    assert eventually(lambda: not sandbox.is_running(), 2)
 
 
 def test_the_trainers_main_module_is_not_imported_again(tmp_path: Path) -> None:
