@@ -10,70 +10,42 @@ from tqdm import tqdm
 from rewards.verdict import Status, Verdict
 
 INTERVAL = 0.2 if sys.stderr.isatty() else 10.0  # seconds between two drawings; a log file gets few
+FORM = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {unit} [{elapsed}, {remaining} left{postfix}]"
 
 
-class TrainingBar:
-    """Steps done and left, with the reward, the pass rate and the speed of generation at the last step."""
+class Bar:
+    """How many of `total` things are done, and what was noted of the last. scaled: in thousands, millions and so on."""
 
-    def __init__(self, steps: int, done: int) -> None:
-        form = "training {percentage:3.0f}%|{bar:20}| step {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
-        self._bar = tqdm(total=steps, initial=done, bar_format=form, mininterval=INTERVAL)
+    def __init__(self, title: str, total: int, things: str, done: int = 0, scaled: bool = False) -> None:
+        self._bar = tqdm(
+            desc=title, total=total, unit=things, initial=done, unit_scale=scaled, bar_format=FORM, mininterval=INTERVAL
+        )
 
-    def step(self, record: dict[str, Any]) -> None:
-        if record.get("pass_rate") is not None:
-            self._bar.set_postfix_str(
-                f"reward {record['reward']:.3f}, pass rate {record['pass_rate']:.3f}, "
-                f"{record['tokens_per_second']:.0f} tokens/s",
-                refresh=False,
-            )
-        self._bar.update(1)
+    def done(self, count: int = 1, note: str = "") -> None:
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(count)
 
     def close(self) -> None:
         self._bar.close()
 
 
-class EvaluationBar:
+class TrainingBar(Bar):
+    """Steps, with the reward, the pass rate and the speed of generation at the last one."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        form = "reward {reward:.3f}, pass rate {pass_rate:.3f}, {tokens_per_second:.0f} tokens/s"
+        self.done(note="" if record.get("pass_rate") is None else form.format(**record))
+
+
+class EvaluationBar(Bar):
     """Completions graded, with the running share of accepted ones."""
 
     def __init__(self, completions: int, title: str) -> None:
-        form = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} graded [{elapsed}, {remaining} left{postfix}]"
-        self._bar = tqdm(total=completions, desc=title, bar_format=form, mininterval=INTERVAL)
+        super().__init__(title, completions, "graded")
         self._accepted = self._graded = 0
 
     def graded(self, verdict: Verdict) -> None:
         self._graded += verdict.status is not Status.NO_VERDICT
         self._accepted += verdict.status is Status.ACCEPTED
-        if self._graded:
-            self._bar.set_postfix_str(f"pass@1 {self._accepted / self._graded:.3f}", refresh=False)
-        self._bar.update(1)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-class ProjectionsBar:
-    """Completions of the base, from which the principal projections come: first drawn, then scored."""
-
-    def __init__(self, completions: int, doing: str) -> None:
-        form = "projections {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {desc} [{elapsed}, {remaining} left]"
-        self._bar = tqdm(total=completions, desc=doing, bar_format=form, mininterval=INTERVAL)
-
-    def done(self, completions: int = 1) -> None:
-        self._bar.update(completions)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-class ConversionBar:
-    """Bytes of a model's weights that are converted."""
-
-    def __init__(self, size: int, title: str) -> None:
-        form = "converting {desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}B [{elapsed}, {remaining} left]"
-        self._bar = tqdm(total=size, desc=title, bar_format=form, unit_scale=True, mininterval=INTERVAL)
-
-    def written(self, size: int) -> None:
-        self._bar.update(size)
-
-    def close(self) -> None:
-        self._bar.close()
+        self.done(note=f"pass@1 {self._accepted / self._graded:.3f}" if self._graded else "")

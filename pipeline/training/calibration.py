@@ -12,7 +12,7 @@ from adapters.principal import entry_rows, principal_projections
 from pipeline.config import RunConfig
 from pipeline.evaluation.evaluate import prompt_ids
 from pipeline.policy.loading import Policy
-from pipeline.progress import ProjectionsBar
+from pipeline.progress import Bar
 from pipeline.rollout import Sampling
 from pipeline.tasks import Task
 from pipeline.training.collapse import check_range
@@ -40,7 +40,7 @@ def calibrate(policy: Policy, problems: Sequence[Problem], task: Task, config: R
     prompts = [ids for ids in prompt_ids(policy.tokenizer, chosen, task) for _ in range(repeats)]
     policy.serve(0)
     sampling = Sampling(config.max_completion_length, config.temperature, SEED + config.seed)
-    bar = ProjectionsBar(len(prompts), "drawn")
+    bar = Bar("projections", len(prompts), "drawn")
     completions = policy.engine.generate(prompts, sampling, lambda row, completion: bar.done())
     bar.close()
     scores = entry_scores(policy, prompts, [c.token_ids for c in completions], config)
@@ -62,7 +62,7 @@ def entry_scores(
     if policy.memory and policy.memory.gradient_checkpointing:  # as the budget of tokens supposes
         model.gradient_checkpointing_enable()
     model.train()
-    bar = ProjectionsBar(len(prompts), "scored")
+    bar = Bar("projections", len(prompts), "scored")
     for part in within_budget(prompts, completions, budget, sharing=range(len(prompts))):
         chosen = [prompts[row] for row in part], [completions[row] for row in part]
         pack = packed(*chosen, bank.v.device, sharing=part)

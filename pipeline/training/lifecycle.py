@@ -141,7 +141,7 @@ class Run:
         trainer = trainer_of(self.policy)(
             self.policy, self.grader, problems, self.config, self.folder, self.on_step, origin, self.timeline
         )
-        self.bar = TrainingBar(self.steps, self.done)
+        self.bar = TrainingBar("training", self.steps, "steps", self.done)
         self.timeline.begin()
         with self.terminated:
             trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)

@@ -25,6 +25,7 @@ from pipeline.policy.models import (
     made_ready,
     quiet_libraries,
 )
+from pipeline.progress import Bar
 from pipeline.run_folder import check_folder
 from pipeline.tasks import Task, task_of, with_dataset
 from pipeline.tasks.problem_sets import read_dataset
@@ -134,20 +135,15 @@ def fit(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: WarmUp
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    class Bar(TrainerCallback):
-        def __init__(self) -> None:
-            from tqdm import tqdm
+    losses: list[float] = []
+    bar = Bar("warm-up", settings.steps, "steps")
 
-            self.losses: list[float] = []
-            self.bar = tqdm(total=settings.steps, desc="warm-up")
-
+    class Losses(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                self.losses.append(float(logs["loss"]))
-                self.bar.set_postfix_str(f"loss {self.losses[-1]:.3f}", refresh=False)
-                self.bar.update(1)
+                losses.append(float(logs["loss"]))
+                bar.done(note=f"loss {losses[-1]:.3f}")
 
-    bar = Bar()
     arguments = SFTConfig(
         output_dir=str(folder / "trainer"),
         max_steps=settings.steps,
@@ -174,13 +170,13 @@ def fit(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: WarmUp
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[bar],
+            callbacks=[Losses()],
         )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    bar.bar.close()
+    bar.close()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
-    return bar.losses
+    return losses
 
 
 def save(model: Any, tokenizer: Any, choice: ModelChoice, settings: WarmUp, folder: Path) -> None:

@@ -27,7 +27,7 @@ from pipeline.policy.gguf.architecture import (
 from pipeline.policy.gguf.header import Header, read_header
 from pipeline.policy.gguf.tokenizer import files_beside, load_tokenizer, named_token, settle_ends
 from pipeline.policy.weights import write_weights
-from pipeline.progress import ConversionBar
+from pipeline.progress import Bar
 from storage.cache import cache_root
 from storage.files import write_json
 
@@ -125,14 +125,14 @@ def _write(header: Header, names: dict[str, tuple[str, tuple[int, ...]]], folder
     if free < size:
         why = f"takes {size / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} are free"
         raise header.error(f"{why}; set TINYLORA_CACHE to a folder on a larger disk")
-    bar = ConversionBar(size, header.path.name)
+    bar = Bar(f"converting {header.path.name}", size, "bytes", scaled=True)
 
     def tensor(ours: str) -> Any:
         name = sources[ours]
         values = torch.from_numpy(_in_order(header, name, dequantised(header, header.tensors[name]))).bfloat16()
         if not values.isfinite().all():
             raise header.error(f"{name} holds what is no number, or none that bfloat16 has; download it again")
-        bar.written(weights[ours].nbytes)
+        bar.done(weights[ours].nbytes)
         return values
 
     try:
