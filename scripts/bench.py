@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 import repo_root  # noqa: F401
-from command import one_sentence_errors
+from command import given, one_sentence_errors, options
 
+from pipeline.config import Settings
 from pipeline.environment import has_gpu
 from pipeline.run_folder import read_json
 from rewards.grader.toolchains import compiler_version
@@ -36,9 +37,6 @@ def out_option(name: str) -> Callable[..., Any]:
 
 
 MODEL = click.option("--model", default="starter", show_default=True, help="Folder, GGUF file, hub id, or starter.")
-QUANT = click.option("--quant", type=click.Choice(["nf4", "none"]), help="Default: nf4 on a GPU, none on a CPU.")
-DTYPE = click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16"]), default="auto", show_default=True)
-GPU_MEMORY = click.option("--gpu-memory", type=float, help="GB of GPU memory for trainer and engine together.")
 
 
 def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **versions: str) -> None:
@@ -49,12 +47,12 @@ def finish(title: str, out: str, measure: Callable[[], Sequence[Any]], **version
         click.echo(measured(title, Path(out), measure, versions))
 
 
-def settings(model: str, **options: Any) -> tuple[Any, Any, bool]:
+def settings(model: str, **told: Any) -> tuple[Any, Any, bool]:
     """The model, the settings of a training run on it, and whether a GPU answers."""
     from pipeline.bench.session import settings_of
 
     with one_sentence_errors():
-        return settings_of(model, **options)
+        return settings_of(model, **given(told))
 
 
 def step_settings(model: str, prompts: int | None, generations: int, **told: Any) -> tuple[Any, Any, bool]:
@@ -95,7 +93,7 @@ def grader(
 
 @bench.command()
 @MODEL
-@GPU_MEMORY
+@options(Settings, ["gpu_memory"])
 @click.option(
     "--contender",
     "contenders",
@@ -115,7 +113,7 @@ def generation(model: str, gpu_memory: float | None, contenders: tuple[str, ...]
 
 @bench.command()
 @MODEL
-@QUANT
+@options(Settings, ["quant"])
 @out_option("refresh")
 def refresh(model: str, quant: str | None, out: str) -> None:
     """Milliseconds until another v is in the engine's weights, beside a copy, addmm and TRL's sync_weights."""
@@ -136,43 +134,17 @@ def steps(runs: tuple[Path, ...], at_most: float | None, out: str) -> None:
 
 @bench.command("train-step")
 @MODEL
-@QUANT
-@GPU_MEMORY
+@options(Settings, ["quant", "gpu_memory", "engine_weights", "kv_dtype", "dtype", "unsafe_grader"])
 @click.option("--prompts", type=click.IntRange(min=1), help="Prompts of a step. Default: 32 on a GPU, 4 on a CPU.")
 @click.option("--generations", type=click.IntRange(min=2), default=8, show_default=True, help="Completions of each.")
 @click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps after the first.")
 @click.option("--only-steps", is_flag=True, help="Leave out the training pass against the frozen model's.")
-@click.option("--engine-weights", type=click.Choice(["auto", "nf4", "bf16"]), default="auto", show_default=True)
-@click.option("--kv-dtype", type=click.Choice(["auto", "fp8"]), default="auto", show_default=True)
-@DTYPE
-@click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("train-step")
 def train_step(
-    model: str,
-    quant: str | None,
-    gpu_memory: float | None,
-    prompts: int | None,
-    generations: int,
-    steps: int,
-    only_steps: bool,
-    engine_weights: str,
-    kv_dtype: str,
-    dtype: str,
-    unsafe_grader: bool,
-    out: str,
+    model: str, prompts: int | None, generations: int, steps: int, only_steps: bool, out: str, **told: Any
 ) -> None:
     """The training pass against the frozen model's, and whole steps with real grading."""
-    choice, config, gpu = step_settings(
-        model,
-        prompts,
-        generations,
-        quant=quant,
-        gpu_memory=gpu_memory,
-        engine_weights=engine_weights,
-        kv_dtype=kv_dtype,
-        dtype=dtype,
-        unsafe_grader=unsafe_grader,
-    )
+    choice, config, gpu = step_settings(model, prompts, generations, **told)
     tokens = 0 if only_steps else 8192 if gpu else 1024
     measure = module("train_step").measure
     finish(f"train-step, {Path(choice.name).name}", out, lambda: measure(choice, config, tokens, steps, gpu))
@@ -180,7 +152,7 @@ def train_step(
 
 @bench.command()
 @MODEL
-@QUANT
+@options(Settings, ["quant"])
 @out_option("init")
 def init(model: str, quant: str | None, out: str) -> None:
     """Seconds from a frozen model to an adapted one, and the residuals of its singular pairs."""
@@ -191,25 +163,13 @@ def init(model: str, quant: str | None, out: str) -> None:
 
 @bench.command()
 @MODEL
-@QUANT
-@DTYPE
+@options(Settings, ["quant", "dtype", "unsafe_grader"])
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps. Default: 20 on a GPU, 2 on a CPU.")
 @click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts of a step.")
-@click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("mismatch")
-def mismatch(
-    model: str, quant: str | None, dtype: str, steps: int | None, prompts: int, unsafe_grader: bool, out: str
-) -> None:
+def mismatch(model: str, steps: int | None, prompts: int, out: str, **told: Any) -> None:
     """How far engine and trainer are from one policy, for every way to serve the update."""
-    choice, config, gpu = settings(
-        model,
-        quant=quant,
-        vllm=True,
-        dtype=dtype,
-        engine_weights="bf16",
-        prompts_per_step=prompts,
-        unsafe_grader=unsafe_grader,
-    )
+    choice, config, gpu = settings(model, vllm=True, engine_weights="bf16", prompts_per_step=prompts, **told)
     count = steps or (20 if gpu else 2)
     measure = module("mismatch").measure
     finish(f"mismatch, {Path(choice.name).name}", out, lambda: measure(choice, config, count, gpu))
@@ -217,56 +177,28 @@ def mismatch(
 
 @bench.command()
 @MODEL
-@QUANT
-@DTYPE
-@GPU_MEMORY
+@options(Settings, ["quant", "dtype", "gpu_memory"])
 @click.option("--prompts", type=click.IntRange(min=1), default=16, show_default=True, help="Completions to look at.")
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Most tokens of each.")
 @out_option("causes")
-def causes(
-    model: str, quant: str | None, dtype: str, gpu_memory: float | None, prompts: int, tokens: int, out: str
-) -> None:
+def causes(model: str, prompts: int, tokens: int, out: str, **told: Any) -> None:
     """Which rounding to bf16 makes how much of the mismatch between engine and trainer."""
-    choice, config, _ = settings(
-        model,
-        quant=quant,
-        vllm=True,
-        dtype=dtype,
-        gpu_memory=gpu_memory,
-        prompts_per_step=prompts,
-        max_completion_length=tokens,
-    )
+    choice, config, _ = settings(model, vllm=True, prompts_per_step=prompts, max_completion_length=tokens, **told)
     measure = module("causes").measure
     finish(f"causes, {Path(choice.name).name}", out, lambda: measure(choice, config))
 
 
 @bench.command()
 @MODEL
-@QUANT
-@GPU_MEMORY
+@options(Settings, ["quant", "gpu_memory", "grader_workers", "unsafe_grader"])
 @click.option("--dataset", default="starter", show_default=True, help="Problems that the step is fitted to.")
 @click.option("--eval-dataset", help="Problems that judge it. Default: those of --dataset that are held out.")
 @click.option("--completions", type=click.IntRange(min=64), help="To fit it. Default: 4096 on a GPU, 256 on a CPU.")
 @click.option("--nats", default="1,3", show_default=True, help="KL of the step, nats a completion; several by commas.")
 @click.option("--problems", type=click.IntRange(min=2), default=96, show_default=True, help="Held-out problems.")
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Completions of each.")
-@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: as for training.")
-@click.option("--unsafe-grader", is_flag=True, help="Grade without a sandbox where none can be made.")
 @out_option("gain")
-def gain(
-    model: str,
-    quant: str | None,
-    gpu_memory: float | None,
-    dataset: str,
-    eval_dataset: str | None,
-    completions: int | None,
-    nats: str,
-    problems: int,
-    samples: int,
-    grader_workers: int | None,
-    unsafe_grader: bool,
-    out: str,
-) -> None:
+def gain(model: str, completions: int | None, nats: str, problems: int, samples: int, out: str, **told: Any) -> None:
     """What one step of the scalars, fitted on graded completions of the base, gains on other problems."""
     try:
         lengths = [float(part) for part in nats.split(",")]
@@ -274,17 +206,7 @@ def gain(
         raise click.BadParameter(f"must be numbers separated by commas, not {nats!r}", param_hint="--nats") from None
     if not all(0 < length < 100 for length in lengths):
         raise click.BadParameter(f"must be between 0 and 100, not {nats!r}", param_hint="--nats")
-    choice, config, gpu = settings(
-        model,
-        quant=quant,
-        vllm=True,
-        gpu_memory=gpu_memory,
-        dataset=dataset,
-        eval_dataset=eval_dataset,
-        eval_problems=problems,
-        grader_workers=grader_workers,
-        unsafe_grader=unsafe_grader,
-    )
+    choice, config, gpu = settings(model, vllm=True, eval_problems=problems, **told)
     count = completions or (4096 if gpu else 256)
     measure = module("gain").measure
     finish(f"gain, {Path(choice.name).name}", out, lambda: measure(choice, config, count, lengths, samples))
@@ -292,36 +214,14 @@ def gain(
 
 @bench.command()
 @MODEL
-@QUANT
-@GPU_MEMORY
+@options(Settings, ["quant", "gpu_memory", "grader_workers", "u"])
 @click.option("--dataset", default="starter", show_default=True, help="Problems whose pass@1 is looked at.")
 @click.option("--completions", type=click.IntRange(min=64), help="Default: 4096 on a GPU, 512 on a CPU.")
-@click.option("--u", type=click.IntRange(min=1), default=32, show_default=True, help="How many scalars.")
 @click.option("--rank", type=click.IntRange(2, 64), default=16, show_default=True, help="Singular directions in all.")
-@click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: as for training.")
 @out_option("signal")
-def signal(
-    model: str,
-    quant: str | None,
-    gpu_memory: float | None,
-    dataset: str,
-    completions: int | None,
-    u: int,
-    rank: int,
-    grader_workers: int | None,
-    out: str,
-) -> None:
+def signal(model: str, completions: int | None, out: str, **told: Any) -> None:
     """How much of the gradient of pass@1 the scalars see, by singular directions and rule for P."""
-    choice, config, gpu = settings(
-        model,
-        quant=quant,
-        vllm=True,
-        gpu_memory=gpu_memory,
-        dataset=dataset,
-        u=u,
-        rank=rank,
-        grader_workers=grader_workers,
-    )
+    choice, config, gpu = settings(model, vllm=True, **told)
     count = completions or (4096 if gpu else 512)
     measure = module("signal").measure
     finish(f"signal, {Path(choice.name).name}", out, lambda: measure(choice, config, count))
@@ -334,7 +234,7 @@ def signal(
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Of each problem, at T = 1.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many problems of each set. Default: the run's.")
 @click.option("--grader-workers", type=click.IntRange(min=1), help="Grader processes. Default: the run's.")
-@GPU_MEMORY
+@options(Settings, ["gpu_memory"])
 @out_option("learning")
 def learning(
     runs: tuple[Path, ...],
@@ -358,8 +258,7 @@ def learning(
 
 @bench.command()
 @MODEL
-@QUANT
-@GPU_MEMORY
+@options(Settings, ["quant", "gpu_memory"])
 @click.option("--replicas", default="1,2", show_default=True, help="Numbers of replicas, separated by commas.")
 @click.option("--prompts", type=click.IntRange(min=1), help="Prompts of one replica. Default: 32 on a GPU, 4 on a CPU.")
 @click.option("--generations", type=click.IntRange(min=2), default=8, show_default=True, help="Completions of each.")
@@ -368,14 +267,13 @@ def learning(
 @out_option("scale")
 def scale(
     model: str,
-    quant: str | None,
-    gpu_memory: float | None,
     replicas: str,
     prompts: int | None,
     generations: int,
     steps: int,
     simulate: bool,
     out: str,
+    **told: Any,
 ) -> None:
     """Whole steps of several replicas: a batch that grows with them, and one that is shared out."""
     try:
@@ -391,14 +289,7 @@ def scale(
         finish("scale, simulated", out, lambda: scale_simulation.measure(counts))
         scale_simulation.draw(read_json(Path(out))["rows"], Path(out).with_suffix(".png"))
         return
-    choice, config, gpu = step_settings(
-        model,
-        prompts,
-        generations,
-        quant=quant,
-        gpu_memory=gpu_memory,
-        replicas=str(max(counts)),
-    )
+    choice, config, gpu = step_settings(model, prompts, generations, replicas=str(max(counts)), **told)
     measure = module("scale").measure
     finish(f"scale, {Path(choice.name).name}", out, lambda: measure(choice, config, counts, steps, gpu))
 

@@ -166,6 +166,12 @@ def test_the_json_must_not_lie_where_the_picture_goes(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_setting_of_a_run_is_refused_as_in_training() -> None:
+    assert error_of("train-step", "--kv-dtype", "fp4") == "error: --kv-dtype must be one of auto, fp8, not 'fp4'"
+    assert error_of("gain", "--grader-workers", "0") == "error: --grader-workers must be greater than 0, not 0"
+    assert error_of("signal", "--u", "0") == "error: --u must be greater than 0, not 0"
+
+
 @pytest.mark.parametrize("name", sorted(set(script.bench.commands) - {"grader", "steps", "learning"}))
 def test_an_unknown_model_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
