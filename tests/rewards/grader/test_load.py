@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
 
 from rewards.grader.pool import GraderPool
+from rewards.grader.runner import Limits
+from rewards.grader.sandbox import choose_sandbox
 from rewards.grader.scratch import scratch_root
 from rewards.problem import Problem, Test
 from rewards.verdict import Status
@@ -49,15 +55,39 @@ def program(index: int) -> tuple[str, Status]:
     return f"#include <cstdio>\nint main() {{ {body} }}\n", status
 
 
-def test_a_starved_program_is_not_taken_for_a_slow_or_a_sleeping_one() -> None:
-    """Time and idleness are the program's own, however little CPU time others leave it."""
+def test_a_starved_program_is_not_taken_for_a_slow_one() -> None:
+    """Time is the program's own, however little CPU time others leave it."""
     spin = "int main(void) {{ for (volatile long i = 0; i < 3000000{}; i++); return 0; }}"  # C is compiled in no time
     problem = Problem("spin", "", (Test("", ""),), time_limit=0.3, language="c")
-    with GraderPool(2, quiet=True, idle_s=0.02) as pool:
+    with GraderPool(2, quiet=True) as pool:
         assert pool.submit(spin.format(9), problem).result().accepted  # the graders have started
         with busy_cores():
             futures = [pool.submit(spin.format(number), problem) for number in range(4)]
             assert [future.result().status for future in futures] == [Status.ACCEPTED] * 4
+
+
+TWO_SECONDS = """
+#include <time.h>
+double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + 1e-9 * t.tv_nsec; }
+int main(void) { for (double end = now() + 2; now() < end;); return 0; }
+"""
+
+
+def test_a_starved_program_is_not_taken_for_a_sleeping_one(tmp_path: Path) -> None:
+    """It alone is starved, behind everything else on the machine; its runner looks at it as often as ever."""
+    program = tmp_path / "starved"
+    subprocess.run(["gcc", "-x", "c", "-", "-o", program], input=TWO_SECONDS, text=True, check=True)
+    (tmp_path / "0.in").touch()
+    limits = Limits(cpu_s=5.0, memory_bytes=256 << 20, file_bytes=1 << 20, wall_s=100.0, idle_s=0.05)
+    run = partial(choose_sandbox()[0].run, readable=[str(program)])
+    with ThreadPoolExecutor() as threads:
+        future = threads.submit(run, [str(program)], [0], tmp_path, tmp_path, limits)
+        while not (found := [p for p in psutil.Process().children(recursive=True) if p.name() == program.name]):
+            assert not future.done()
+        os.sched_setscheduler(found[0].pid, os.SCHED_IDLE, os.sched_param(0))
+        with busy_cores():
+            time.sleep(1)
+        assert [ended.how for ended in future.result()] == ["exit"]
 
 
 @pytest.mark.integration
