@@ -29,11 +29,11 @@ TRANSFORMERS_ROWS = 64  # that generate at a time without vLLM
 VOCABULARY_BLOCK = 64  # vLLM's embeddings have a multiple of so many rows; others are copies of the trainer's
 BLOCK = 16  # tokens of a block of the cache
 EXPECTED_SHARE = 0.5  # of the longest completion that one is expected to take
-# A decoding step of the 3B shape takes an H200 3.0 ms and 16 µs for every row (docs/benchmarks.md, two cases of
-# "Generation"), and merging its layers on the way as long as a refresh does. Ratios are those of bytes and operations
-# per parameter, so they are used for other sizes and cards as well.
+# A decoding step of the 3B shape takes an H200 3.0 ms and 16 µs for every row, and making its layers from packed codes
+# on the way 4.8 ms at rank 8 (docs/benchmarks.md, "Generation"). Ratios are those of bytes and operations per parameter,
+# so they are used for other sizes and cards as well.
 DOUBLING_ROWS = 180  # that take as long as the step alone
-MERGE_COST = 3.16 / 3.0  # of a step, where the engine has no weights of its own
+PACKED_COST = 4.8 / 3.0  # of a step, where the engine has no weights of its own
 NF4_BYTES = 0.5 + 4 / 64 + 1.1 / 64  # codes, expanded scales, and the packed scales they come from; per parameter
 
 
@@ -55,7 +55,7 @@ class MemoryPlan:
     @property
     def rate(self) -> float:
         """Tokens/s in units of one sequence alone on an engine with weights of its own."""
-        return self.sequences / (1 + MERGE_COST * self.packed + self.sequences / DOUBLING_ROWS)
+        return self.sequences / (1 + PACKED_COST * self.packed + self.sequences / DOUBLING_ROWS)
 
 
 @dataclass(frozen=True)

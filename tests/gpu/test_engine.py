@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from adapters.base import dense
+from adapters.merge import delta_weight
 from pipeline.config import Settings, resolved
 from pipeline.policy.loading import Policy
 from pipeline.policy.models import choose_model
@@ -190,20 +192,29 @@ def test_completions_that_are_preempted_go_on_as_they_were(policy: Policy, monke
         assert sum(distances) / len(distances) < 0.1
 
 
-@pytest.mark.parametrize("rows", [1, 4, 9, 16, 17, 300])
+@pytest.mark.parametrize("rows", [1, 9, 16, 17, 64, 65, 300])
 def test_products_from_packed_codes_are_those_of_the_dense_matrix(policy: Policy, rows: int) -> None:
-    """bitsandbytes' fused product for few rows, and a matrix made in the scratch, against float64."""
+    """Few rows with the exact update, more with the matrix that is made in the scratch, against float64."""
     packed = policy.engine.worker.tinylora_packed  # type: ignore[attr-defined]
     if packed is None:
         pytest.skip("this engine has weights of its own")
     serve(policy, 0)
+    bank = policy.model.tinylora
+    mixings = bank.mixings_of(bank.v.detach())
     generator = torch.Generator("cuda").manual_seed(0)
     for name in list(packed.parts)[:4]:
-        dense = torch.cat([packed.one(index).clone() for index in packed.parts[name]])
-        x = torch.randn(rows, dense.shape[1], device="cuda", generator=generator).bfloat16()
-        expected = x.double() @ dense.double().T
-        found = packed.product(name, x, None).double()
-        assert (found - expected).norm() < 0.01 * expected.norm()
+        parts = packed.parts[name]
+        x = torch.randn(rows, packed.whole[name].shape[1], device="cuda", generator=generator).bfloat16()
+        assert packed.are_few(x) == (rows <= 64)
+        if packed.are_few(x):
+            updates = [delta_weight(bank.layers[i].left, mixings[i], bank.layers[i].right) for i in parts]
+            weight = torch.cat([dense(bank.bases()[i]) + update for i, update in zip(parts, updates, strict=True)])
+            found, bound = packed.with_update(name, x, None, wide=True), 1e-5
+        else:
+            weight = torch.cat([packed.one(i).clone() for i in parts])
+            found, bound = packed.product(name, x, None, wide=True), 1e-3
+        expected = x.double() @ weight.double().T
+        assert (found - expected).norm() < bound * expected.norm()
 
 
 def trained(policy: Policy, prompt: list[int], sampled: list[int]) -> list[float]:

@@ -3,8 +3,7 @@ what can be shared is held once.
 
 - Embedding and head are the trainer's own tensors, where vLLM does not pad the vocabulary.
 - Norms, biases and, with weights of its own, the adapted layers are filled from the trainer's, 4-bit ones dequantised.
-- Without weights of its own (`--engine-weights nf4`) the engine makes each layer's matrix from the trainer's packed
-  codes when the layer computes (`packed.py`).
+- Without weights of its own (`--engine-weights nf4`) the engine computes from the trainer's packed codes (`packed.py`).
 
 All of this must be there when vLLM builds its layers and captures its graphs, so it goes in by vLLM's own ways to add a
 kind of linear layer and a kind of checkpoint: a registered quantisation method and a registered loader.
@@ -94,10 +93,14 @@ class Linear(UnquantizedLinearMethod):
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         if self.packed is None:
             super().process_weights_after_loading(layer)
+        else:
+            self.packed.compile(self.name, getattr(layer, "bias", None), self.wide)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.packed is not None:
-            y = self.packed.product(self.name, x, bias)
+            if self.packed.are_few(x):
+                return self.packed.with_update(self.name, x, bias, self.wide)
+            y = self.packed.product(self.name, x, bias, self.wide)
         else:
             y = float32_product(x, layer.weight, bias) if self.wide else super().apply(layer, x, bias)
         if not self.rank:

@@ -1,11 +1,11 @@
-"""An engine without weights of its own: every layer's matrix is made from the trainer's packed NF4 codes when the layer
-computes, in a scratch that all layers share.
+"""An engine without weights of its own: every layer computes from the trainer's packed NF4 codes.
 
-- merge: the scratch takes round(W + ΔW), by the kernel of a refresh, so the engine computes with the very bits that an
-  engine with weights of its own holds, for any number of rows; a refresh writes only R.
-- beside (`lowrank.py`): the scratch takes W. Few rows go through bitsandbytes' fused product instead.
+- Few rows go through one kernel that decodes as it multiplies, with ΔW beside, exact (`adapters/kernels/few_rows.py`).
+- For more rows the layer's matrix is made when the layer computes, in a scratch that all layers share. merge: the
+  scratch takes round(W + ΔW), by the kernel of a refresh, so the engine computes with the very bits that an engine with
+  weights of its own holds. beside (`lowrank.py`): the scratch takes W.
 
-All addresses are fixed, so it can be captured in a graph. What it costs is a merge of all layers a step.
+All addresses are fixed, so it can be captured in a graph, and a refresh writes only R.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters import TinyLoRA
-from adapters.base import NF4_BLOCK, Packed
+from adapters.base import float32_product
 from adapters.merge import Rounding
 from pipeline.rollout.engine import EngineError
 from pipeline.rollout.vllm.fused import fused_place
-
-FEW_ROWS = 16  # up to here bitsandbytes chooses between its fused product and its own dequantisation
 
 
 class PackedWeights:
@@ -32,7 +30,6 @@ class PackedWeights:
     """
 
     def __init__(self, bank: TinyLoRA, rounding: Rounding | None, dtype: torch.dtype) -> None:
-        self.merges, self.bases = rounding is not None, bank.bases()
         self.parts: dict[str, range] = {}  # modules of a fused layer; they follow one another
         for index, name in enumerate(bank.names):
             fused, position = fused_place(name)
@@ -47,36 +44,47 @@ class PackedWeights:
         self.whole = {n: scratch[: sum(sizes[n]) * widths[n]].view(-1, widths[n]) for n in sizes}
         targets = [rows for name in sizes for rows in self.whole[name].split(sizes[name])]
         self.merger = bank.merger_into(targets, rounding or "nearest")
-        # Zeros, which give W bit for bit, where ΔW is beside.
         self.mixings = torch.zeros(len(targets), bank.config.rank, bank.config.rank, device=device)
+        # Zeros, which give W bit for bit, where ΔW is beside.
+        self.merged = self.mixings if rounding else torch.zeros_like(self.mixings)
         self.one(0)  # compiles the kernel, which cannot be done while a graph is captured
+        self.few: Any = None
+        if device.type == "cuda":
+            from adapters.kernels.few_rows import FewRows
+
+            if FewRows.can_take(bank.bases(), dtype):
+                lefts, rights = [layer.left for layer in bank.layers], [layer.right for layer in bank.layers]
+                self.few = FewRows(bank.bases(), lefts, rights, self.parts.values(), dtype)  # type: ignore[arg-type]
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Raise `EngineError` where vLLM's fused layer has another shape than its parts."""
         if name not in self.whole or self.whole[name].shape != shape:
             raise EngineError(f"the engine's {name} is not made of the trainer's layers; use --engine-weights bf16")
 
+    def compile(self, name: str, bias: Tensor | None, wide: bool) -> None:
+        """Compile the products of few rows of `name`, which cannot be done while a graph is captured."""
+        if self.few is not None:
+            for rows in self.few.KINDS:
+                x = torch.zeros(rows, self.whole[name].shape[1], dtype=self.few.dtype, device=self.mixings.device)
+                self.with_update(name, x, bias, wide)
+
     def write(self, mixings: Tensor) -> None:
         """Serve R (modules, r, r) float32 from now on."""
         self.mixings.copy_(mixings)
 
     def one(self, index: int) -> Tensor:
-        """The matrix (out, in) that module `index` computes with, valid until another is made."""
-        return self.merger.one(index, self.mixings)
+        """The matrix (out, in) that module `index` computes with for many rows, valid until another is made."""
+        return self.merger.one(index, self.merged)
 
-    def product(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x Wᵀ + bias of a fused layer: x (rows, in) → (rows, out)."""
-        parts = self.parts[name]
-        bases = [self.bases[index] for index in parts]
-        if not self.merges and x.is_cuda and len(x) <= FEW_ROWS and all(isinstance(base, Packed) for base in bases):
-            y = torch.cat([_fused_product(x, base) for base in bases], dim=-1)
-            return y if bias is None else y + bias
-        self.merger.several(parts, self.mixings)
-        return F.linear(x, self.whole[name], bias)
+    def are_few(self, x: Tensor) -> bool:
+        """Whether `with_update` takes the rows x."""
+        return self.few is not None and len(x) <= self.few.MOST
 
+    def with_update(self, name: str, x: Tensor, bias: Tensor | None, wide: bool) -> Tensor:
+        """x (W + ΔW)ᵀ + bias of a fused layer, nothing merged: few x (rows, in) → (rows, out), in float32 if `wide`."""
+        return self.few(x, self.parts[name], self.mixings, bias, torch.float32 if wide else x.dtype)
 
-def _fused_product(x: Tensor, base: Any) -> Tensor:
-    """x Wᵀ (rows, out) from packed codes, by bitsandbytes."""
-    return torch.ops.bitsandbytes.gemm_4bit(
-        x, base.codes.view(-1, 1), list(base.shape), base.absmax, NF4_BLOCK, base.state.quant_type
-    )
+    def product(self, name: str, x: Tensor, bias: Tensor | None, wide: bool) -> Tensor:
+        """x W'ᵀ + bias of a fused layer, its matrix made for it: x (rows, in) → (rows, out), in float32 if `wide`."""
+        self.merger.several(self.parts[name], self.merged)
+        return (float32_product if wide else F.linear)(x, self.whole[name], bias)

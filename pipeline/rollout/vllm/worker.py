@@ -5,7 +5,7 @@ this process and so reads the trainer's own frozen weights: the engine keeps no 
 
 - merge: a refresh writes round(W + ΔW(v)) into the row slices of vLLM's fused parameters, in their own storage, so CUDA
   graphs stay valid;
-- merge without weights of its own (`packed.py`): a refresh writes R, and layers are merged when they compute;
+- merge without weights of its own (`packed.py`): a refresh writes R, and layers are made when they compute;
 - lowrank: the fused layers carry the factors (`lowrank.py`) and a refresh writes only R.
 
 Left out: tensor parallelism (one worker holds all).
@@ -73,10 +73,10 @@ class TinyLoRAWorker:
         mixings = self._tinylora_mixings(v)
         if self.tinylora_merger is not None:
             self.tinylora_merger.every(mixings)
-        elif self.tinylora_lowrank is not None:
+        if self.tinylora_lowrank is not None:
             self.tinylora_lowrank.write(mixings)
-        else:
-            self.tinylora_packed.write(mixings)  # type: ignore[union-attr]
+        if self.tinylora_packed is not None:
+            self.tinylora_packed.write(mixings)
         if mixings.is_cuda:
             torch.cuda.synchronize()
 
