@@ -30,8 +30,8 @@ VOCABULARY_BLOCK = 64  # vLLM's embeddings have a multiple of so many rows; othe
 BLOCK = 16  # tokens of a block of the cache
 EXPECTED_SHARE = 0.5  # of the longest completion that one is expected to take
 # A decoding step of the 3B shape takes an H200 3.0 ms and 16 µs for every row, and making its layers from packed codes
-# on the way 4.8 ms at rank 8 (docs/benchmarks.md, "Generation"). Ratios are those of bytes and operations per parameter,
-# so they are used for other sizes and cards as well.
+# on the way 4.8 ms at rank 8 (docs/benchmarks.md, "Generation"). Ratios are those of bytes and operations per
+# parameter, so they are used for other sizes and cards as well.
 DOUBLING_ROWS = 180  # that take as long as the step alone
 PACKED_COST = 4.8 / 3.0  # of a step, where the engine has no weights of its own
 NF4_BYTES = 0.5 + 4 / 64 + 1.1 / 64  # codes, expanded scales, and the packed scales they come from; per parameter
