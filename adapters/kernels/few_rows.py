@@ -24,7 +24,6 @@ from adapters.kernels.nf4 import looked_up, own_entry
 
 LEAST = 16  # rows that tensor cores multiply
 TILE = 64  # out-features of a program
-MOST_PARTS = 3  # of a fused layer
 
 
 @triton.jit
@@ -122,7 +121,7 @@ class FewRows:
     """
 
     KINDS = (LEAST, 64)  # rows that a compiled kernel takes at most
-    MOST = KINDS[-1]  # above, merging a matrix and multiplying with it is as fast
+    MOST = KINDS[-1]  # at 128 making the matrix and multiplying with it is as fast
 
     def __init__(
         self, bases: list[Packed], lefts: list[Tensor], rights: list[Tensor], parts: Iterable[range], dtype: torch.dtype
