@@ -36,7 +36,8 @@ def _grader_errors() -> Iterator[None]:
 def grader_cache() -> Path:
     """The folder for programs that the grader runs: nobody else may write there."""
     with _grader_errors():
-        return private(cache_root() / f"grader-{os.getuid()}")
+        # Named unlike a scratch folder, beside which it may stand: in the temporary folder.
+        return private(cache_root() / f"programs-{os.getuid()}")
 
 
 def scratch_root() -> Path:

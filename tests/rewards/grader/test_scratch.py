@@ -27,6 +27,19 @@ def test_only_dead_owners_folders_are_swept(own_scratch: Path) -> None:
     assert not list(own_scratch.iterdir())
 
 
+def test_a_cache_beside_scratch_folders_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither /dev/shm nor a home can be used, both are in the temporary folder."""
+    monkeypatch.setattr(storage, "SHARED_MEMORY", tmp_path / "missing")
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TINYLORA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    kept = grader_cache()
+    assert kept.parent == scratch_root()
+    for prefix in ("grader", "headers", "probe"):
+        sweep(prefix)
+    assert kept.is_dir()
+
+
 def test_the_scratch_folder_is_private(own_scratch: Path) -> None:
     assert own_scratch.stat().st_mode & 0o077 == 0
     own_scratch.chmod(0o755)
