@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rewards.errors import GraderError
@@ -22,6 +22,7 @@ from storage.cache import NAME, cache_root, private
 
 _NEEDED_BYTES = 640 * 1024 * 1024  # some precompiled headers and the outputs of a few programs
 SHARED_MEMORY = Path("/dev/shm")
+_NAME = f"{NAME}-{os.getuid()}"
 
 
 @contextmanager
@@ -40,9 +41,16 @@ def grader_cache() -> Path:
         return private(cache_root() / f"programs-{os.getuid()}")
 
 
+def _bases() -> Iterator[Path]:
+    """Where scratch folders may be, the best place first."""
+    yield SHARED_MEMORY
+    with suppress(FileNotFoundError):  # there may be no temporary folder, and no need for one
+        yield Path(tempfile.gettempdir())
+
+
 def scratch_root() -> Path:
     """The folder for scratch folders: tmpfs when it has room and lets programs run."""
-    for base in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+    for base in _bases():
         try:
             info = os.statvfs(base)
         except OSError:
@@ -50,8 +58,16 @@ def scratch_root() -> Path:
         usable = not info.f_flag & os.ST_NOEXEC and os.access(base, os.W_OK | os.X_OK)
         if usable and free_bytes(base) >= _NEEDED_BYTES:
             with _grader_errors():
-                return private(base / f"{NAME}-{os.getuid()}")
+                return private(base / _NAME)
     raise GraderError("no scratch folder: /dev/shm and TMPDIR both lack 640 MB of space or forbid programs (noexec)")
+
+
+def _roots() -> Iterator[Path]:
+    """The folders that `scratch_root` has made, now or when other places were full."""
+    for base in _bases():
+        with suppress(OSError):  # somebody else's
+            if (base / _NAME).is_dir():
+                yield private(base / _NAME)
 
 
 def free_bytes(folder: Path) -> int:
@@ -84,8 +100,8 @@ class ScratchFolder:
 
 
 def sweep(prefix: str, root: Path | None = None) -> None:
-    """Remove the scratch folders whose owner died without cleaning up."""
-    for folder in (root or scratch_root()).glob(f"{prefix}-*"):
+    """Remove the scratch folders whose owner died without cleaning up: from all roots, for they may have filled one."""
+    for folder in [folder for place in ([root] if root else _roots()) for folder in place.glob(f"{prefix}-*")]:
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -40,6 +40,29 @@ def test_a_cache_beside_scratch_folders_is_not_swept(tmp_path: Path, monkeypatch
     assert kept.is_dir()
 
 
+def test_a_place_that_dead_owners_have_filled_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, other = tmp_path / "full", tmp_path / "other"
+    full.mkdir()
+    other.mkdir()
+    monkeypatch.setattr(storage, "SHARED_MEMORY", full)
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(other))
+    dead = scratch_root() / "grader-dead"
+    dead.mkdir()
+    monkeypatch.setattr(storage, "free_bytes", lambda place: 0 if dead.exists() and place == full else 1 << 30)
+    assert scratch_root().parent == other
+    sweep("grader")
+    assert scratch_root().parent == full
+
+
+def test_a_temporary_folder_is_not_needed(own_scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.tempfile, "tempdir", None)
+    monkeypatch.setattr(storage.tempfile, "_candidate_tempdir_list", list)  # as where none can be written
+    assert scratch_root() == own_scratch
+    monkeypatch.setattr(storage, "SHARED_MEMORY", own_scratch / "missing")
+    with pytest.raises(GraderError, match="no scratch folder"):
+        scratch_root()
+
+
 def test_the_scratch_folder_is_private(own_scratch: Path) -> None:
     assert own_scratch.stat().st_mode & 0o077 == 0
     own_scratch.chmod(0o755)
