@@ -87,9 +87,10 @@ class ScratchFolder:
     lives."""
 
     def __init__(self, prefix: str, root: Path | None = None) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=root or scratch_root()))
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        made = Path(tempfile.mkdtemp(prefix=f".{prefix}-", dir=root or scratch_root()))
+        self._lock = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = made.rename(made.with_name(made.name[1:]))  # locked, so that `sweep` may find it
 
     def __enter__(self) -> Path:
         return self.path

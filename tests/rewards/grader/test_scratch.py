@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,20 @@ def test_a_cache_beside_scratch_folders_is_not_swept(tmp_path: Path, monkeypatch
     for prefix in ("grader", "headers", "probe"):
         sweep(prefix)
     assert kept.is_dir()
+
+
+def test_a_folder_is_not_swept_before_it_is_locked(own_scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def late(lock: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            sweep("grader")  # by another process, just now
+        flock(lock, how)
+
+    monkeypatch.setattr(storage.fcntl, "flock", late)
+    with ScratchFolder("grader") as folder:
+        assert folder.is_dir() and folder.name.startswith("grader-")
+    assert not list(own_scratch.iterdir())
 
 
 def test_a_place_that_dead_owners_have_filled_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
