@@ -41,6 +41,7 @@ from rewards.grader.runner import MESSAGES, Limits
 from rewards.grader.sandbox import Sandbox
 from rewards.grader.scratch import ScratchFolder, file_digest, free_bytes, scratch_root, sweep
 from rewards.grader.toolchains import Toolchain
+from storage.cache import private
 
 PREFIX = "headers"
 DEFAULT_BYTES = 1 << 30
@@ -306,6 +307,7 @@ class HeaderLease:
 
     def _acquire(self) -> int:
         while True:
+            private(self.folder.parent)
             self.folder.mkdir(exist_ok=True)
             try:
                 lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -16,7 +16,7 @@ import pytest
 from rewards.errors import GraderError
 from rewards.grader import header, lean
 from rewards.grader import scratch as storage
-from rewards.grader.header import HeaderStore
+from rewards.grader.header import HeaderLease, HeaderStore
 from rewards.grader.lean import lean_header
 from rewards.grader.pool import GraderPool
 from rewards.grader.sandbox import Sandbox, choose_sandbox
@@ -231,6 +231,12 @@ def test_a_header_that_is_cut_off_is_swept(store: HeaderStore) -> None:
         other.wait()
     assert not (store.folder / "build-dead").exists()
     assert store.describe()["kept"] == 0
+
+
+def test_a_lease_brings_the_folder_back(store: HeaderStore, own_scratch: Path) -> None:
+    shutil.rmtree(own_scratch)
+    with HeaderLease(store.folder):
+        assert store.folder.is_dir() and own_scratch.stat().st_mode & 0o077 == 0
 
 
 def test_none_are_made_where_none_are_wanted(own_scratch: Path) -> None:

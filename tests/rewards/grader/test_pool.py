@@ -103,6 +103,15 @@ def test_a_killed_grader_is_replaced_and_its_program_graded_again() -> None:
         assert not list(scratch_root().glob(f"grader-{victim.pid}-*"))  # the dead one's files are gone
 
 
+def test_a_grader_whose_folder_was_removed_is_replaced() -> None:
+    with GraderPool(1, quiet=True) as pool:
+        (lost,) = pool.process_ids
+        (folder,) = scratch_root().glob(f"grader-{lost}-*")
+        shutil.rmtree(folder)
+        assert pool.submit(printing(1), ONE).result(30).accepted
+        assert pool.process_ids != [lost]
+
+
 def test_a_second_fault_gives_no_verdict() -> None:
     with GraderPool(1, quiet=True) as pool:
         future = pool.submit(SPIN, Problem("slow", "", (Test("", ""),), time_limit=5.0))
