@@ -174,7 +174,7 @@ class Judge:
 
     def _run_tests(self, problem: Problem, toolchain: Toolchain, job: Path) -> list[TestVerdict]:
         config = self.config
-        inputs = self._input_folder(problem)
+        inputs = self._input_folder(problem, job)
         outputs = job / "out"
         outputs.mkdir()
         cpu_s = problem.time_limit * config.time_factor + config.time_extra
@@ -205,18 +205,18 @@ class Judge:
         not_run = TestVerdict(Status.TIME_LIMIT, detail=f"not run after {STOP_AFTER_TIMEOUTS} time-outs")
         return verdicts + [not_run] * (len(problem.tests) - len(verdicts))
 
-    def _input_folder(self, problem: Problem) -> Path:
+    def _input_folder(self, problem: Problem, job: Path) -> Path:
         key = tuple(test.input for test in problem.tests)
         if key in self._inputs:
             self._inputs.move_to_end(key)
             return self._inputs[key]
         if len(self._inputs) == _KEPT_INPUTS:
             shutil.rmtree(self._inputs.popitem(last=False)[1])
-        folder = Path(tempfile.mkdtemp(prefix="inputs-", dir=self.folder))
+        made = Path(tempfile.mkdtemp(prefix="inputs-", dir=job))  # where nothing stays of it if it cannot be written
         for index, text in enumerate(key):
-            (folder / f"{index}.in").write_bytes(_encode(text))
-        self._inputs[key] = folder
-        return folder
+            (made / f"{index}.in").write_bytes(_encode(text))
+        self._inputs[key] = made.rename(self.folder / made.name)
+        return self._inputs[key]
 
     def _judge_run(self, run: Run, problem: Problem, limits: Limits, outputs: Path) -> TestVerdict:
         status, detail = self._status(run, problem, limits, outputs)

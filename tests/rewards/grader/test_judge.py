@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from rewards.errors import GraderError
 from rewards.grader import toolchains
+from rewards.grader.judge import Judge
 from rewards.grader.pool import GraderPool
 from rewards.grader.toolchains import find_toolchain
 from rewards.problem import LANGUAGES, Checker, Problem, Test
@@ -188,6 +190,13 @@ def test_a_compiler_that_takes_too_long_is_named(pool: GraderPool) -> None:
     bomb += "".join(f"constexpr long v{n} = f({n});\n" for n in range(20)) + "int main() { return v0 == v1; }\n"
     verdict = grade(pool, bomb)
     assert verdict.status is Status.COMPILE_ERROR and "of CPU time" in verdict.diagnostics, verdict.diagnostics
+
+
+def test_inputs_that_cannot_be_written_leave_nothing(pool: GraderPool, tmp_path: Path) -> None:
+    odd = Problem("odd", "", (Test("1\n", ""), Test("\ud800", "")))
+    with pytest.raises(UnicodeError):
+        Judge(pool.config, tmp_path).grade("int main() {}", odd)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_language_of_the_schema_has_a_toolchain() -> None:
