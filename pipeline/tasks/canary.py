@@ -45,7 +45,7 @@ class Canary:
             problem, verdict = failures[0]
             failure = {"problem": problem.id, "verdict": verdict.status.value, "message": first_message(verdict)}
             result["first_failure"] = failure
-            if len(failures) > (1 - NEEDED) * count:
+            if result["accepted"] < NEEDED * count:
                 said = (
                     f"only {count - len(failures)} of {count} known-right solutions were accepted; the first that was "
                     f"not: {problem.id}, {verdict.status.value}, {failure['message'] or 'no message'}"

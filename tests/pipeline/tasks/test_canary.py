@@ -47,3 +47,11 @@ def test_tasks_that_run_no_programs_have_one_too() -> None:
     assert Canary(None, GSM8K, [sum_of]).check(required=True) == {"graded": 1, "accepted": 1}
     target = Problem("c", "", numbers=(3, 4), answer="12", solution="3 * 4 = 12")
     assert Canary(None, COUNTDOWN, [target]).check(required=True)["graded"] == 1
+
+
+def test_nine_of_ten_are_enough() -> None:
+    right = [Problem(f"c{i}", "", numbers=(3, 4), answer="12", solution="3 * 4 = 12") for i in range(9)]
+    wrong = replace(right[0], id="wrong", solution="3 + 4 = 12")
+    assert Canary(None, COUNTDOWN, [*right, wrong]).check(required=True)["accepted"] == 9
+    with pytest.raises(ConfigError, match="only 8 of 10"):
+        Canary(None, COUNTDOWN, [*right[1:], wrong, wrong]).check(required=True)
