@@ -28,7 +28,7 @@ _Q_EXIT = re.compile(r"(?:^|(?<=[;\n]))[ \t]*exit[ \t]+[0-9]+[ \t]*;?\s*\Z")
 _FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
 _SECRET = secrets.token_hex()
 # What a program might define to keep a test from failing.
-_NOT_DEFINED = "".join(f"#undef {name}\n" for name in ("main", "if", "throw", "return", "__assert_fail"))
+_NOT_DEFINED = "".join(f"#undef {name}\n" for name in ("main", "struct", "if", "throw", "return", "__assert_fail"))
 _DECLARATION_END = re.compile(r"[;}]|^[ \t]*#.*$", re.MULTILINE)
 
 

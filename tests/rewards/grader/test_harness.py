@@ -95,6 +95,7 @@ EARLY = [
     "struct Early { Early() { _Exit(0); } } early;\nint twice(int x) { return 7; }",
     "int twice(int x) { set_terminate([] { _Exit(0); }); signal(SIGABRT, [](int) { _Exit(0); }); return 7; }",
     "int twice(int x) { return 7; }\n#define throw (void)",
+    "int twice(int x) { exit(0); }\n#define struct static struct",
     "int twice(int x) { return 7; }\n#define if(x) while (0)",
     "int twice(int x) { return 7; }\n#define __assert_fail(...) (void)0",
     "int twice(int x) { return 7; }\n#define main(...) main() { return 0; } int other(__VA_ARGS__)",
