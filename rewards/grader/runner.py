@@ -58,10 +58,10 @@ class Run:
 
 
 def build_runner() -> Path:
-    """The compiled runner, from the cache or made now. Raises `GraderError` when it does not compile."""
+    """The compiled runner, from the cache or made now. Raises `GraderError` when it does not compile or start."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
     binary = grader_cache() / f"runner-{digest}"
-    if binary.is_file():
+    if _starts(binary):
         return binary
     temporary = binary.with_name(f"{binary.name}.{os.getpid()}.tmp")
     # Static, for it starts faster and has a small memory of its own; some systems lack the static C library.
@@ -73,9 +73,19 @@ def build_runner() -> Path:
             raise GraderError("gcc is missing: install it (Debian, Ubuntu: apt-get install g++)") from None
         if made.returncode == 0:
             os.replace(temporary, binary)
-            return binary
+            if _starts(binary):
+                return binary
+            raise GraderError(f"{binary} cannot be started: set TINYLORA_CACHE to a folder that lets programs run")
     first_error = next((line for line in made.stderr.splitlines() if "error" in line), made.stderr.strip()[-200:])
     raise GraderError(f"{SOURCE.name} does not compile here: {first_error}")
+
+
+def _starts(binary: Path) -> bool:
+    """Whether the runner is there, undamaged, and made for this machine."""
+    try:
+        return subprocess.run([binary, "abi"], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def read_results(folder: Path) -> list[Run]:

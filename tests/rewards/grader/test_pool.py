@@ -287,6 +287,19 @@ def test_the_runner_is_built_once() -> None:
     assert build_runner() == runner and runner.stat().st_mtime_ns == before
 
 
+def test_a_damaged_runner_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYLORA_CACHE", str(tmp_path))
+    runner = build_runner()
+    runner.write_bytes(b"")
+    assert build_runner() == runner and runner.stat().st_size > 10_000
+    runner.unlink()
+    (tmp_path / "gcc").write_text('#!/bin/sh\nfor last; do :; done; cp "$last" "$4"\n')  # as where nothing may run
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(GraderError, match="cannot be started: set TINYLORA_CACHE"):
+        build_runner()
+
+
 def test_the_longest_problem_can_be_waited_for(pool: GraderPool) -> None:
     problem = Problem("long", "", (Test("", ""),) * 1000, time_limit=3600)
     assert 1e6 < 1000 * GraderProcess(pool.config).patience(problem) < 2**31  # milliseconds of poll()
