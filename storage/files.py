@@ -12,12 +12,15 @@ from typing import Any, TextIO
 
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
-    """A temporary name for a file that takes the place of `path` when the context ends without an error; readers see
-    the old or the new one, never a part. Its folder is made where it is missing."""
+    """A temporary name for a file that takes the place of `path` when the context ends without an error, and else is
+    removed; readers see the old or the new one, never a part. Its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

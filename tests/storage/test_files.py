@@ -22,6 +22,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json_lines(path, broken())
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": 1}, {"a": 2}]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_bytes_that_are_no_text_are_escaped(tmp_path: Path) -> None:
