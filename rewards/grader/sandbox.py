@@ -28,6 +28,7 @@ from pathlib import Path
 from rewards.errors import GraderError, GraderFault
 from rewards.grader.runner import Limits, Run, build_runner, read_results
 from rewards.grader.scratch import ScratchFolder
+from rewards.grader.toolchains import SEARCH_PATH
 
 TIERS = {
     "A": "bubblewrap, seccomp, rlimits",
@@ -44,7 +45,7 @@ _COMPILERS = (
     "/usr/local/include",
     "/etc/alternatives",
 )
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+_ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
 _PROBE_LIMITS = Limits(cpu_s=2.0, memory_bytes=256 << 20, file_bytes=1 << 20, wall_s=20.0)
 
 

@@ -184,6 +184,13 @@ def test_unknown_toolchains(arguments: tuple[str, ...], word: str) -> None:
         find_toolchain(*arguments)
 
 
+def test_a_linker_is_taken_where_the_sandbox_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = toolchains.linker_flags()
+    (tmp_path / "mold").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert toolchains.linker_flags() == before
+
+
 def test_a_compiler_that_takes_too_long_is_named(pool: GraderPool) -> None:
     loops = "long s = seed; for (int i = 0; i < 200; i++) for (int j = 0; j < 20000; j++) s += i ^ j; return s;"
     bomb = f"constexpr long f(long seed) {{ {loops} }}\n"
