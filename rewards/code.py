@@ -15,7 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from rewards.extraction import extract
-from rewards.grader.harness import grade
+from rewards.grader.harness import grade, wanted_function
 from rewards.grader.pool import GraderPool
 from rewards.problem import Problem, ProblemError, problem_from_record
 from rewards.scoring import COMPILE_CREDIT, check_scheme, score
@@ -77,7 +77,7 @@ class CodeReward:
         """One reward per completion; `columns` hold one value per completion, as TRL passes them."""
         problems = problems_from_columns(columns, len(completions))
         found = [
-            extract(completion_text(completion), problem.language)
+            extract(completion_text(completion), problem.language, wanted_function(problem))
             for completion, problem in zip(completions, problems, strict=True)
         ]
         futures = [grade(self.pool, one.source, problem) for one, problem in zip(found, problems, strict=True)]

@@ -9,7 +9,8 @@ The rule, in this order, always outside thinking blocks:
     include   from the first `#include` on (C and C++ only): a completion without fences, or cut off inside one
     none      no code
 
-C++ may be labelled as C where nothing is labelled as C++.
+C++ may be labelled as C where nothing is labelled as C++. Of several fences of C or C++ the last that defines the
+wanted function counts, if one does: a program is often followed by an example of its use.
 
 A thinking block is `<think>...</think>`. Without its end it lasts to the end of the completion; without its beginning
 (a chat template that already opened it) it starts at the beginning. Inside a fence the tags are text.
@@ -58,12 +59,12 @@ class _Fence:
     body: str
 
 
-def extract_source(completion: str, language: str = "cpp") -> str | None:
-    """The program in a completion, or None. Line ends become `\\n`."""
-    return extract(completion, language).source
+def extract_source(completion: str, language: str = "cpp", function: str = "main") -> str | None:
+    """The program in a completion, or None. Line ends become `\\n`. function: what a C or C++ program must define."""
+    return extract(completion, language, function).source
 
 
-def extract(completion: str, language: str = "cpp") -> Extraction:
+def extract(completion: str, language: str = "cpp", function: str = "main") -> Extraction:
     """As `extract_source`, with the rule that found it."""
     text = _without_thinking(completion.replace("\r\n", "\n").replace("\r", "\n"))
     family = ("cpp", "c") if language == "cpp" else (language,)
@@ -71,18 +72,25 @@ def extract(completion: str, language: str = "cpp") -> Extraction:
     fences = [fence for fence in _fences(text, frozenset().union(*wanted), language) if fence.body.strip()]
     for labels in wanted:
         if labelled := [fence for fence in fences if fence.label in labels]:
-            return Extraction(_clean(labelled[-1].body, language), "fence")
+            return Extraction(_clean(_last(labelled, language, function), language), "fence")
         if language in _C_FAMILY and (body := _open_fence(text, labels)):
             return Extraction(_clean(body, language), "open")
     if fences:
         programs = [fence for fence in fences if "{" in fence.body or _INCLUDE.search(fence.body)]
         if language not in _C_FAMILY or not programs:
             programs = fences
-        return Extraction(_clean(programs[-1].body, language), "any")
+        return Extraction(_clean(_last(programs, language, function), language), "any")
     if language in _C_FAMILY and (found := _INCLUDE.search(text)):
         body = _END.split(text[found.start() :], maxsplit=1)[0]  # its fence was not opened, or closed inside a line
         return Extraction(_clean(body, language), "include")
     return Extraction(None, "none")
+
+
+def _last(fences: list[_Fence], language: str, function: str) -> str:
+    """The last body that defines the function, or else the last."""
+    if language in _C_FAMILY and len(fences) > 1:
+        fences = [fence for fence in fences if function in functions(fence.body)] or fences
+    return fences[-1].body
 
 
 def _clean(source: str, language: str) -> str:
@@ -217,6 +225,7 @@ _LITERALS = "|".join(
 LITERALS = re.compile(_LITERALS, re.DOTALL)
 _BLANKED = re.compile(rf"(?P<skip>{_LITERALS})|<%|%>", re.DOTALL)
 _STEP = re.compile(rf"(?P<skip>{_LITERALS})|[][(){{}},]", re.DOTALL)
+_FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
 _MAX_ARGUMENTS = 400  # characters; of a call that is not closed within them, nothing is replaced
 _CALL = re.compile(rf"(?P<skip>{_LITERALS})|(?P<call>(?:(?:\bstd\s*)?::\s*)?\bfreopen\s*\()", re.DOTALL)
 
@@ -239,6 +248,21 @@ def depths(source: str) -> tuple[int, int]:
         depth += 1 if brace == "{" else -1
         lowest = min(lowest, depth)
     return depth, lowest
+
+
+def functions(source: str) -> list[str]:
+    """The names of the functions that C or C++ source defines outside of any braces; one may still be open."""
+    outside, depth = [], 0
+    for piece in re.split(r"([{}])", blanked(source)):
+        if piece == "{":
+            outside.append("{" if depth == 0 else "")
+            depth += 1
+        elif piece == "}":
+            depth = max(0, depth - 1)
+            outside.append(";" if depth == 0 else "")
+        elif depth == 0:
+            outside.append(piece)
+    return _FUNCTION.findall("".join(outside))
 
 
 def replace_freopen(source: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.tasks.prompts import Prompt
 from pipeline.tasks.task import Generator, Reward, Task, fenced_solution, has_tests
 from rewards.extraction import extract_source
+from rewards.grader.harness import wanted_function
 from rewards.problem import Problem
 from rewards.scoring import score
 
@@ -50,7 +51,7 @@ PROMPTS = {
 TASK = Task(
     name="code",
     prompts=PROMPTS,
-    extract=lambda completion, problem: extract_source(completion, problem.language),
+    extract=lambda completion, problem: extract_source(completion, problem.language, wanted_function(problem)),
     rewards=(Reward("code_reward", 1.0, of_verdict=lambda v, config: score(v, config.reward, config.compile_credit)),),
     target=fenced_solution,
     gradable=has_tests,

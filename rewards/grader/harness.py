@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import replace
 
-from rewards.extraction import blanked, depths
+from rewards.extraction import blanked, depths, functions
 from rewards.grader.pool import GraderPool
 from rewards.grader.prologue import behind, read_prologue
 from rewards.problem import Checker, Problem, Test
@@ -25,7 +25,6 @@ _MAIN = re.compile(
     r"\b(?:int|signed|signed\s+int|int32_t|auto|void)\s+main\s*\([^)]{0,200}\)\s*(?:->\s*\w+\s*)?\{"
 )
 _Q_EXIT = re.compile(r"(?:^|(?<=[;\n]))[ \t]*exit[ \t]+[0-9]+[ \t]*;?\s*\Z")
-_FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
 _SECRET = secrets.token_hex()
 # What a program might define to keep a test from failing.
 _NOT_DEFINED = "".join(f"#undef {name}\n" for name in ("main", "struct", "if", "throw", "return", "__assert_fail"))
@@ -59,6 +58,11 @@ def grade(pool: GraderPool, source: str | None, problem: Problem) -> Future[Verd
     for part in parts:
         part.add_done_callback(one_done)
     return future
+
+
+def wanted_function(problem: Problem) -> str:
+    """What a C or C++ program must define: `main`, or the function that its preamble opens, if any."""
+    return "main" if not problem.tests_are_code else (functions(problem.preamble) or [""])[-1]
 
 
 def _one_test(program: str, test: Test, problem: Problem) -> tuple[str, Problem]:
@@ -133,21 +137,6 @@ def _continues(source: str) -> bool:
     more braces than it opens. Where it is cut off, braces do not tell."""
     depth, lowest = depths(source)
     return lowest < 0 or depth > 0
-
-
-def functions(source: str) -> list[str]:
-    """The names of the functions that C or C++ source defines outside of any braces; one may still be open."""
-    outside, depth = [], 0
-    for piece in re.split(r"([{}])", blanked(source)):
-        if piece == "{":
-            outside.append("{" if depth == 0 else "")
-            depth += 1
-        elif piece == "}":
-            depth = max(0, depth - 1)
-            outside.append(";" if depth == 0 else "")
-        elif depth == 0:
-            outside.append(piece)
-    return _FUNCTION.findall("".join(outside))
 
 
 def without_main(source: str) -> str:

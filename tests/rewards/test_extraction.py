@@ -112,6 +112,18 @@ def test_thinking_holds_no_answer(completion: str, source: str | None) -> None:
     assert extract_source(completion) == source
 
 
+def test_an_example_of_use_is_not_the_program() -> None:
+    twice = "int twice(int x) {\n    return 2 * x;\n}\n"
+    use = fenced("int x = twice(3);\nif (x == 6) {\n    puts(\"6\");\n}\n")
+    assert extract_source(fenced(twice) + use, function="twice") == twice
+    assert extract_source(fenced(twice, "") + use.replace("cpp", ""), function="twice") == twice
+    assert extract_source(fenced(twice) + fenced(PROGRAM), function="twice") == twice
+    assert extract_source(fenced(twice) + fenced(twice + PROGRAM), function="twice") == twice + PROGRAM
+    assert extract_source(fenced(PROGRAM) + use) == PROGRAM
+    body = "    return 2 * x;\n}\n"
+    assert extract_source(fenced(twice) + fenced(body), function="other") == body
+
+
 @pytest.mark.parametrize("tag", ["<think>", "</think>", "<think></think>"])
 def test_tags_inside_the_answer_are_text(tag: str) -> None:
     program = f'int main() {{ puts("{tag}"); }}\n'

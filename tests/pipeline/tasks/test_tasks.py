@@ -55,6 +55,15 @@ def test_the_target_of_a_problem_earns_the_full_reward(task) -> None:
     assert total == pytest.approx({"countdown": 2.0, "gsm8k": 2.0 + 0.5 + 0.5 + 0.5 + 0.2 * 0.5}[task.name])
 
 
+def test_the_function_that_a_problem_asks_for_is_taken() -> None:
+    asked = Problem("f", "", (Test("int main() {}", ""),), preamble="int twice(int x) {\n", tests_are_code=True)
+    completion = "```cpp\nint twice(int x) { return 2 * x; }\n```\nFor example:\n```cpp\nint main() { twice(3); }\n```"
+    found = CODE.extract(completion, asked)
+    assert found is not None and found.startswith("int twice")
+    program = CODE.extract(completion, replace(asked, tests_are_code=False))
+    assert program is not None and program.startswith("int main")
+
+
 def test_a_target_that_is_no_number_cannot_be_graded() -> None:
     numbers = Problem("a", "", numbers=(1, 2))
     found = [COUNTDOWN.gradable(replace(numbers, answer=answer)) for answer in ("3", "-3", "", "three", "3.5")]
