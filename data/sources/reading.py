@@ -18,6 +18,7 @@ from data.sources.base import Record, Source
 from rewards.files import json_lines
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".arrow")
+DESCRIPTIONS = ("dataset_info.json", "dataset_dict.json", "state.json")  # what `save_to_disk` writes beside records
 SPLITS = ("train", "test", "validation", "valid", "dev")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -52,7 +53,7 @@ def _folder(source: Source, folder: Path, split: str) -> Iterator[tuple[str, Rec
         if found:
             return
     files = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES) and p.name != "dataset_info.json"
+        p for p in folder.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES) and p.name not in DESCRIPTIONS
     )
     named = [p for p in files if split in _words(p.relative_to(folder))]
     if not named and any(set(SPLITS) & _words(p.relative_to(folder)) for p in files):

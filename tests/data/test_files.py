@@ -46,6 +46,13 @@ def test_one_reader_for_every_kind_of_file(tmp_path: Path, name: str) -> None:
     assert [record for _, record in read_records(SOURCES["countdown"], str(tmp_path))] == rows()
 
 
+def test_a_data_set_saved_to_disk_is_its_records_alone(tmp_path: Path) -> None:
+    write_table(tmp_path / "data-00000-of-00001.arrow", rows())
+    for name in ("dataset_info.json", "dataset_dict.json", "state.json"):
+        (tmp_path / name).write_text("{}")
+    assert [record for _, record in read_records(SOURCES["countdown"], str(tmp_path))] == rows()
+
+
 def test_nested_columns_survive_parquet(tmp_path: Path) -> None:
     path = write_table(
         tmp_path / "c.parquet", [{k: v for k, v in CODE_CONTESTS.items() if v != [] and k != "incorrect_solutions"}]
