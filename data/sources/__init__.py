@@ -85,6 +85,6 @@ def is_prepared(path: Path) -> bool:
         first = next((line for line in lines if line.strip()), "")
     try:
         record = json.loads(first)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and "statement" in record

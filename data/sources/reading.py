@@ -35,7 +35,7 @@ def read_records(
     if path is not None and path.is_dir():
         yield from _folder(source, path, split)
     elif path is not None and path.is_file():
-        yield from _file(path)
+        yield from _readable(path, _records(path))
     elif location and not _HUB_ID.fullmatch(location):
         raise DatasetError(
             f"{source.name} at {location}: no such file or folder, and not a hub id of the form owner/name"
@@ -47,7 +47,7 @@ def read_records(
 def _folder(source: Source, folder: Path, split: str) -> Iterator[tuple[str, Record]]:
     if source.read_folder is not None:
         found = False
-        for found_record in source.read_folder(folder):
+        for found_record in _readable(folder, source.read_folder(folder)):
             found = True
             yield found_record
         if found:
@@ -63,21 +63,21 @@ def _folder(source: Source, folder: Path, split: str) -> Iterator[tuple[str, Rec
     if not files:
         raise DatasetError(f"{source.name} at {folder}: no {', '.join(SUFFIXES)} file in the folder")
     for path in named or files:
-        yield from _file(path)
+        yield from _readable(path, _records(path))
 
 
 def _words(path: Path) -> set[str]:
     return set(re.split(r"[^a-z]+", str(path).lower()))
 
 
-def _file(path: Path) -> Iterator[tuple[str, Record]]:
-    """The records of one file. Raises `DatasetError` for one that is damaged or not what its name says."""
+def _readable(path: Path, records: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
+    """The records of a file or folder. Raises `DatasetError` for one that is damaged or not what its name says."""
     try:
-        yield from _records(path)
+        yield from records
     except DatasetError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # of JSON, gzip, parquet and arrow alike
-        raise DatasetError(f"dataset {path}: the file cannot be read ({' '.join(str(error).split())[:160]})") from None
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:  # of all formats alike
+        raise DatasetError(f"dataset {path}: it cannot be read ({' '.join(str(error).split())[:160]})") from None
 
 
 def _records(path: Path) -> Iterator[tuple[str, Record]]:

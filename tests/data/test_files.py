@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data.problems import DatasetError, read_problems, write_problems
-from data.sources import SOURCES, Loaded, find_source, load, read_records
+from data.sources import SOURCES, Loaded, find_source, is_prepared, load, read_records
 from rewards.problem import Problem, Test
 from tests.data.test_sources import CODE_CONTESTS
 
@@ -117,13 +117,14 @@ def test_limits_that_no_machine_can_keep(tmp_path: Path, limits: str) -> None:
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"[" * 100_000, b"1" * 5000], ids=["bytes", "nested", "number"])
 def test_a_file_that_is_no_text_is_named(tmp_path: Path, data: bytes) -> None:
-    for name in ("p.jsonl", "p.jsonl.gz", "p.parquet", "p.arrow"):
+    for name in ("p.jsonl", "p.jsonl.gz", "p.json", "p.parquet", "p.arrow"):
         path = tmp_path / name
         path.write_bytes(data)
         with pytest.raises(DatasetError, match=name):
             list(read_records(SOURCES["gsm8k"], str(path)))
     with pytest.raises(DatasetError, match="p.jsonl, line 1"):
         read_problems(tmp_path / "p.jsonl")
+    assert not is_prepared(tmp_path / "p.jsonl")
 
 
 def test_bytes_that_are_no_utf_8_survive_a_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data.problems import read_problems, write_problems
+from data.problems import DatasetError, read_problems, write_problems
 from data.sources import SOURCES, Loaded, Skip, convert_record, load
 from data.sources.livecodebench import private_tests
 from rewards.grader.harness import grade
@@ -384,6 +384,21 @@ def test_a_record_with_odd_values_is_skipped() -> None:
     odd = {**CODE_CONTESTS, "time_limit": {"seconds": "soon", "nanos": 0}}
     with pytest.raises(Skip, match="does not have the documented format"):
         convert_record(SOURCES["code_contests"], odd)
+
+
+@pytest.mark.parametrize("odd", ["[" * 100_000, "1" * 5000], ids=["nested", "number"])
+def test_a_field_that_json_cannot_hold_is_skipped(odd: str) -> None:
+    with pytest.raises(Skip):
+        convert_record(SOURCES["taco"], {"question": "Square.", "input_output": odd})
+    with pytest.raises(Skip):
+        private_tests(odd)
+
+
+def test_a_broken_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "question.txt").write_text("Square.")
+    (tmp_path / "metadata.json").write_text("{")
+    with pytest.raises(DatasetError, match=f"{tmp_path}: it cannot be read"):
+        list(load(SOURCES["apps"], str(tmp_path)))
 
 
 def test_a_broken_package_is_skipped(tmp_path: Path) -> None:
