@@ -108,10 +108,11 @@ def _tests(folder: Path) -> list[dict[str, Any]]:
 
 
 def _checker(flags: str) -> dict[str, Any]:
-    """The default validator's flags: tokens, whose case does not matter unless a flag says so."""
-    found = re.search(r"float(?:_absolute|_relative)?_tolerance\s+([0-9.]+(?:[eE][+-]?[0-9]+)?)", flags)
+    """The default validator's flags: tokens, whose case does not matter unless a flag says so. Of two tolerances the
+    wider one: either suffices."""
+    found = re.findall(r"float(?:_absolute|_relative)?_tolerance\s+([0-9.]+(?:[eE][+-]?[0-9]+)?)", flags)
     if found:
-        return {"type": "float", "tolerance": float(found[1])}
+        return {"type": "float", "tolerance": max(map(float, found))}
     if "space_change_sensitive" in flags:
         return {"type": "exact"}
     return {"type": "tokens", "case_sensitive": "case_sensitive" in flags}

@@ -290,6 +290,8 @@ def test_kattis_packages(tmp_path: Path) -> None:
         tmp_path / "sum", "name: Sum\nlicense: cc by-sa\nauthor: Ann\nlimits:\n  time_limit: 3\n  memory: 512\n"
     )
     kattis_package(tmp_path / "real", "name: Real\nvalidator_flags: float_tolerance 1e-4\n")
+    two = "float_absolute_tolerance 1e-9 float_relative_tolerance 1e-6"
+    kattis_package(tmp_path / "two", f"name: Two\nvalidator_flags: {two}\n")
     kattis_package(tmp_path / "custom", "name: Custom\nvalidation: custom\n")
     kattis_package(tmp_path / "talk", "name: Talk\nvalidation: custom interactive\n")
     found = {Path(where).name: row for where, row in load(SOURCES["kattis"], str(tmp_path))}
@@ -303,6 +305,8 @@ def test_kattis_packages(tmp_path: Path) -> None:
     assert [language for language, _ in row.solutions] == ["cpp", "python"]
     real = found["real"]
     assert isinstance(real, Loaded) and (real.problem.checker.type, real.problem.checker.tolerance) == ("float", 1e-4)
+    two_of_them = found["two"]
+    assert isinstance(two_of_them, Loaded) and two_of_them.problem.checker.tolerance == 1e-6
 
 
 def test_countdown_rows() -> None:
