@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from pipeline.rollout.engine import Completion, More, OnFinished, RefreshReport, Sampling, no_more, with_numbers
 from pipeline.rollout.sampling_support import Truncation
@@ -102,8 +108,10 @@ class TransformersEngine:
             return sorted(range(start, len(prompts)), key=lambda row: len(prompts[row]))
 
         waiting = sorted_rows(0)
-        was_training = self.model.training
+        was_training, own_settings = self.model.training, self.model.generation_config
         self.model.eval()
+        # Without those that a model brings: Qwen2.5-Coder's penalty on repetition would make it another policy.
+        self.model.generation_config = GenerationConfig()
         state = torch.random.get_rng_state()
         torch.manual_seed(sampling.seed)
         while waiting:
@@ -113,6 +121,7 @@ class TransformersEngine:
             prompts += more(not waiting)
             waiting += sorted_rows(known)
         torch.random.set_rng_state(state)
+        self.model.generation_config = own_settings
         self.model.train(was_training)
         return with_numbers([completions[row] for row in range(len(prompts))])
 

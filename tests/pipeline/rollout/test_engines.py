@@ -109,6 +109,20 @@ def test_refresh_is_a_function_of_the_vector(model, engine) -> None:
     assert engine.digest() == original
 
 
+def test_settings_that_a_model_brings_are_not_the_policys(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the penalty on repetition of Qwen2.5-Coder: with it another policy would be sampled than is trained."""
+    from transformers import GenerationConfig
+
+    from pipeline.rollout.transformers_engine import TransformersEngine
+
+    own, sampling = TransformersEngine(model, eos_token_ids=[3], pad_token_id=0), Sampling(NEW_TOKENS, seed=5)
+    expected = own.generate(prompts(), sampling, lambda row, completion: None)
+    brought = GenerationConfig(repetition_penalty=1.3, no_repeat_ngram_size=2, min_p=0.2)
+    monkeypatch.setattr(model, "generation_config", brought)
+    assert own.generate(prompts(), sampling, lambda row, completion: None) == expected
+    assert model.generation_config is brought  # which an export takes along
+
+
 def test_log_probabilities_that_are_no_numbers_are_an_error(engine) -> None:
     """Of a vector that makes them the cache of the engine would keep some, so one is put in."""
 
