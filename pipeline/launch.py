@@ -10,7 +10,7 @@ from adapters.config import PROJECTIONS, Rule
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.environment import has_gpu, prepare_environment
 from pipeline.policy.loading import parameter_table
-from pipeline.policy.models import ModelChoice, architecture, choose_model
+from pipeline.policy.models import ModelChoice, architecture, check_length, choose_model
 from pipeline.tasks import task_of, with_dataset
 from pipeline.versions import warn_of_untested
 
@@ -23,6 +23,7 @@ def prepare(settings: Settings) -> tuple[ModelChoice, RunConfig]:
     choice = choose_model(settings.model, settings.hub)
     settings = replace(settings, model=choice.name)
     config = resolved(with_dataset(settings, starter=choice.is_starter), starter=choice.is_starter, gpu=has_gpu())
+    check_length(config.lengths, config.max_length, choice, architecture(choice))
     config = replace(config, projections=projections_of(settings.projections, config, choice))
     check_packages(config)
     task_of(config)

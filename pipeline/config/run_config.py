@@ -64,6 +64,13 @@ class RunConfig(Settings):
         return self.max_prompt_length + self.max_completion_length
 
     @property
+    def lengths(self) -> str:
+        """The options that `max_length` is the sum of, as errors name them."""
+        return (
+            f"--max-prompt-length {self.max_prompt_length} and --max-completion-length {self.max_completion_length}"
+        )
+
+    @property
     def most_groups(self) -> int:
         """Groups that dynamic sampling draws in a step at most."""
         return int(self.prompts_per_step * (self.dynamic_limit or DYNAMIC_LIMIT))

@@ -14,6 +14,7 @@ from pipeline.environment import has_gpu, machine_memory
 from pipeline.policy.memory import TRANSFORMERS_ROWS, MemoryPlan, cpu_micro_batch, plan_memory
 from pipeline.policy.models import (
     ModelChoice,
+    check_length,
     compute_dtype,
     eos_token_ids,
     import_libraries,
@@ -64,6 +65,7 @@ def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
     if memory and memory.reason:
         print(memory.reason, flush=True)
     import_libraries()  # not below: they keep frames of their first import, and with these whatever was loaded there
+    check_length(config.lengths, config.max_length, choice, transformers_config(choice).to_dict())
     return _load_policy(choice, config, memory)
 
 

@@ -86,7 +86,7 @@ def _modelscope(model: str) -> str:
 def architecture(choice: ModelChoice) -> dict[str, Any]:
     """Type and sizes from a local folder's config.json or a GGUF file, {} for a hub id. Raises `ConfigError` if it
     cannot be trained."""
-    kept = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    kept = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
     if choice.is_gguf:
         header = read_header(Path(choice.location))
         check_architecture(header)
@@ -113,6 +113,16 @@ def _check_head(choice: ModelChoice, config: Mapping[str, Any]) -> None:
     found = refusal(config, str(config.get("model_type")))
     if found is not None:
         raise ConfigError(f"--model {choice.name}: {found}")
+
+
+def check_length(asked: str, length: int, choice: ModelChoice, settings: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where `asked` makes rows longer than the model's positions reach: Unsloth would stretch these
+    without a word, and what is trained would be another model. settings: of its config.json."""
+    longest = settings.get("max_position_embeddings")
+    if longest and length > longest:
+        raise ConfigError(
+            f"{asked}: {length} tokens are more than the {longest} that {choice.name} reads; ask for fewer"
+        )
 
 
 def made_ready(choice: ModelChoice) -> ModelChoice:

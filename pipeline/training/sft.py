@@ -19,11 +19,13 @@ from pipeline.environment import has_gpu
 from pipeline.launch import check_processes
 from pipeline.policy.models import (
     ModelChoice,
+    check_length,
     choose_model,
     compute_dtype,
     import_libraries,
     made_ready,
     quiet_libraries,
+    transformers_config,
 )
 from pipeline.progress import Bar
 from pipeline.run_folder import check_folder
@@ -108,6 +110,8 @@ def load(choice: ModelChoice, settings: WarmUp) -> tuple[Any, Any]:
     import torch
     from unsloth import FastLanguageModel
 
+    longest = settings.max_length
+    check_length(f"--max-length {longest}", longest, choice, transformers_config(choice).to_dict())
     with quiet_libraries():
         model, tokenizer = FastLanguageModel.from_pretrained(
             choice.location,

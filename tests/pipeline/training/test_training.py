@@ -138,6 +138,7 @@ def test_a_checkpoint_of_another_model_is_refused(forks: Forks, tmp_path: Path, 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("model: starter\n")
     options = ["--checkpoint", "run", "--model", str(tiny_model_folder), "--dataset", "starter"]
+    options += ["--max-prompt-length", "384", "--max-completion-length", "224"]
     assert "was trained on starter" in fails(forks, "eval.py", *options, cwd=tmp_path)
 
 
