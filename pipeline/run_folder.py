@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ def checkpoint_fault(folder: Path, states: Iterable[str] = ()) -> str | None:
     return None
 
 
+def _new_folder(name: str) -> Path:
+    """A folder under runs/ that this process alone has made: several runs may begin in one second."""
+    check_folder(RUNS, f"--output-dir {RUNS / name}")
+    path, number = RUNS / name, 1
+    while True:
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path
+        number += 1
+        path = RUNS / f"{name}-{number}"
+
+
 class RunFolder:
     """The folder of one run. `create` refuses to write over a run, `resume` continues one."""
 
@@ -119,7 +132,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, output_dir: str | None, name: str) -> RunFolder:
-        path = Path(output_dir) if output_dir else RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        path = Path(output_dir) if output_dir else _new_folder(f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
         if path.is_dir() and any(found for left in LEFT for found in path.glob(left)):
             raise ConfigError(
                 f"{path} already holds a run: add --resume to continue it, or choose another --output-dir"

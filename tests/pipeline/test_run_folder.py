@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     folder.append("metrics", {"step": 1})
     with pytest.raises(ConfigError, match="--resume"):
         RunFolder.create(str(tmp_path / "run"), "name")
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = staticmethod(lambda: datetime(2026, 1, 2, 3, 4, 5))
+
+    monkeypatch.setattr("pipeline.run_folder.datetime", Clock)
+    monkeypatch.chdir(tmp_path)
+    names = [RunFolder.create(None, "name").path.name for _ in range(3)]
+    assert names == ["name-20260102-030405", "name-20260102-030405-2", "name-20260102-030405-3"]
 
 
 @pytest.mark.parametrize("left", ["evaluations.jsonl", "validation.jsonl", "best/best.json", "rollouts/x-00000.jsonl"])
