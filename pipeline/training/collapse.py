@@ -43,7 +43,7 @@ def check_range(gradient: Tensor, what: str) -> None:
 
 class CollapseWatch:
     """Reads one record of metrics a step. kl_limit and entropy_floor in nats per token, idle_limit in steps; 0 switches
-    each off. `collapsed` tells whether the policy itself is why the run should stop.
+    each off. `stopped` is why the run should stop after the last record, `collapsed` whether the policy itself is why.
 
     `earlier` are the records of a resumed run, so that a pause does not reset the patience.
     """
@@ -61,6 +61,7 @@ class CollapseWatch:
         self.idle_limit = idle_limit
         self.far = self.stale = self.idle = 0
         self.collapsed = False
+        self.stopped: str | None = None
         for record in earlier:
             self.check(record)
 
@@ -68,9 +69,14 @@ class CollapseWatch:
         """Why the run should stop after this step, or None."""
         reason = self._collapse(record)
         self.collapsed = reason is not None
+        idle = self._idle(record)
+        self.stopped = reason or idle
+        return self.stopped
+
+    def _idle(self, record: Mapping[str, Any]) -> str | None:
         if record.get("rows_trained") is not None:
             self.idle = 0 if record["rows_trained"] else self.idle + 1
-        if reason is None and self.idle_limit and self.idle >= self.idle_limit:
+        if self.idle_limit and self.idle >= self.idle_limit:
             alike = record.get("zero_variance_groups", 1.0) > 1 - 1e-6
             why = (
                 "all completions of every group earned the same reward; use problems that are solved sometimes, or a "
@@ -80,7 +86,7 @@ class CollapseWatch:
                 "a larger --max-completion-length, or another scale"
             )
             return f"no row had an advantage for {self.idle} steps: {why}"
-        return reason
+        return None
 
     def _collapse(self, record: Mapping[str, Any]) -> str | None:
         for name in VITAL:

@@ -89,7 +89,7 @@ class Run:
         self.timeline = Timeline(pool)
         self.folder.truncate("timeline", self.done)
         self.pending: PendingEvaluation | None = None  # between two steps
-        self.stopped: str | None = None
+        self.stopped = self.watch.stopped  # already, where a run was killed after its last step
         self.terminated = Terminated()
         self.versions = provenance()
 
@@ -130,13 +130,16 @@ class Run:
         if self.evaluation(HELD_OUT, 0) is None:
             self.keep({"step": 0})
             self.log(HELD_OUT, self.judged_now(HELD_OUT, 0, "before"))
-        if self.config.eval_every:
+        if self.config.eval_every and self.stopped is None:
             if self.checkpoint:  # the evaluation of the last step may not have been graded when the run was killed
                 load_checkpoint(self.checkpoint, self.policy.model)
             self.watch_validation(self.done)
 
     def learn(self) -> int:
         """Train until the steps are made, the policy collapses, or SIGTERM comes; returns the last step."""
+        if self.stopped is not None and self.checkpoint:
+            load_checkpoint(self.checkpoint, self.policy.model)
+            return self.done
         problems, origin = self.problems.train, self.problems.origin
         trainer = trainer_of(self.policy)(
             self.policy, self.grader, problems, self.config, self.folder, self.on_step, origin, self.timeline

@@ -111,6 +111,13 @@ def test_a_collapsed_run_stops_and_goes_back_to_its_best_checkpoint(forks: Forks
     assert [record["step"] for record in read_json_lines(folder / "metrics.jsonl")] == [1, 2, 3]
     assert not read_checkpoint(folder).v.any() and not read_checkpoint(folder / "best").v.any()
     assert summary["after"]["pass_at_1"] == summary["before"]["pass_at_1"]
+    (folder / "summary.json").unlink()  # as if it had been killed in its last evaluation
+    resumed = forks.run("scripts/train.py", "--resume", "--output-dir", str(folder), cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    again = read_json(folder / "summary.json")
+    assert all(again[name] == summary[name] for name in ("steps", "stopped", "best")), again
+    assert [record["step"] for record in read_json_lines(folder / "metrics.jsonl")] == [1, 2, 3]
+    assert not read_checkpoint(folder).v.any()
 
 
 @pytest.mark.parametrize(
