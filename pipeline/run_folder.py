@@ -41,10 +41,7 @@ PHASES = ("generate", "grade_wait", "log_probs", "backward", "refresh")  # of a 
 
 def check_target(out: Path) -> None:
     """Make the folder of `--out`. Raises `ConfigError`, before hours of work, where no file can be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: its folder cannot be created ({error.strerror})") from None
+    check_folder(out.parent, f"--out {out}")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a file in it")
 

@@ -94,7 +94,7 @@ def test_truncation_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_written_is_refused_early(tmp_path: Path) -> None:
     check_target(tmp_path / "new" / "eval.json")
     (tmp_path / "file").touch()
-    for target in (tmp_path, tmp_path / "file" / "eval.json"):
+    for target in (tmp_path, tmp_path / "file" / "eval.json", Path("/proc/eval.json")):  # where nothing can be made
         with pytest.raises(ConfigError, match="--out"):
             check_target(target)
 
