@@ -18,7 +18,7 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
-from adapters.base import NF4_BLOCK, SIXTEEN_BITS, Base, Packed
+from adapters.base import NF4_BLOCK, Packed
 from adapters.kernels.merge import TYPES, pointers
 from adapters.kernels.nf4 import looked_up, own_entry
 
@@ -157,10 +157,6 @@ class FewRows:
             "num_warps": 4,
             "num_stages": 3,
         }
-
-    @staticmethod
-    def can_take(bases: list[Base], dtype: torch.dtype) -> bool:
-        return dtype in SIXTEEN_BITS and all(isinstance(b, Packed) and b.state.quant_type == "nf4" for b in bases)
 
     def _outs(self, part: range) -> int:
         return sum(self.shapes[index][0] for index in part)

@@ -1,6 +1,7 @@
 """An engine without weights of its own: every layer computes from the trainer's packed NF4 codes.
 
-- Few rows go through one kernel that decodes as it multiplies, with ΔW beside, exact (`adapters/kernels/few_rows.py`).
+- Few rows go through one kernel that decodes as it multiplies, with ΔW beside, exact (`adapters/kernels/few_rows.py`),
+  unless merged weights are rounded to nearest.
 - For more rows the layer's matrix is made when the layer computes, in a scratch that all layers share. merge: the
   scratch takes round(W + ΔW), by the kernel of a refresh, so the engine computes with the very bits that an engine with
   weights of its own holds. beside (`lowrank.py`): the scratch takes W.
@@ -17,10 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters import TinyLoRA
-from adapters.base import float32_product
+from adapters.base import SIXTEEN_BITS, Packed, float32_product
 from adapters.merge import Rounding
 from pipeline.rollout.engine import EngineError
 from pipeline.rollout.vllm.fused import fused_place
+
+MOST_RANK = 32  # of which all GPUs have room for Vᵀ beside the codes, in the memory that a program shares
+
+
+def takes_few_rows(bank: TinyLoRA, rounding: Rounding | None, dtype: torch.dtype) -> bool:
+    """Whether few rows go through the kernel of few rows, which adds the exact update. Not where merged weights are
+    rounded to nearest: that drops most of a small update, so many rows, and the trainer, have another policy."""
+    on_gpu = bank.v.device.type == "cuda" and dtype in SIXTEEN_BITS
+    packed = all(isinstance(base, Packed) and base.state.quant_type == "nf4" for base in bank.bases())
+    return on_gpu and packed and rounding != "nearest" and bank.config.rank <= MOST_RANK
 
 
 class PackedWeights:
@@ -49,12 +60,11 @@ class PackedWeights:
         self.merged = self.mixings if rounding else torch.zeros_like(self.mixings)
         self.one(0)  # compiles the kernel, which cannot be done while a graph is captured
         self.few: Any = None
-        if device.type == "cuda":
+        if takes_few_rows(bank, rounding, dtype):
             from adapters.kernels.few_rows import FewRows
 
-            if FewRows.can_take(bank.bases(), dtype):
-                lefts, rights = [layer.left for layer in bank.layers], [layer.right for layer in bank.layers]
-                self.few = FewRows(bank.bases(), lefts, rights, self.parts.values(), dtype)  # type: ignore[arg-type]
+            lefts, rights = [layer.left for layer in bank.layers], [layer.right for layer in bank.layers]
+            self.few = FewRows(bank.bases(), lefts, rights, self.parts.values(), dtype)  # type: ignore[arg-type]
 
     def check(self, name: str, shape: tuple[int, int]) -> None:
         """Raise `EngineError` where vLLM's fused layer has another shape than its parts."""
