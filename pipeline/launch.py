@@ -40,9 +40,13 @@ def described(settings: Settings) -> str:
 
 
 def projections_of(told: Rule | None, config: RunConfig, choice: ModelChoice) -> Rule:
-    """The rule that gives P. Raises `ConfigError` for more principal ones than a group has mixing entries."""
+    """The rule that gives P. Raises `ConfigError` for more principal ones than a group has mixing entries, and for more
+    groups than modules."""
     layers = architecture(choice).get("num_hidden_layers")
-    entries = layers * len(PROJECTIONS) * config.rank**2 // config.groups if layers else None
+    modules = layers * len(PROJECTIONS) if layers else None
+    if modules and config.groups > modules:
+        raise ConfigError(f"--groups {config.groups}: the model has {modules} modules; use at most that many")
+    entries = modules // config.groups * config.rank**2 if modules else None  # of the smallest group
     fits = entries is None or config.u <= entries
     if told == "principal" and not fits:
         raise ConfigError(
