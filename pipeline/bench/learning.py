@@ -70,9 +70,9 @@ def check_runs(runs: Sequence[Path], **told: Any) -> Settings:
         raise ConfigError(f"two of the runs are called alike ({', '.join(names)}); rename a folder")
     options = {name: value for name, value in told.items() if value is not None}
     settings = replace(checkpoint_settings(runs[0]), **options)
-    choice, _ = prepare(settings)
+    choice, config = prepare(settings)
     for run in runs:
-        check_base(run, checkpoint_settings(run), choice)
+        check_base(run, checkpoint_settings(run), choice, config.quant)
     return settings
 
 

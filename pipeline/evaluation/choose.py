@@ -9,6 +9,7 @@ from typing import Any
 
 from adapters.config import AdapterError
 from pipeline.config import ConfigError, Settings, load_config
+from pipeline.config.settings import Quant
 from pipeline.policy.models import ModelChoice, architecture, choose_model, compute_dtype
 from pipeline.run_folder import RUNS
 
@@ -66,8 +67,14 @@ def checkpoint_settings(checkpoint: Path) -> Settings:
     raise ConfigError(f"--checkpoint {checkpoint}: neither it nor its parent holds a run's config.yaml")
 
 
-def check_base(checkpoint: Path, trained_on: Settings, choice: ModelChoice) -> None:
-    """Refuse, before any weights are loaded, a checkpoint that was trained on another model."""
+def check_base(checkpoint: Path, trained_on: Settings, choice: ModelChoice, quant: Quant) -> None:
+    """Refuse, before any weights are loaded, a checkpoint that was trained on another model, or on other weights of it
+    than those of `quant`."""
+    if trained_on.quant not in (None, quant):
+        raise AdapterError(
+            f"checkpoint {checkpoint} was trained with --quant {trained_on.quant}, not {quant}; its scalars mean "
+            f"something on those weights alone"
+        )
     if trained_on.model == choice.name:
         return
     trained = choose_model(trained_on.model, trained_on.hub)

@@ -56,7 +56,7 @@ def evaluate_policies(
     for _, checkpoint in policies:
         if checkpoint is not None:
             stored = checkpoint_settings(checkpoint)
-            check_base(checkpoint, stored, choice)
+            check_base(checkpoint, stored, choice, config.quant)
             resolved(usable(stored, config.vllm), starter=choice.is_starter, gpu=on_gpu())  # refused here, if at all
             adapters.read_checkpoint(checkpoint)  # a damaged file ends here, before anything is loaded
     print(f"model: {choice.name} ({choice.reason})", flush=True)

@@ -46,10 +46,10 @@ def export(
     check_out(out, checkpoint, overwrite)
     settings, apply = _source(checkpoint, model, quant, variant)
     choice = choose_model(settings.model, settings.hub)
-    if checkpoint.is_dir():
-        check_base(checkpoint, checkpoint_settings(checkpoint), choice)
     told: dict[str, Any] = {"model": choice.name, "rounding": rounding or settings.rounding}
     config = resolved(replace(usable(settings, vllm=False), **told), starter=choice.is_starter, gpu=has_gpu())
+    if checkpoint.is_dir():
+        check_base(checkpoint, checkpoint_settings(checkpoint), choice, config.quant)
     choice = made_ready(choice)
     adapted, tokenizer = load_model(choice, config)
     apply(adapted)

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from adapters.config import AdapterError
 from pipeline.config import ConfigError, RunConfig, Settings, resolved
 from pipeline.config.evaluation import FROM_A_RUN, EvalSettings
-from pipeline.evaluation.choose import policies, settings_for, usable
+from pipeline.evaluation.choose import check_base, policies, settings_for, usable
 from pipeline.evaluation.compare import (
     compare_counts,
     compare_files,
@@ -22,6 +23,7 @@ from pipeline.evaluation.compare import (
 )
 from pipeline.evaluation.evaluate import Evaluation, pass_at
 from pipeline.evaluation.run import adapter_settings, lines
+from pipeline.policy.models import choose_model
 from rewards.problem import Problem
 from rewards.verdict import Status, Verdict
 
@@ -223,6 +225,15 @@ def test_a_policy_is_loaded_in_the_type_that_it_was_trained_in(tmp_path: Path) -
     Settings(dataset="x", dtype="float16").save(tmp_path / "config.yaml")
     assert adapter_settings(CONFIG, tmp_path).dtype == "float16"
     assert "dtype" not in FROM_A_RUN  # no other type loads its checkpoint
+
+
+def test_a_checkpoint_of_other_weights_is_refused_before_any_are_loaded(tmp_path: Path) -> None:
+    """After the first of two policies was evaluated it would be too late."""
+    choice = choose_model("starter")
+    for trained, now in ((None, "nf4"), ("nf4", "nf4"), ("none", "none")):
+        check_base(tmp_path, Settings(model="starter", quant=trained), choice, now)  # type: ignore[arg-type]
+    with pytest.raises(AdapterError, match=f"^checkpoint {tmp_path} was trained with --quant nf4, not none"):
+        check_base(tmp_path, Settings(model="starter", quant="nf4"), choice, "none")
 
 
 def test_people_read_every_number(tmp_path: Path) -> None:
