@@ -19,7 +19,7 @@ from pipeline.bench.form import Row, row
 from pipeline.config import ConfigError, RunConfig, Settings
 from pipeline.evaluation.choose import check_base, checkpoint_settings
 from pipeline.evaluation.compare import compare_counts
-from pipeline.evaluation.evaluate import EVALUATION_SEED, Evaluation, evaluate, fitting_problems
+from pipeline.evaluation.evaluate import EVALUATION_SEED, Evaluation, evaluate, evaluated_problems
 from pipeline.evaluation.run import Loaded, policy_of
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy
@@ -117,7 +117,7 @@ def _trials(
     config: RunConfig,
 ) -> Iterator[Trial]:
     for name, problems in sets.items():
-        kept, _ = fitting_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
+        kept, _ = evaluated_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
         label = "held-out" if name is None else Path(name.partition(":")[2] or name).stem
         yield Trial(label, kept, 1.0, samples)
         yield Trial(label, kept, 0.0, 1)

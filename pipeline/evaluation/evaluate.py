@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.evaluation.statistics import mean_interval, pass_values
 from pipeline.rollout import Completion, RolloutEngine, Sampling
 from pipeline.rollout.rollouts import verdict_fields
@@ -131,6 +131,16 @@ def fitting_problems(
     lengths = [len(ids) for ids in prompt_ids(tokenizer, problems, task)] if problems else []
     kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
     return kept, len(problems) - len(kept)
+
+
+def evaluated_problems(
+    tokenizer: Any, problems: Sequence[Problem], limit: int, task: Task = CODE
+) -> tuple[list[Problem], int]:
+    """`fitting_problems` of an evaluation. Raises `ConfigError` where none fits."""
+    kept, dropped = fitting_problems(tokenizer, problems, limit, task)
+    if not kept:
+        raise ConfigError(f"--max-prompt-length {limit}: the prompts of all {dropped} problems are longer")
+    return kept, dropped
 
 
 class Evaluating:

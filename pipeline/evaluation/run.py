@@ -15,7 +15,7 @@ import adapters
 from pipeline.config import RunConfig, Settings, resolved
 from pipeline.evaluation.choose import check_base, checkpoint_settings, on_gpu, usable
 from pipeline.evaluation.compare import compare_counts, comparison_lines
-from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, fitting_problems
+from pipeline.evaluation.evaluate import EVALUATION_SEED, evaluate, evaluated_problems
 from pipeline.launch import prepare
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice, adapter_config, compute_dtype, made_ready
@@ -75,7 +75,7 @@ def evaluate_policies(
             policy = loaded.policy
             grade_where_drawn(policy, grader)
             checked = checked or canary.check(config.canary)
-            problems, dropped = fitting_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
+            problems, dropped = evaluated_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
             bar = EvaluationBar(len(problems) * samples, name)
             result = evaluate(policy.engine, policy.tokenizer, grader, problems, samples, sampling, bar.graded)
             bar.close()

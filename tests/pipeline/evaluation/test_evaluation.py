@@ -21,7 +21,7 @@ from pipeline.evaluation.compare import (
     power_lines,
     stored_counts,
 )
-from pipeline.evaluation.evaluate import Evaluation, pass_at
+from pipeline.evaluation.evaluate import Evaluation, evaluated_problems, pass_at
 from pipeline.evaluation.run import adapter_settings, lines
 from pipeline.policy.models import choose_model
 from rewards.problem import Problem
@@ -234,6 +234,18 @@ def test_a_checkpoint_of_other_weights_is_refused_before_any_are_loaded(tmp_path
         check_base(tmp_path, Settings(model="starter", quant=trained), choice, now)  # type: ignore[arg-type]
     with pytest.raises(AdapterError, match=f"^checkpoint {tmp_path} was trained with --quant nf4, not none"):
         check_base(tmp_path, Settings(model="starter", quant="nf4"), choice, "none")
+
+
+def test_an_evaluation_of_no_problem_is_refused() -> None:
+    class Tokenizer:
+        def apply_chat_template(self, asked: list, **options: object) -> dict:
+            return {"input_ids": [[0] * len(messages[-1]["content"]) for messages in asked]}
+
+    problems = [Problem("a", "x" * 10), Problem("b", "x" * 1000)]
+    kept, dropped = evaluated_problems(Tokenizer(), problems, 500)
+    assert [problem.id for problem in kept] == ["a"] and dropped == 1
+    with pytest.raises(ConfigError, match="^--max-prompt-length 5: the prompts of all 2 problems are longer"):
+        evaluated_problems(Tokenizer(), problems, 5)
 
 
 def test_people_read_every_number(tmp_path: Path) -> None:
