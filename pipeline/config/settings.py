@@ -33,6 +33,7 @@ LossType = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo"]
 LOSS_TYPES = get_args(LossType)
 EPSILON = 0.2
 STEP_KL = 0.04
+REWARD = "tiered"
 COMPILE_CREDIT = 0.5
 CREDITING = ("tiered", "compile-or-all")  # rewards that give it
 SEEDS = 2**32  # numpy takes those below
@@ -124,7 +125,7 @@ class Settings(Declared):
     gpu_memory: float | None = setting(None, "GB of GPU memory for trainer and engine together.", gt=0)
     # rewards
     reward: Literal["tiered", "pass-rate", "binary", "perfect-bonus", "compile-or-all"] = setting(
-        "tiered", "How a verdict on a program becomes a reward."
+        REWARD, "How a verdict on a program becomes a reward."
     )
     compile_credit: float = setting(
         COMPILE_CREDIT,
@@ -258,6 +259,13 @@ class Settings(Declared):
             raise ConfigError(
                 f"--step-kl {self.step_kl:g}: only --lr auto keeps to it, not --lr {self.lr}; leave one out"
             )
+        for name, usual in (("reward", REWARD), ("compile_credit", COMPILE_CREDIT)):
+            if name in told and (value := getattr(self, name)) != usual and self.task != "code":
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {value}: --task {self.task} has rewards of its own; leave it out"
+                )
+        if "rounding" in told and self.rounding == "nearest" and not self.vllm:
+            raise ConfigError("--rounding nearest: only vLLM's weights are merged; add --vllm, or leave it out")
         if "compile_credit" in told and self.compile_credit != COMPILE_CREDIT and self.reward not in CREDITING:
             raise ConfigError(
                 f"--compile-credit {self.compile_credit:g}: --reward {self.reward} gives none; leave it out, or use "

@@ -53,6 +53,9 @@ def test_wrong_settings_are_named_in_one_sentence(wrong: dict, named: str) -> No
         ({"lr": "1e-3", "step_kl": 0.1}, "--step-kl 0.1: .* --lr auto"),
         ({"reward": "binary", "compile_credit": 0.1}, "--compile-credit 0.1: --reward binary gives none"),
         ({"engine_weights": "bf16"}, "--engine-weights bf16: .* add --vllm"),
+        ({"rounding": "nearest"}, "--rounding nearest: only vLLM's weights are merged; add --vllm"),
+        ({"task": "gsm8k", "reward": "binary"}, "--reward binary: --task gsm8k has rewards of its own"),
+        ({"task": "q", "compile_credit": 0.1}, "--compile-credit 0.1: --task q has rewards of its own"),
     ],
 )
 def test_what_would_do_nothing_is_refused_where_it_is_told(told: dict, named: str) -> None:
