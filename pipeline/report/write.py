@@ -18,6 +18,10 @@ def write_report(runs: Sequence[Path], out: Path | None, max_rollouts: int, pict
     if out is not None:
         check_target(out)
     collected = [run_data(run, max_rollouts) for run in runs]
+    names = [run["name"] for run in collected]
+    for run, folder in zip(collected, runs, strict=True):
+        if names.count(run["name"]) > 1:  # as seed0/run and seed1/run are
+            run["name"] = "-".join(folder.resolve().parts[-2:])
     write_page(collected, target)
     yield target
     for run in collected if pictures else ():

@@ -16,6 +16,7 @@ import pytest
 from pipeline.config import ConfigError, Settings, load_config
 from pipeline.report.collect import run_data
 from pipeline.report.page import write_page
+from pipeline.report.write import write_report
 from pipeline.run_folder import RunFolder
 from tests.pipeline.report import chromium
 
@@ -180,6 +181,12 @@ def test_bytes_that_are_no_utf_8_do_not_stop_a_report(tmp_path: Path) -> None:
     write_page([{"name": "a", "text": "x\udcff"}], tmp_path / "report.html")
     (data,) = re.findall(r'id="data">([^<]*)<', (tmp_path / "report.html").read_text())
     assert json.loads(gzip.decompress(base64.b64decode(data)))["runs"][0]["text"] == "x\udcff"
+
+
+def test_runs_of_one_name_keep_their_pictures_apart(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / seed / "run", 1, 4) for seed in ("a", "b")]
+    written = [path.name for path in write_report(runs, tmp_path / "both.html", 10, pictures=True)]
+    assert {"a-run-solving.png", "b-run-solving.png"} < set(written) and len(set(written)) == len(written) == 11
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
