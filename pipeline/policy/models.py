@@ -140,12 +140,16 @@ def made_ready(choice: ModelChoice) -> ModelChoice:
 
 def transformers_config(choice: ModelChoice) -> Any:
     """The model's `transformers` config, of a GGUF file from its header. Raises `ConfigError` for a model of the hub
-    that cannot be trained."""
+    that cannot be trained, or cannot be had."""
     from transformers import AutoConfig
 
     if choice.is_gguf:
         return AutoConfig.for_model(**model_config(read_header(Path(choice.location))))
-    config = AutoConfig.from_pretrained(choice.location)
+    try:
+        config = AutoConfig.from_pretrained(choice.location)
+    except (OSError, ValueError) as error:  # no network, no such model, one behind a form, one of another kind
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"--model {choice.name}: its description cannot be read ({reason})") from None
     _check_head(choice, config.to_dict())
     return config
 

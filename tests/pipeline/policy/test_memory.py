@@ -26,7 +26,7 @@ from pipeline.policy.memory import (
     cpu_micro_batch,
     plan_memory,
 )
-from pipeline.policy.models import ModelChoice
+from pipeline.policy.models import ModelChoice, transformers_config
 from pipeline.policy.shapes import SHAPES, meta_model
 
 H200 = 141e9
@@ -43,6 +43,15 @@ def plan_or_none(shape: str, config: RunConfig, free: float) -> MemoryPlan | Non
         return plan_memory(SHAPES[shape], config, free)
     except ConfigError:
         return None
+
+
+def test_a_model_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="^--model no-such/name: its description cannot be read .") as error:
+        transformers_config(ModelChoice("no-such/name", "no-such/name", ""))
+    assert "\n" not in str(error.value)
 
 
 def test_the_projections_of_3b_are_those_of_the_published_model() -> None:
