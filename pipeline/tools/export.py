@@ -43,6 +43,8 @@ def export(
     Raises `ConfigError` or `AdapterError` with one sentence for a checkpoint or folder that will not do.
     """
     check_processes()
+    if rounding is not None and form in ("lora", "peft-tinylora"):
+        raise ConfigError(f"--rounding {rounding}: --format {form} merges no weights; leave it out")
     check_out(out, checkpoint, overwrite)
     settings, apply = _source(checkpoint, model, quant, variant)
     choice = choose_model(settings.model, settings.hub)

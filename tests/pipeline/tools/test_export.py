@@ -91,6 +91,12 @@ def test_the_card_of_a_lora_names_a_rank_that_vllm_takes(rank: int, told: int) -
     assert f"max_lora_rank={told})" in model_card("lora", ModelChoice("starter", "", ""), config, Path("run"))
 
 
+@pytest.mark.parametrize("form", ["lora", "peft-tinylora"])
+def test_a_rounding_that_would_do_nothing_is_refused(form: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^--rounding nearest: --format {form} merges no weights; leave it out$"):
+        export(tmp_path, form, tmp_path / "out", rounding="nearest")
+
+
 def test_an_upload_that_fails_says_why_and_where_the_export_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
