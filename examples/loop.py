@@ -145,9 +145,10 @@ def advantages_of(rewards: Tensor) -> Tensor:
     NaN, the reward of a program that the graders could not judge, takes no part and has the advantage 0; so has every
     program of a group whose rewards are all alike.
     """
-    centred = rewards - rewards.nanmean(dim=1, keepdim=True)
+    exact = rewards.double()  # in float32 the mean of equal rewards can differ from them
+    centred = exact - exact.nanmean(dim=1, keepdim=True)
     std = centred.square().nanmean(dim=1, keepdim=True).sqrt()
-    return (centred / (std + 1e-4)).nan_to_num(0.0)
+    return (centred / (std + 1e-4)).nan_to_num(0.0).to(rewards.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------- the update

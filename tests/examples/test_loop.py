@@ -117,6 +117,13 @@ def test_advantages_compare_within_the_group(groups: list[list[float]]) -> None:
             assert advantage == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_group_of_equal_rewards_has_no_advantage() -> None:
+    for size in range(2, 17):
+        equal = torch.linspace(0, 1, 101).unsqueeze(1).expand(-1, size)
+        unjudged = equal.index_fill(1, torch.tensor(0), math.nan)
+        assert not loop.advantages_of(equal).any() and not loop.advantages_of(unjudged).any()
+
+
 def test_problems_are_asked_as_the_trainer_asks_them() -> None:
     for problem in problems("train", 20, seed=3):
         assert loop.messages(problem) == CODE.prompt.messages(problem)
