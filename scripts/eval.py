@@ -16,7 +16,7 @@ import click
 import repo_root  # noqa: F401
 from command import given, one_sentence_errors, options
 
-from pipeline.config import Settings
+from pipeline.config import ConfigError, Settings
 from pipeline.config.evaluation import FROM_A_RUN, EvalSettings
 from storage.files import write_json
 
@@ -38,6 +38,9 @@ def main(checkpoints: tuple[Path, ...], **options: Any) -> None:
             click.echo("\n".join(compare.power_report(asked.power, asked.base_rate, chosen)))
             return
         if asked.compare and len(chosen) == 2 and all(path.is_file() for path in chosen):
+            if useless := [*of_run, *(name for name in told if name not in ("compare", "pass_at", "out"))]:
+                option = f"--{useless[0].replace('_', '-')}"
+                raise ConfigError(f"{option}: two stored evaluations are compared as they were made; leave it out")
             comparison = compare.compare_files(chosen[0], chosen[1], asked.ks)
             click.echo("\n".join(compare.comparison_lines(comparison)))
             if out is not None:

@@ -73,6 +73,8 @@ def test_what_is_only_counted_or_shown_needs_no_torch(tmp_path: Path) -> None:
     a, b = stored(tmp_path / "a.json", 0), stored(tmp_path / "b.json", 20)
     compared = without(HEAVY, "eval", "--compare", a, b)
     assert compared.returncode == 0 and "solves more problems" in compared.stdout, compared.stderr
+    ignored = without(HEAVY, "eval", "--compare", a, b, "--greedy")
+    assert ignored.returncode == 2 and ignored.stderr.startswith("error: --greedy: two stored evaluations"), ignored
     power = without(HEAVY, "eval", "--power", "0.05", a)
     assert power.returncode == 0 and "problems with 4 completions" in power.stdout, power.stderr
     run = tmp_path / "run"
