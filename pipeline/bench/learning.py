@@ -77,7 +77,10 @@ def check_runs(runs: Sequence[Path], **told: Any) -> Settings:
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    return [f"{run.parent.name}-{run.name}" if run.name.startswith("checkpoint-") else run.name for run in runs]
+    """Of a run's folder its own, of one in a run both."""
+    places = [run.resolve() for run in runs]
+    inside = [place.name == "best" or place.name.startswith("checkpoint-") for place in places]
+    return [f"{p.parent.name}-{p.name}" if within else p.name for p, within in zip(places, inside, strict=True)]
 
 
 def measure(

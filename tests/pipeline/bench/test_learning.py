@@ -97,6 +97,7 @@ def test_what_cannot_be_judged_is_said_before_anything_loads(tmp_path: Path) -> 
     assert names_of(runs) == ["run-checkpoint-2"] * 2
     with pytest.raises(ConfigError, match="called alike"):
         check_runs(runs)
+    assert names_of([tmp_path / "a", tmp_path / "a" / "best", tmp_path / "b" / "best"]) == ["a", "a-best", "b-best"]
 
 
 @pytest.mark.integration
