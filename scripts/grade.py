@@ -22,7 +22,7 @@ from command import one_sentence_errors
 @click.option("--out", type=click.Path(dir_okay=False), help="Where the verdicts go, one JSON line each.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="CPU seconds per test.")
 @click.option("--memory-limit", type=click.IntRange(min=1), help="Megabytes.")
-@click.option("--checker", help="A comparison (tokens, exact, caseless, float, unordered) or a C++ checker file.")
+@click.option("--checker", help="A comparison (tokens, exact, caseless, float, unordered, contains) or a C++ checker.")
 @click.option("--tolerance", type=float, default=1e-6, show_default=True, help="For the comparison 'float'.")
 @click.option("--compiler", type=click.Choice(["g++", "clang++"]), default="g++", show_default=True)
 @click.option("--standard", default="c++17", show_default=True, help="C++ standard.")
