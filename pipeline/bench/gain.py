@@ -20,7 +20,7 @@ from adapters.legacy import projection_of
 from adapters.principal import principal_projections
 from adapters.tinylora import TinyLoRA
 from pipeline.bench.form import Row, row
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.evaluation.evaluate import Evaluation, evaluate, fitting_problems
 from pipeline.policy.loading import Policy, load_policy
 from pipeline.policy.models import ModelChoice
@@ -41,7 +41,13 @@ RIDGE = 0.05  # of the mean of F's diagonal, where every scalar has unit varianc
 
 
 def natural_direction(scores: Tensor, advantages: Tensor) -> Tensor:
-    """(F + ridge)⁻¹ g as long as a KL of one nat takes: scores (n, p), advantages (n,) → (p,) float64."""
+    """(F + ridge)⁻¹ g as long as a KL of one nat takes: scores (n, p), advantages (n,) → (p,) float64. Raises
+    `ConfigError` where no completion has an advantage."""
+    if not advantages.any():
+        raise ConfigError(
+            "the completions of every problem earned the same, so no step can be fitted to them; take a --dataset that "
+            "is solved sometimes, or more --completions"
+        )
     scores, advantages = scores.double(), advantages.double()
     scale = scores.square().mean(dim=0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     scaled = scores / scale

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from adapters import TinyLoRAConfig, inject
 from adapters.principal import entry_rows
 from pipeline.bench.gain import RIDGE, natural_direction, vector_scores
+from pipeline.config import ConfigError
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -27,6 +28,11 @@ def test_the_direction_is_the_ridge_solution_with_a_kl_of_one_nat(seed: int, cou
     found = natural_direction(torch.from_numpy(scores), torch.from_numpy(advantages)).numpy()
     np.testing.assert_allclose(found, solution, rtol=1e-6)
     assert found @ fisher @ found / 2 == pytest.approx(1)
+
+
+def test_completions_that_earned_the_same_give_no_direction() -> None:
+    with pytest.raises(ConfigError, match="every problem earned the same"):
+        natural_direction(torch.randn(10, 3), torch.zeros(10))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
