@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import zipfile
@@ -153,7 +154,7 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        return f"python scripts/train.py --resume --output-dir {self.path}"
+        return f"python scripts/train.py --resume --output-dir {shlex.quote(str(self.path))}"
 
     def _check_adapter(self) -> None:
         """Raise `ConfigError` where a run from its start on would replace an adapter, such as an export."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -71,6 +72,11 @@ def test_a_folder_that_cannot_be_made_is_refused(where: str, tmp_path: Path, mon
 def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b", "--out x")
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+
+def test_the_command_that_resumes_is_one_for_a_shell() -> None:
+    folder = Path("my runs/läuft's")
+    assert shlex.split(RunFolder(folder).resume_command)[-2:] == ["--output-dir", str(folder)]
 
 
 def test_resume_without_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
