@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,14 +107,17 @@ def test_an_upload_that_fails_says_why_and_where_the_export_is(tmp_path: Path, m
 
 
 @pytest.fixture
-def sigterm_ignored() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def signals_of_a_new_process() -> Iterator[None]:
+    """But for SIGTERM, which is ignored; libraries that were used before have handlers of their own."""
+    own: dict[int, Any] = {signal.SIGTERM: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("sigterm_ignored")
+@pytest.mark.usefixtures("signals_of_a_new_process")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
 def test_an_export_that_is_ended_leaves_nothing(
     number: signal.Signals, code: int, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
