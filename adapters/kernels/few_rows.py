@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adapters.base import NF4_BLOCK, Packed
 from adapters.kernels.merge import TYPES, pointers
-from adapters.kernels.nf4 import looked_up, own_entry
+from adapters.kernels.nf4 import decoded, own_entry
 
 LEAST = 16  # rows that tensor cores multiply
 TILE = 64  # out-features of a program
@@ -61,8 +61,7 @@ def _product(
     start = split * share
     total = tl.zeros((BM, BN), dtype=tl.float32)
     hidden = tl.zeros((HALVES, BN), dtype=tl.float32)
-    if SHUFFLE:
-        entry = own_entry(code, tl.zeros((BM, BK // 2), tl.float32))
+    entry = own_entry(code, tl.zeros((BM, BK // 2), tl.float32)) if SHUFFLE else code
     for k in range(start, min(start + share, width), BK):
         byte_at, block_at = k // 2 + tl.arange(0, BK // 2), k // BLOCK + tl.arange(0, BK // BLOCK)
         at = k + tl.arange(0, BK)
@@ -79,12 +78,7 @@ def _product(
             scales = tl.load(absmax + block_row[:, None] + block_at[None, :], mask=block_inside, other=0.0)
             vectors = tl.load(right + half[:, None] * width + at[None, :], mask=inside, other=0.0)
             across = tl.load(x + x_row[:, None] + at[None, :], mask=(n < rows)[:, None] & inside, other=0.0)
-        scale = tl.broadcast_to(scales[:, :, None], (BM, BK // BLOCK, BLOCK // 2)).reshape(BM, BK // 2)
-        if SHUFFLE:
-            upper, lower = looked_up(byte, entry)
-        else:
-            upper, lower = tl.load(code + (byte >> 4).to(tl.int32)), tl.load(code + (byte & 15).to(tl.int32))
-        weight = tl.join((upper * scale).to(DTYPE), (lower * scale).to(DTYPE)).reshape(BM, BK)
+        weight = decoded(byte, scales, code, entry, SHUFFLE, BLOCK, DTYPE)
         total = tl.dot(weight, across.trans(), total)
         hidden = tl.dot(vectors, across.trans(), hidden)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adapters.base import NF4_BLOCK, Base, Packed
 from adapters.config import AdapterError
-from adapters.kernels.nf4 import looked_up, own_entry
+from adapters.kernels.nf4 import decoded, own_entry
 from adapters.merge import DROPPED_BITS
 
 TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -99,8 +99,7 @@ def _merge_tiles(
     if NF4:
         packed = tl.multiple_of(tl.load(bases + module).to(tl.pointer_type(tl.uint8)), ALIGN)
         absmax = tl.load(absmaxes + module).to(tl.pointer_type(tl.float32))
-        if SHUFFLE:
-            entry = own_entry(code, tl.zeros((BR, BC // 2), tl.float32))
+        entry = own_entry(code, tl.zeros((BR, BC // 2), tl.float32)) if SHUFFLE else code
     else:
         dense = tl.multiple_of(tl.load(bases + module).to(tl.pointer_type(DTYPE)), ALIGN)
     if STOCHASTIC:
@@ -123,12 +122,7 @@ def _merge_tiles(
                 byte = tl.load(packed + pair, mask=(row < rows)[:, None] & (half < pairs)[None, :], other=0)
                 block_inside = (row < rows)[:, None] & (block < blocks)[None, :]
                 scales = tl.load(absmax + (row * blocks)[:, None] + block[None, :], mask=block_inside, other=0.0)
-            scale = tl.broadcast_to(scales[:, :, None], (BR, BC // BLOCK, BLOCK // 2)).reshape(BR, BC // 2)
-            if SHUFFLE:
-                upper, lower = looked_up(byte, entry)
-            else:
-                upper, lower = tl.load(code + (byte >> 4).to(tl.int32)), tl.load(code + (byte & 15).to(tl.int32))
-            base = tl.join(upper * scale, lower * scale).reshape(BR, BC).to(DTYPE).to(tl.float32)
+            base = decoded(byte, scales, code, entry, SHUFFLE, BLOCK, DTYPE).to(tl.float32)
         elif EVEN:
             base = tl.load(dense + position).to(tl.float32)
         else:

@@ -1,5 +1,5 @@
-"""Looking up packed NF4 codes inside a Triton kernel, by shuffles: every thread holds one of the 16 values, and a value
-costs a shift and a shuffle. A load from a table takes three times as many instructions. On NVIDIA GPUs only."""
+"""Decoding packed NF4 codes inside a Triton kernel. On a GPU by shuffles, of NVIDIA's only: every thread holds one of
+the 16 values, and a value costs a shift and a shuffle. A load from a table takes three times as many instructions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ def own_entry(code, like):
 
 
 @triton.jit
-def looked_up(byte, entry):
-    """The codes of the upper and the lower four bits of every byte. A shuffle reads the entry of another lane, and only
-    the lower four bits of its index count, so a value takes a shift and a shuffle; a load would take three times as
-    many instructions."""
+def _looked_up(byte, entry):
+    """The values of the upper and lower four bits of every byte. A shuffle reads the entry of another lane, and only
+    the lower four bits of its index count."""
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 t<7>;
@@ -42,3 +41,17 @@ def looked_up(byte, entry):
         "=r,=r,=r,=r,=r,=r,=r,=r,r,r,r,r,r", [byte, entry],
         dtype=(tl.float32, tl.float32), is_pure=True, pack=4,
     )  # fmt: skip
+
+
+@triton.jit
+def decoded(byte, scales, code, entry, SHUFFLE: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
+    """The weights (rows, 2 · bytes) in DTYPE that bytes (rows, bytes) and scales (rows, blocks) stand for. entry: of
+    `own_entry`, where shuffles look the codes up."""
+    ROWS: tl.constexpr = byte.shape[0]
+    BYTES: tl.constexpr = byte.shape[1]
+    scale = tl.broadcast_to(scales[:, :, None], (ROWS, 2 * BYTES // BLOCK, BLOCK // 2)).reshape(ROWS, BYTES)
+    if SHUFFLE:
+        upper, lower = _looked_up(byte, entry)
+    else:
+        upper, lower = tl.load(code + (byte >> 4).to(tl.int32)), tl.load(code + (byte & 15).to(tl.int32))
+    return tl.join((upper * scale).to(DTYPE), (lower * scale).to(DTYPE)).reshape(ROWS, 2 * BYTES)
