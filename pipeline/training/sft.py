@@ -110,14 +110,14 @@ def load(choice: ModelChoice, settings: WarmUp) -> tuple[Any, Any]:
     import torch
     from unsloth import FastLanguageModel
 
-    longest = settings.max_length
+    longest, full = settings.max_length, settings.method == "full"
     check_length(f"--max-length {longest}", longest, choice, transformers_config(choice).to_dict())
     with quiet_libraries():
         model, tokenizer = FastLanguageModel.from_pretrained(
             choice.location,
-            dtype=getattr(torch, compute_dtype()),
+            dtype=torch.float32 if full else getattr(torch, compute_dtype()),  # 16 bits round most of a step away
             load_in_4bit=_quantised(settings),
-            full_finetuning=settings.method == "full",
+            full_finetuning=full,
             max_seq_length=settings.max_length,
             use_exact_model_name=True,
         )
