@@ -234,6 +234,7 @@ class VLLMEngine:
             logprobs=0,
             detokenize=False,
             stop_token_ids=self._eos_token_ids,
+            skip_clone=True,  # a request's copy need not be a deep one, which takes as long as all else
         )
         seeded = torch.cuda.is_available() or sampling.number is not None
         for row in range(first, first + count):

@@ -134,7 +134,7 @@ class RolloutScheduler(AsyncScheduler):
             sampling, computed = request.num_output_placeholders, request.num_computed_tokens
             if sampling and computed + 2 - sampling >= request.num_prompt_tokens + request.max_tokens:
                 continue  # its last token is being sampled
-            if request.held is None or request.num_tokens + sampling != computed + 1 or computed + 2 > longest:
+            if request.held is None or len(request._all_token_ids) + sampling != computed + 1 or computed + 2 > longest:
                 return None
             requests.append(request)
             if computed % block == 0:
@@ -157,7 +157,7 @@ class RolloutScheduler(AsyncScheduler):
                 all_token_ids={},
                 new_block_ids=[blocks.get(i) for i in ids],
                 num_computed_tokens=[request.num_computed_tokens for request in requests],
-                num_output_tokens=[r.num_output_tokens + r.num_output_placeholders for r in requests],
+                num_output_tokens=[r.num_computed_tokens + 1 - r.num_prompt_tokens for r in requests],
             ),
             num_scheduled_tokens=dict.fromkeys(ids, 1),
             total_num_scheduled_tokens=len(ids),
@@ -201,18 +201,22 @@ class RolloutScheduler(AsyncScheduler):
             if request is None:  # it ended in the step before
                 continue
             (token,) = tokens
-            request.held.log_probs.append(log_prob)
-            request.held.ranks.append(rank)
-            request.append_output_token_ids(token)
+            held, generated, known = request.held, request._output_token_ids, request._all_token_ids
+            held.log_probs.append(log_prob)
+            held.ranks.append(rank)
+            generated.append(token)  # as `append_output_token_ids`, which looks for a full block at every token
+            known.append(token)
+            length = len(known)
+            if length % block == 0:
+                request.update_block_hashes()
             request.num_in_flight_tokens -= 1
-            request.num_output_placeholders -= 1
-            computed = request.num_computed_tokens - request.num_output_placeholders
-            if computed % block == 0:
-                self.kv_cache_manager.cache_blocks(request, computed)
+            request.num_output_placeholders = ahead = request.num_output_placeholders - 1
+            if (request.num_computed_tokens - ahead) % block == 0:
+                self.kv_cache_manager.cache_blocks(request, request.num_computed_tokens - ahead)
             if (
                 token in request.sampling_params.all_stop_token_ids
-                or request.num_output_tokens >= request.max_tokens
-                or request.num_tokens >= longest
+                or len(generated) >= request.max_tokens
+                or length >= longest
             ) and check_stop(request, longest):
                 ended.append(request)
         if not ended:
