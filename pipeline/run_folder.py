@@ -142,12 +142,14 @@ class RunFolder:
 
     @classmethod
     def resume(cls, output_dir: str | None) -> RunFolder:
-        """The given folder, or the newest one under runs/. Raises `ConfigError` where there is nothing to continue."""
+        """The given folder; else the newest under runs/ that has a checkpoint, or if none has, the newest. Raises
+        `ConfigError` where there is nothing to continue."""
         if output_dir is None:
-            runs = [path.parent for path in RUNS.glob("*/config.yaml")]
+            runs = [cls(path.parent) for path in RUNS.glob("*/config.yaml")]
             if not runs:
                 raise ConfigError(f"--resume: there is no run under {RUNS}/; name one with --output-dir")
-            return cls(max(runs, key=lambda path: (path / "config.yaml").stat().st_mtime))
+            begun = [run for run in runs if run.checkpoints()]  # not what failed as it started
+            return max(begun or runs, key=lambda run: (run.path / "config.yaml").stat().st_mtime)
         if not (Path(output_dir) / "config.yaml").is_file():
             raise ConfigError(f"--resume: {output_dir} contains no run (no config.yaml)")
         return cls(Path(output_dir))

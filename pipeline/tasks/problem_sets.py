@@ -154,6 +154,19 @@ def advantage_scale(problem: Problem, scales: Mapping[str, float]) -> float:
     return scales.get(problem.source, 1.0)
 
 
+def check_scales(scales: Mapping[str, float], problems: Iterable[Problem]) -> None:
+    """Raise `ConfigError` for a factor that none of the training problems would have."""
+    sources: set[str] = set()
+    labels: set[str] = set()
+    for problem in problems:
+        sources.add(problem.source)
+        labels |= {f"{problem.source}/{label}" for label in problem.difficulty.split()}
+    for name in scales:
+        if name not in sources | labels:
+            known = ", ".join(sorted(labels if "/" in name and labels else sources)[:12])
+            raise ConfigError(f"--advantage-scale: no training problem is of {name!r}; there is {known}")
+
+
 def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) -> Part:
     """The training problems of a data set, and its held-out ones by purpose."""
     makers = [other for other in TASKS.values() if other.generator and other.generator.name == name]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, Settings, load_config
+from pipeline.config import ConfigError, Settings, load_config, parse_scales
 from pipeline.launch import described, prepare
 from pipeline.policy.loading import load_policy
 from pipeline.policy.models import made_ready
@@ -16,7 +16,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.tasks import task_of
 from pipeline.tasks.canary import Canary
 from pipeline.tasks.graders import start_graders
-from pipeline.tasks.problem_sets import load_problem_sets
+from pipeline.tasks.problem_sets import check_scales, load_problem_sets
 
 __all__ = ["described", "stored_config", "train"]
 
@@ -34,6 +34,7 @@ def train(settings: Settings, *, resume: bool = False) -> Path:
     choice, config = prepare(settings)
     print(f"model: {choice.name} ({choice.reason})", flush=True)
     sets = load_problem_sets(config)  # first: a data set may come from the hub, which a local model keeps offline
+    check_scales(parse_scales(config.advantage_scale), sets.train)
     choice = made_ready(choice)
     with (
         launching(config, TrainingReplica) as launcher,

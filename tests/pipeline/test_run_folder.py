@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import replace
 from datetime import datetime
@@ -85,6 +86,19 @@ def test_resume_without_a_run_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         RunFolder.resume(None)
     with pytest.raises(ConfigError, match="contains no run"):
         RunFolder.resume("elsewhere")
+
+
+def test_resume_takes_the_newest_run_that_has_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("failed", "newest", "older")):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+        os.utime(run / "config.yaml", (1e9 - age, 1e9 - age))
+    assert RunFolder.resume(None).path.name == "failed"  # as no other has one
+    for name in ("newest", "older"):
+        (tmp_path / "runs" / name / "checkpoint-3").mkdir()
+    assert RunFolder.resume(None).path.name == "newest"
 
 
 def test_truncation_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipeline.tasks.code import TASK as CODE
 from pipeline.tasks.countdown import TASK as COUNTDOWN
 from pipeline.tasks.graders import start_graders
 from pipeline.tasks.gsm8k import TASK as GSM8K
-from pipeline.tasks.problem_sets import advantage_scale, load_problem_sets, read_dataset, training_order
+from pipeline.tasks.problem_sets import advantage_scale, check_scales, load_problem_sets, read_dataset, training_order
 from pipeline.tasks.q import TASK as Q
 from rewards.errors import GraderError
 from rewards.problem import Problem, Test
@@ -298,6 +299,20 @@ def test_scales_by_source_and_difficulty() -> None:
         advantage_scale(problem("a", source=source, difficulty=difficulty), scales)
         for source, difficulty in (("codeforces", "A 900"), ("codeforces", "B 1200"), ("taco", "B"), ("", ""))
     ] == [0.5, 1.1, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ("taco=2,taco/EASY=1", None),
+        ("tako=2", "no training problem is of 'tako'; there is codeforces, taco"),
+        ("taco/B=2", "no training problem is of 'taco/B'; there is codeforces/900, codeforces/A, taco/EASY"),
+    ],
+)
+def test_a_scale_that_no_problem_has_is_refused(scales: str, message: str | None) -> None:
+    problems = [problem("a", source="taco", difficulty="EASY"), problem("b", source="codeforces", difficulty="A 900")]
+    with pytest.raises(ConfigError, match=message) if message else nullcontext():
+        check_scales(parse_scales(scales), problems)
 
 
 # --- whole commands
