@@ -18,7 +18,7 @@ from pipeline.run_folder import RunFolder
 @click.command(context_settings={"max_content_width": 110}, help=__doc__)
 @options(Settings)
 @click.option("--config", "config_file", metavar="FILE.yaml", help="Settings from a file; options on the line win.")
-@click.option("--resume", is_flag=True, help="Continue the run in --output-dir (default: the newest with a checkpoint).")
+@click.option("--resume", is_flag=True, help="Continue a run (default: the newest with a checkpoint).")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings and the trainable parameters, and stop.")
 def main(config_file: str | None, resume: bool, dry_run: bool, **options: Any) -> None:
     with one_sentence_errors():
