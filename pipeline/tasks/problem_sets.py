@@ -155,16 +155,21 @@ def advantage_scale(problem: Problem, scales: Mapping[str, float]) -> float:
 
 
 def check_scales(scales: Mapping[str, float], problems: Iterable[Problem]) -> None:
-    """Raise `ConfigError` for a factor that none of the training problems would have."""
-    sources: set[str] = set()
-    labels: set[str] = set()
+    """Raise `ConfigError` for a factor whose source none of the training problems has; say which factor does nothing as
+    none of its source's problems has the label."""
+    labels: dict[str, set[str]] = {}
     for problem in problems:
-        sources.add(problem.source)
-        labels |= {f"{problem.source}/{label}" for label in problem.difficulty.split()}
+        labels.setdefault(problem.source, set()).update(problem.difficulty.split())
     for name in scales:
-        if name not in sources | labels:
-            known = ", ".join(sorted(labels if "/" in name and labels else sources)[:12])
-            raise ConfigError(f"--advantage-scale: no training problem is of {name!r}; there is {known}")
+        of = [source for source in labels if name == source or name.startswith(f"{source}/")]
+        if not of:
+            raise ConfigError(f"--advantage-scale: no training problem is of {name!r}; there is {_some(labels)}")
+        if not any(name == source or name.removeprefix(f"{source}/") in labels[source] for source in of):
+            print(f"--advantage-scale: {name!r} does nothing, as {of[0]} has only {_some(labels[of[0]])}", flush=True)
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:12]) or "no label"
 
 
 def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) -> Part:
