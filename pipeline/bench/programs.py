@@ -19,7 +19,6 @@ from pipeline.config import ConfigError
 from pipeline.run_folder import read_json_lines
 from pipeline.tasks.code import TASK as CODE
 from pipeline.tasks.problem_sets import read_dataset
-from rewards.extraction import extract_source
 from rewards.grader.harness import whole_program
 from rewards.grader.prologue import behind
 from rewards.problem import Problem, Test
@@ -337,7 +336,7 @@ def real_tasks(dataset: str, completions: Path) -> list[Task]:
         problem = problems.get(name) or by_task.get(name)
         if problem is None:
             raise ConfigError(f"--completions {completions}: problem {name} is not in {dataset}")
-        if source := extract_source(record["completion"], problem.language):
+        if source := CODE.extract(record["completion"], problem):
             tasks.append(Task(source, problem))
     if not tasks:
         raise ConfigError(f"--completions {completions}: no completion holds a program")

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from data.problems import write_problems
 from pipeline.bench.chart import draw_rows
 from pipeline.bench.form import Row, row
-from pipeline.bench.programs import Programs, contest_tasks, workloads
+from pipeline.bench.programs import Programs, contest_tasks, real_tasks, workloads
 from pipeline.bench.scale import shared_phases
 from pipeline.bench.timing import device_seconds, once
 from pipeline.bench.train_step import ProgramGrader, problems_of_length
@@ -24,6 +25,7 @@ from pipeline.policy.models import STARTER_FOLDER
 from pipeline.rollout.streaming import Grading
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
+from rewards.problem import Problem, Test
 from rewards.verdict import Status, Verdict
 from tests.forked import Forks
 
@@ -85,6 +87,15 @@ def test_the_benchmarks_programs_are_right_and_different(kind: str) -> None:
         assert [future.result().status for future in futures] == [Status.ACCEPTED] * 6
     if kind == "humaneval-x":  # as the benchmark's harness begins every program
         assert all(task.program.startswith("#include<stdlib.h>\n#include<algorithm>\n") for task in tasks)
+
+
+def test_a_models_programs_are_those_that_training_would_grade(tmp_path: Path) -> None:
+    asked = Problem("f", "", (Test("int main() {}", ""),), preamble="int twice(int x) {\n", tests_are_code=True)
+    write_problems(tmp_path / "problems.jsonl", [asked])
+    completion = "```cpp\nint twice(int x) { return 2 * x; }\n```\nas in\n```cpp\nint main() { twice(3); }\n```"
+    (tmp_path / "completions.jsonl").write_text(json.dumps({"problem": "f", "completion": completion}) + "\n")
+    (task,) = real_tasks(str(tmp_path / "problems.jsonl"), tmp_path / "completions.jsonl")
+    assert task.source.startswith("int twice") and task.problem == asked
 
 
 def test_even_rows_are_graded_right_and_odd_rows_wrong() -> None:
