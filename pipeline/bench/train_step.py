@@ -39,7 +39,7 @@ SHARED = (
     (32, 8, 323, 1 / 2),
     (16, 16, 800, 1 / 3),
 )  # prompts, completions of each, tokens of a prompt, bar on the time
-SHARED_CPU = ((2, 8, 128, 1.0),)
+SHARED_CPU = ((4, 8, 128, 1.0),)
 MEAN_LENGTH = 192
 WORDS = "read numbers then print their sum as one line of output after sorting every value found in the input "
 

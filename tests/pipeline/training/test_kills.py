@@ -1,8 +1,6 @@
 """A run that is killed at random moments ends as if it had not been: one kill here, twenty with
 
 python tests/pipeline/training/kill_run.py FOLDER --kills 20
-
-With --staleness 1, which has all that 0 has and a batch in flight; test_training.py kills a run with 0.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("staleness", ["0", "1"] if "TINYLORA_KILLS" in os.environ else ["1"])
+@pytest.mark.parametrize("staleness", ["0", "1"])
 def test_killed_runs_end_like_one_left_alone(forks: Forks, tmp_path: Path, staleness: str) -> None:
     script = "tests/pipeline/training/kill_run.py"
     done = forks.run(script, str(tmp_path), "--kills", KILLS, "--staleness", staleness, cwd=tmp_path, timeout=1800)

@@ -26,7 +26,7 @@ from rewards.verdict import Status, Verdict
 from tests.rewards.grader.plain import Outcome, error_kind, outcome
 from tests.rewards.grader.programs import beginnings, bodies, c_programs, program
 
-CASES = int(os.environ.get("DIFFERENTIAL_CASES", "80"))
+CASES = int(os.environ.get("DIFFERENTIAL_CASES", "120"))
 BODIES = 4  # for each beginning
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
