@@ -210,9 +210,10 @@ class RolloutScheduler(AsyncScheduler):
             if length % block == 0:
                 request.update_block_hashes()
             request.num_in_flight_tokens -= 1
-            request.num_output_placeholders = ahead = request.num_output_placeholders - 1
-            if (request.num_computed_tokens - ahead) % block == 0:
-                self.kv_cache_manager.cache_blocks(request, request.num_computed_tokens - ahead)
+            request.num_output_placeholders -= 1
+            computed = request.num_computed_tokens - request.num_output_placeholders
+            if computed % block == 0:
+                self.kv_cache_manager.cache_blocks(request, computed)
             if (
                 token in request.sampling_params.all_stop_token_ids
                 or len(generated) >= request.max_tokens
