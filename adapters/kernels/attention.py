@@ -6,6 +6,9 @@ them for each completion anew. Here sequences that follow each other in the batc
 tile. One program multiplies the queries of a whole tile with the keys of what they share (as Hydragen
 does, arXiv 2402.05099), another those of one sequence with its own; log-sum-exps put the two together.
 What is shared is found in the block tables by the GPU itself, once a step, so a captured graph stays valid.
+
+The kernels also turn the new token's queries and key by its rotary embedding and write its key and value into the
+cache, which takes vLLM two more kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 
 ROWS = 8  # sequences of a tile at most
 SHARED = {"KEYS": 128, "num_warps": 4, "num_stages": 3}  # keys read at a time, and how: the fastest on an H200
-OWN = {"KEYS": 32, "num_warps": 2, "num_stages": 2}
+OWN = {"KEYS": 64, "num_warps": 4, "num_stages": 2}
 LOG2_E = 1.4426950408889634
 
 
@@ -70,6 +73,43 @@ def _share(same, starts, shared, BLOCK: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
+def _turned(
+    x, place, angles, position, real, WIDTH: tl.constexpr, TURN: tl.constexpr
+):  # fmt: skip
+    """The heads at x + `place` (N,), turned by the cosines and sines of `position` (N,), and rounded once; as they are
+    unless TURN. In pairs of numbers half a width apart: Su et al., "RoFormer", arXiv 2104.09864."""
+    width = tl.arange(0, WIDTH)
+    own = tl.load(x + place[:, None] + width[None, :], mask=real[:, None], other=0.0)
+    if not TURN:
+        return own
+    half: tl.constexpr = WIDTH // 2
+    other = tl.load(x + place[:, None] + ((width + half) % WIDTH)[None, :], mask=real[:, None], other=0.0)
+    angle = angles + position.to(tl.int64)[:, None] * WIDTH + (width % half)[None, :]
+    cos, sin = tl.load(angle, mask=real[:, None], other=0.0), tl.load(angle + half, mask=real[:, None], other=0.0)
+    sin = tl.where((width < half)[None, :], -sin, sin)
+    return (own.to(tl.float32) * cos + other.to(tl.float32) * sin).to(own.dtype)
+
+
+@triton.jit
+def _newest(
+    q, key, value, angles, position, of_head, stride_block, stride_token, table, scale,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, TURN: tl.constexpr,
+):  # fmt: skip
+    """Maximum, total and sums that `_attend` goes on with: of the new token at `position` alone, which is written into
+    the cache."""
+    one, width = tl.arange(0, 1), tl.arange(0, WIDTH)
+    k = _turned(key, one, angles, position + one, one == 0, WIDTH, TURN)
+    v = tl.load(value + width)[None, :]
+    block = tl.load(table + position // BLOCK).to(tl.int64)
+    at = of_head + block * stride_block + (position % BLOCK) * stride_token + width[None, :]
+    tl.store(at, k)
+    tl.store(at + WIDTH, v)
+    score = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1) * scale
+    heads: tl.constexpr = q.shape[0]
+    return score, tl.full([heads], 1.0, tl.float32), tl.broadcast_to(v.to(tl.float32), [heads, WIDTH])
+
+
+@triton.jit
 def _attend(
     q, m, total, sums, cache, stride_block, stride_token, table, start, end, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
@@ -92,10 +132,10 @@ def _attend(
 
 @triton.jit
 def _shared_part(
-    query, stride_row, stride_query, cache, stride_block, stride_head, stride_token, tables, stride_table, starts,
+    query, stride_query, angles, cache, stride_block, stride_head, stride_token, tables, stride_table, lengths, starts,
     shared, partial, partial_lse, rows, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr,
+    TURN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """All queries of a tile and a head of keys, against what its rows share."""
     tile, head = tl.program_id(0), tl.program_id(1)
@@ -109,8 +149,8 @@ def _shared_part(
     row, member = first + place // PADDED, place % PADDED
     real = (row < end) & (member < GROUP)
     heads = head * GROUP + member
-    at = row.to(tl.int64) * stride_row + heads * stride_query
-    q = tl.load(query + at[:, None] + width[None, :], mask=real[:, None], other=0.0)
+    position = tl.load(lengths + row, mask=real, other=1) - 1
+    q = _turned(query, row.to(tl.int64) * stride_query + heads * WIDTH, angles, position, real, WIDTH, TURN)
     m = tl.full([ROWS * PADDED], float("-inf"), tl.float32)
     total = tl.zeros([ROWS * PADDED], tl.float32)
     sums = tl.zeros([ROWS * PADDED, WIDTH], tl.float32)
@@ -126,29 +166,31 @@ def _shared_part(
 
 @triton.jit
 def _own_part(
-    query, stride_row, stride_query, out, stride_out, stride_out_head, cache, stride_block, stride_head, stride_token,
-    tables, stride_table, lengths, shared, partial, partial_lse, scale,
+    query, stride_query, key, stride_key, value, stride_value, out, angles, cache, stride_block, stride_head,
+    stride_token, tables, stride_table, lengths, shared, partial, partial_lse, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    KEYS: tl.constexpr,
+    TURN: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """The queries of a sequence and a head of keys, against what is its own; put together with `_shared_part`."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length, tokens = tl.load(lengths + row), tl.load(shared + row)
     member, width = tl.arange(0, PADDED), tl.arange(0, WIDTH)
     real, heads = member < GROUP, head * GROUP + member
-    to = out + row * stride_out + heads[:, None] * stride_out_head + width[None, :]
+    to = out + (row * HEADS + heads)[:, None] * WIDTH + width[None, :]
     if length == 0:  # a row that fills up a graph
         tl.store(to, tl.zeros([PADDED, WIDTH], out.dtype.element_ty), mask=real[:, None])
         return
-    at = row * stride_row + heads * stride_query
-    q = tl.load(query + at[:, None] + width[None, :], mask=real[:, None], other=0.0)
-    m = tl.full([PADDED], float("-inf"), tl.float32)
-    total = tl.zeros([PADDED], tl.float32)
-    sums = tl.zeros([PADDED, WIDTH], tl.float32)
+    newest = length - 1
+    position = newest + tl.zeros([PADDED], tl.int32)
+    q = _turned(query, row * stride_query + heads * WIDTH, angles, position, real, WIDTH, TURN)
     table, of_head = tables + row * stride_table, cache + head * stride_head
-    for start in range(tokens, length, KEYS):
+    m, total, sums = _newest(
+        q, key + row * stride_key + head * WIDTH, value + row * stride_value + head * WIDTH, angles, newest, of_head,
+        stride_block, stride_token, table, scale, WIDTH, BLOCK, TURN,
+    )  # fmt: skip
+    for start in range(tokens, newest, KEYS):
         m, total, sums = _attend(
-            q, m, total, sums, of_head, stride_block, stride_token, table, start, length, scale, WIDTH, BLOCK, KEYS
+            q, m, total, sums, of_head, stride_block, stride_token, table, start, newest, scale, WIDTH, BLOCK, KEYS
         )
     if tokens > 0:
         place = row * HEADS + heads
@@ -184,23 +226,29 @@ class SharedPrompts:
         _cut[(1,)](self.same, self.starts, rows, ROWS=ROWS, WIDTH=self.most_tiles)
         _share[(rows,)](self.same, self.starts, self.shared, BLOCK=self.block, ROWS=ROWS)
 
-    def attend(self, query: Tensor, cache: Tensor, tables: Tensor, lengths: Tensor, scale: float, out: Tensor) -> None:
-        """softmax(scale · q Kᵀ) V of every row into `out`, for the tables and lengths of the last `find`.
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, angles: Tensor | None, cache: Tensor, tables: Tensor,
+        lengths: Tensor, scale: float, out: Tensor,
+    ) -> None:  # fmt: skip
+        """softmax(scale · q Kᵀ) V of every row into `out`, for the tables and lengths of the last `find`; K and V with
+        the row's new token, which is written into the cache as well.
 
-        query and out: (rows, heads, width); cache: keys beside values, (blocks, heads of keys, block, 2 · width).
+        query (rows, heads, width), key and value (rows, heads of keys, width), 16 bits, heads side by side, not turned
+        yet unless `angles` is None; these are cosines, then sines, of every position, (positions, width) float32.
+        cache: keys beside values, (blocks, heads of keys, block, 2 · width). out (rows, heads, width), contiguous.
         """
-        rows, heads, width = query.shape
-        keys = cache.shape[1]
+        (rows, heads, width), keys = query.shape, cache.shape[1]
         group = heads // keys
         padded = triton.next_power_of_2(max(2, group))
-        shape = {"HEADS": heads, "GROUP": group, "WIDTH": width, "BLOCK": self.block}
-        places = cache, *cache.stride()[:3], tables, tables.stride(0)
+        shape = {"HEADS": heads, "GROUP": group, "WIDTH": width, "BLOCK": self.block, "TURN": angles is not None}
+        angles = query if angles is None else angles
+        places = angles, cache, *cache.stride()[:3], tables, tables.stride(0), lengths
         partial, scale = (self.partial, self.lse), scale * LOG2_E
         _shared_part[(rows, keys)](
-            query, *query.stride()[:2], *places, self.starts, self.shared, *partial, rows, scale,
+            query, query.stride(0), *places, self.starts, self.shared, *partial, rows, scale,
             PADDED=padded, ROWS=ROWS, **shape, **SHARED,
         )  # fmt: skip
         _own_part[(rows, keys)](
-            query, *query.stride()[:2], out, *out.stride()[:2], *places, lengths, self.shared, *partial, scale,
-            PADDED=max(16, padded), **shape, **OWN,
+            query, query.stride(0), key, key.stride(0), value, value.stride(0), out, *places, self.shared, *partial,
+            scale, PADDED=max(16, padded), **shape, **OWN,
         )  # fmt: skip

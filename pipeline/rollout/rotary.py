@@ -77,7 +77,8 @@ def register_vllm_rotary() -> None:
     """Make vLLM keep its table of cosines and sines in float32; safe to call again.
 
     The table is made on the CPU, where Unsloth makes the trainer's, so the two are the same. vLLM's kernel takes it as
-    it is: it reads either type, turns in float32 and rounds once. Other kinds of scaling than Llama 3's keep vLLM's.
+    it is: it reads either type, turns in float32 and rounds once. Other kinds of scaling than Llama 3's keep vLLM's. In
+    a step whose attention turns queries and keys itself (`vllm/attention.py`) that is told the table.
     """
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.rotary_embedding import Llama3RotaryEmbedding, RotaryEmbedding
@@ -91,6 +92,16 @@ def register_vllm_rotary() -> None:
 
         def _match_cos_sin_cache_dtype(self, query: Tensor) -> Tensor:
             return self.cos_sin_cache
+
+        def forward_cuda(self, positions: Tensor, query: Tensor, key: Tensor | None = None) -> Any:
+            from pipeline.rollout.vllm.attention import step_of_all_layers
+
+            step = step_of_all_layers()
+            in_halves = self.is_neox_style and self.rotary_dim == self.head_size  # type: ignore[attr-defined]
+            if step is None or key is None or not in_halves:
+                return super().forward_cuda(positions, query, key)  # type: ignore[misc]
+            step.angles = self.cos_sin_cache
+            return query, key
 
     for plain in (RotaryEmbedding, Llama3RotaryEmbedding):
         if plain.__name__ not in op_registry_oot:

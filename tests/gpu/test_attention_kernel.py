@@ -1,4 +1,5 @@
-"""Attention that reads a shared prompt once gives what attention in float64 gives, whatever rows share.
+"""A decoding step's attention, for rows that share prompts and for few rows, gives what rotation, cache and attention
+in float64 give one after the other.
 
 `TRITON_INTERPRET=1 pytest tests/gpu/test_attention_kernel.py` runs it without a GPU.
 """
@@ -6,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE, DTYPE = ("cpu", torch.float32) if INTERPRETED else ("cuda", torch.bfloat16)
-BLOCK = 16
+BLOCK, BLOCKS = 16, 512
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,7 +35,7 @@ BATCHES = {
 
 def batch_of(groups: list[tuple[int, list[int]]], common: int, padding: int) -> tuple[Tensor, Tensor]:
     """Tables of blocks, in an order of their own, and lengths. common: tokens that all prompts begin with alike."""
-    blocks = iter(torch.randperm(4096, generator=torch.Generator().manual_seed(1)).tolist())
+    blocks = iter(torch.randperm(BLOCKS, generator=torch.Generator().manual_seed(1)).tolist())
     rows: list[list[int]] = []
     lengths: list[int] = []
     first = [next(blocks) for _ in range(common // BLOCK)]
@@ -61,28 +63,68 @@ def exact(query: Tensor, cache: Tensor, tables: Tensor, lengths: Tensor, scale: 
     return out
 
 
-@pytest.mark.parametrize("groups", list(BATCHES.values()), ids=list(BATCHES))
-@pytest.mark.parametrize(("heads", "keys", "width"), [(16, 2, 128), (9, 3, 64), (12, 2, 128), (2, 2, 64)])
-@pytest.mark.parametrize("common", [0, 32])
-def test_every_row_attends_to_its_own_sequence(groups, heads: int, keys: int, width: int, common: int) -> None:
+def angles_of(positions: int, width: int) -> Tensor:
+    """Cosines, then sines, of every position (RoFormer, arXiv 2104.09864), (positions, width) float32."""
+    angle = torch.arange(positions).double()[:, None] * 1e4 ** (-torch.arange(0, width, 2).double() / width)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """x (rows, heads, width), each row turned by its own angles (rows, width), rounded once."""
+    (first, second), (cos, sin) = x.double().chunk(2, dim=-1), angles.double()[:, None].chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def shared_prompts(tables: Tensor, lengths: Tensor, heads: int, keys: int, width: int) -> Any:
     from adapters.kernels.attention import SharedPrompts
 
-    tables, lengths = batch_of(groups, common, padding=3)
-    generator = torch.Generator().manual_seed(2)
-    cache = torch.randn(4096, keys, BLOCK, 2 * width, generator=generator).to(DTYPE)
-    query = torch.randn(len(lengths), heads, width, generator=generator).to(DTYPE)
-    scale = width**-0.5
-    expected = exact(query, cache, tables, lengths, scale)
     prompts = SharedPrompts(64, heads, width, BLOCK, torch.device(DEVICE))
-    places = cache.to(DEVICE), tables.to(DEVICE), lengths.to(DEVICE)
-    prompts.find(places[1], places[2])
-    out = torch.full((len(lengths), heads, width), float("nan"), dtype=DTYPE, device=DEVICE)
-    prompts.attend(query.to(DEVICE), *places, scale, out)
-    error = (out.cpu().double() - expected).abs().max()
-    assert float(error) < (2e-6 if INTERPRETED else 2e-2)
+    prompts.find(tables, lengths)
     for row, length in enumerate(lengths.tolist()):  # what is shared is the same block, and full
         shared = int(prompts.shared[row])
         assert shared % BLOCK == 0 and (shared < length or length == 0)
+    return prompts
+
+
+def few_sequences(programs: int) -> Any:
+    def way(tables: Tensor, lengths: Tensor, heads: int, keys: int, width: int) -> Any:
+        from adapters.kernels.few_sequences import FewSequences
+
+        return FewSequences(20, heads, keys, width, BLOCK, programs, torch.device(DEVICE))
+
+    return way
+
+
+@pytest.mark.parametrize("groups", list(BATCHES.values()), ids=list(BATCHES))
+@pytest.mark.parametrize(("heads", "keys", "width"), [(16, 2, 128), (9, 3, 64), (12, 2, 128), (2, 2, 64)])
+@pytest.mark.parametrize("common", [0, 32])
+@pytest.mark.parametrize("way", [shared_prompts, few_sequences(1), few_sequences(200)], ids=["shared", "few", "parts"])
+def test_a_step_turns_writes_and_attends(groups, heads: int, keys: int, width: int, common: int, way: Any) -> None:
+    tables, lengths = batch_of(groups, common, padding=3)
+    rows, generator = len(lengths), torch.Generator().manual_seed(2)
+    cache = torch.randn(BLOCKS, keys, BLOCK, 2 * width, generator=generator).to(DTYPE)
+    qkv = torch.randn(rows, heads + 2 * keys, width, generator=generator).to(DTYPE)
+    query, key, value = qkv.split([heads, keys, keys], dim=1)
+    turns = common == 0  # the other batches come turned
+    angles, scale = angles_of(512, width), width**-0.5
+    at = (lengths.long() - 1).clamp(min=0)
+    expected_cache = cache.clone()
+    rotated = [turned(x, angles[at]) if turns else x for x in (query, key)]
+    for row in range(rows):
+        if lengths[row]:
+            block, token = tables[row, at[row] // BLOCK], at[row] % BLOCK
+            expected_cache[block, :, token] = torch.cat([rotated[1][row], value[row]], dim=-1)
+    expected = exact(rotated[0], expected_cache, tables, lengths, scale)
+
+    served, tables, lengths = cache.to(DEVICE), tables.to(DEVICE), lengths.to(DEVICE)
+    step = way(tables, lengths, heads, keys, width)
+    bound = 2e-6 if INTERPRETED else 2e-2
+    for _ in range(2):  # the second finds what the first left
+        out = torch.full((rows, heads, width), float("nan"), dtype=DTYPE, device=DEVICE)
+        parts = qkv.to(DEVICE).split([heads, keys, keys], dim=1)
+        step.attend(*parts, angles.to(DEVICE) if turns else None, served, tables, lengths, scale, out)
+        assert float((out.cpu().double() - expected).abs().max()) < bound
+        assert float((served.cpu().double() - expected_cache.double()).abs().max()) < bound
 
 
 def test_the_rows_of_a_prompt_make_a_tile() -> None:

@@ -1,19 +1,22 @@
-"""vLLM's FlashAttention backend, with steps of many sequences that read a prompt once for its whole group.
+"""vLLM's FlashAttention backend, with kernels of ours for steps in which every sequence decodes one token.
 
-Where every sequence of a step decodes one token, and there are enough of them to keep a GPU busy, the kernels of
-`adapters/kernels/attention.py` attend; in every other step FlashAttention, which divides the keys of a few long
-sequences among many programs. It goes in by vLLM's own way to exchange a backend, so it serves where vLLM would have
-chosen FlashAttention.
+In such a step the kernels of `adapters/kernels/` turn the new token's queries and keys, write it into the cache and
+attend: for many sequences `attention.py`, which reads a prompt once for its whole group, for fewer `few_sequences.py`,
+which divides the keys of a sequence among many programs. So the rotary embedding (`rotary.py`) hands its table on
+instead of turning, and the backend writes nothing. In every other step all is vLLM's. It goes in by vLLM's own way to
+exchange a backend, so it serves where vLLM would have chosen FlashAttention.
 
-Left to FlashAttention: keys and values in FP8, and models whose attention has a window, soft caps, slopes or sinks.
+Left to vLLM: keys and values in FP8, and models whose attention has a window, soft caps, slopes or sinks.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.forward_context import get_forward_context, is_forward_context_available
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionBackend,
@@ -24,45 +27,78 @@ from vllm.v1.attention.backends.flash_attn import (
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
 from adapters.kernels.attention import SharedPrompts
+from adapters.kernels.few_sequences import FewSequences
 
-FEWEST = 160  # sequences of a step: below, FlashAttention, which cuts a sequence into parts, keeps more of a GPU busy
+FEWEST = 160  # sequences that prompts are read once for: with fewer, one kernel of more programs is as fast
 
 
-class SharedPromptMetadataBuilder(FlashAttentionMetadataBuilder):
+@dataclass
+class DecodingStep:
+    """A step in which every sequence decodes one token. way: whose `attend` it takes."""
+
+    way: SharedPrompts | FewSequences
+    angles: Tensor | None = None  # that the layer about to attend turns queries and keys by, as nobody else did
+
+
+class DecodingMetadataBuilder(FlashAttentionMetadataBuilder):
     """Finds, once a step for all layers, what the sequences of the step share."""
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        rows = max(vllm_config.scheduler_config.max_num_seqs, self.max_cudagraph_size or 0)
-        self._prompts = None
-        if self.headdim & (self.headdim - 1) == 0 and kv_cache_spec.dtype in (torch.bfloat16, torch.float16):
+        layers = [vllm_config.compilation_config.static_forward_context[name] for name in layer_names]
+        power = self.headdim & (self.headdim - 1) == 0
+        self._few: FewSequences | None = None
+        if power and kv_cache_spec.dtype in (torch.bfloat16, torch.float16) and all(map(_is_plain, layers)):
+            rows = max(vllm_config.scheduler_config.max_num_seqs, self.max_cudagraph_size or 0)
+            programs = 2 * torch.cuda.get_device_properties(device).multi_processor_count
+            shape = self.num_heads_q, self.num_heads_kv, self.headdim, self.block_size
+            self._few = FewSequences(min(rows, FEWEST - 1), *shape, programs, device)
             self._prompts = SharedPrompts(rows, self.num_heads_q, self.headdim, self.block_size, device)
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
     ) -> FlashAttentionMetadata:
-        """FlashAttention's metadata, with `prompts` where the step is one of many that decode."""
+        """FlashAttention's metadata, with a `step` where it is one in which all decode."""
         common = common_attn_metadata
-        shares = common.max_query_len == 1 and common.num_reqs >= FEWEST and common.causal is True
-        prompts = self._prompts if shares else None
-        metadata = super().build(common_prefix_len, common, fast_build=fast_build or prompts is not None)
-        if prompts is not None:
-            prompts.find(common.block_table_tensor, common.seq_lens)
-        metadata.prompts = prompts  # type: ignore[attr-defined]
+        decodes = self._few is not None and common.max_query_len == 1 and common.causal is True
+        metadata = super().build(common_prefix_len, common, fast_build=fast_build or decodes)
+        metadata.step = None  # type: ignore[attr-defined]
+        if decodes:
+            way: SharedPrompts | FewSequences = self._few  # type: ignore[assignment]
+            if common.num_reqs >= FEWEST:
+                way = self._prompts
+                way.find(common.block_table_tensor, common.seq_lens)
+            metadata.step = DecodingStep(way)  # type: ignore[attr-defined]
         return metadata
 
 
-class SharedPromptImpl(FlashAttentionImpl):
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._shares = (
-            self.attn_type == AttentionType.DECODER
-            and self.alibi_slopes is self.sinks is None
-            and self.sliding_window == (-1, -1)
-            and not self.logits_soft_cap
-            and self.kv_cache_dtype in ("auto", "bfloat16", "float16")
-            and self.dcp_world_size == 1
-        )
+def _is_plain(layer: Any) -> bool:
+    """Whether our kernels can attend for one of vLLM's attention layers."""
+    impl = layer.impl
+    return (
+        isinstance(impl, DecodingImpl)
+        and impl.attn_type == AttentionType.DECODER
+        and impl.alibi_slopes is impl.sinks is None
+        and impl.sliding_window == (-1, -1)
+        and not impl.logits_soft_cap
+        and impl.kv_cache_dtype in ("auto", "bfloat16", "float16")
+        and impl.dcp_world_size == 1
+        and layer.kv_sharing_target_layer_name is None
+    )
+
+
+def step_of_all_layers() -> DecodingStep | None:
+    """The step that is being computed, if all decode in it and no layer attends in another way."""
+    metadata = get_forward_context().attn_metadata if is_forward_context_available() else None
+    different = {id(one): one for one in metadata.values()} if isinstance(metadata, dict) else {}
+    return getattr(different.popitem()[1], "step", None) if len(different) == 1 else None
+
+
+class DecodingImpl(FlashAttentionImpl):
+    def do_kv_cache_update(self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slots: Tensor) -> None:
+        metadata = get_forward_context().attn_metadata
+        if not isinstance(metadata, dict) or metadata[layer.layer_name].step is None:
+            super().do_kv_cache_update(layer, key, value, kv_cache, slots)
 
     def forward(
         self,
@@ -76,28 +112,26 @@ class SharedPromptImpl(FlashAttentionImpl):
         *args: Any,
         **options: Any,
     ) -> Tensor:
-        prompts = getattr(attn_metadata, "prompts", None)
-        if prompts is None or not self._shares:
+        step = getattr(attn_metadata, "step", None)
+        if step is None:
             return super().forward(layer, query, key, value, kv_cache, attn_metadata, output, *args, **options)
         rows = len(attn_metadata.seq_lens)
-        prompts.attend(
-            query[:rows], kv_cache, attn_metadata.block_table, attn_metadata.seq_lens, self.scale, output[:rows]
-        )
+        angles, step.angles = step.angles, None
+        places = angles, kv_cache, attn_metadata.block_table, attn_metadata.seq_lens
+        step.way.attend(query[:rows], key[:rows], value[:rows], *places, self.scale, output[:rows])
         return output
 
 
-class SharedPromptBackend(FlashAttentionBackend):
+class DecodingBackend(FlashAttentionBackend):
     @staticmethod
     def get_impl_cls() -> type[FlashAttentionImpl]:
-        return SharedPromptImpl
+        return DecodingImpl
 
     @staticmethod
     def get_builder_cls() -> type[FlashAttentionMetadataBuilder]:
-        return SharedPromptMetadataBuilder
+        return DecodingMetadataBuilder
 
 
-def register_shared_prompt_attention() -> None:
+def register_decoding_attention() -> None:
     """Engines built from now on have this backend where vLLM chooses FlashAttention."""
-    register_backend(
-        AttentionBackendEnum.FLASH_ATTN, f"{SharedPromptBackend.__module__}.{SharedPromptBackend.__qualname__}"
-    )
+    register_backend(AttentionBackendEnum.FLASH_ATTN, f"{DecodingBackend.__module__}.{DecodingBackend.__qualname__}")

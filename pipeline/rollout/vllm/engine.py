@@ -95,11 +95,13 @@ class VLLMEngine:
                 "gpu_memory_utilization": 0.01,  # only checked against free memory where the cache has a size
             }
             if not plain:
-                from pipeline.rollout.vllm.attention import register_shared_prompt_attention
+                from pipeline.rollout.vllm.attention import register_decoding_attention
                 from pipeline.rollout.vllm.scheduler import RolloutScheduler
+                from pipeline.rollout.vllm.swiglu import register_swiglu
 
-                register_shared_prompt_attention()
+                register_decoding_attention()
                 register_vllm_rotary()
+                register_swiglu()
                 options["scheduler_cls"] = RolloutScheduler
         elif numbered:
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, max_model_len)}
