@@ -1,10 +1,12 @@
 """vLLM's scheduler with a short way through steps that only decode, which is what nearly all steps of a rollout do.
 
 A step over hundreds of sequences takes vLLM's own bookkeeping longer than it takes a fast GPU. Where every sequence
-needs exactly one more token, a step is the same for all of them: slots of the key-value cache are asked for only where
-a block begins, and the tokens, which nobody reads before a sequence ends, are handed on with its end. Every other step
-is vLLM's. The state between steps is vLLM's own, so short and ordinary steps follow each other in any order, and
-sequences get the same tokens as without this class, and the same slots while nobody waits (tests compare the two).
+needs exactly one more token, a step is the same for all of them, and `decoding.py` keeps its books in arrays: slots of
+the key-value cache are asked for only where a block begins, and the tokens, which nobody reads before a sequence ends,
+are handed on with its end. Every other step is vLLM's, and finds vLLM's own state up to date, so short and ordinary
+steps follow each other in any order, and sequences get the same tokens as without this class, in the same steps while
+nobody waits (tests compare the two). Blocks of generated tokens are offered to other sequences only when vLLM's steps
+come by: no prompt begins with them.
 
 Who waits is let in together with others: a step that also reads prompts has no CUDA graph and lasts several times as
 long, and no one looks at the latency of a single rollout. The cache need not hold the longest possible completions of
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,8 @@ from vllm.v1.core.sched.utils import check_stop, remove_all
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists
+
+from pipeline.rollout.vllm.decoding import DecodingRows
 
 CROWD_SHARE = 6  # that part of all seats is free before new sequences are let in
 FIRST_SHARE = 0.5  # of the longest completion that one is expected to take, before any has ended
@@ -47,7 +52,8 @@ class RolloutScheduler(AsyncScheduler):
         super().__init__(*args, **kwargs)
         kinds = [group.kv_cache_spec for group in self.kv_cache_config.kv_cache_groups]
         self._block = kinds[0].block_size if kinds else 0
-        self._short: list[SchedulerOutput] = []  # short steps on their way through the GPU
+        self._decoding: DecodingRows | None = None  # the running sequences, while steps are short
+        self._short: list[tuple[SchedulerOutput, DecodingRows]] = []  # short steps on their way through the GPU
         self._crowd = max(1, self.max_num_running_reqs // CROWD_SHARE)
         self._lengths: deque[int] = deque(maxlen=MEMORY)  # of completions that ended
         self._changed = True  # whether room may have come up since it was last looked for
@@ -69,11 +75,13 @@ class RolloutScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         if not self._possible or self._pause_state != PauseState.UNPAUSED:
+            self._bring_up_to_date()
             return super().schedule(*args, **kwargs)
         let_in = self._let_in()
         step = None if let_in else self._short_step()
         if step is not None:
             return step
+        self._bring_up_to_date()
         self._changed = self._changed or let_in > 0  # the rest may come in with the next step
         seats = {name: getattr(self, name) for name in SEATS if hasattr(self, name)}
         try:
@@ -103,7 +111,8 @@ class RolloutScheduler(AsyncScheduler):
         def left(request: Any) -> float:
             """Tokens still to come; of one that is longer than most, as many as an eighth of those."""
             expected = FIRST_SHARE * request.max_tokens if mean is None else mean
-            return max(expected - request.num_output_tokens, expected / 8)
+            held = self._decoding.held(request.request_id) if self._decoding is not None else 0
+            return max(expected - request.num_output_tokens - held, expected / 8)
 
         def prompt(request: Any) -> tuple[Any, int]:
             """What stands for the full blocks of the prompt, and their number."""
@@ -128,58 +137,75 @@ class RolloutScheduler(AsyncScheduler):
 
     def _short_step(self) -> SchedulerOutput | None:
         """One more token for every running sequence that is not about to end; None if this is no such step."""
-        block, longest = self._block, self.max_model_len
-        requests, beginning = [], []
-        for request in self.running:
-            sampling, computed = request.num_output_placeholders, request.num_computed_tokens
-            if sampling and computed + 2 - sampling >= request.num_prompt_tokens + request.max_tokens:
-                continue  # its last token is being sampled
-            if request.held is None or len(request._all_token_ids) + sampling != computed + 1 or computed + 2 > longest:
-                return None
-            requests.append(request)
-            if computed % block == 0:
-                beginning.append(request)
-        manager = self.kv_cache_manager
-        if not 0 < len(requests) <= self.max_num_scheduled_tokens:
+        if self._decoding is None:
+            self._decoding = self._rows_that_decode()
+        decoding, manager = self._decoding, self.kv_cache_manager
+        if decoding is None:
+            return None
+        decoding.choose()
+        names = decoding.names
+        computed = decoding.computed[decoding.rows]
+        beginning = np.flatnonzero(computed % self._block == 0).tolist()  # at the first token of a block
+        if not 0 < len(names) <= self.max_num_scheduled_tokens:
             return None
         if len(beginning) > manager.block_pool.get_num_free_blocks():
             return None
         self.current_step += 1
         manager.new_step_starts()
-        blocks = {r.request_id: manager.allocate_slots(r, 1).get_block_ids(allow_none=True) for r in beginning}
-        ids = [request.request_id for request in requests]
+        new_blocks: list[tuple[list[int]] | None] = [None] * len(names)
+        tables = manager.coordinator.single_type_managers[0].req_to_blocks
+        for index, block in zip(beginning, manager.block_pool.get_new_blocks(len(beginning)), strict=True):
+            tables[names[index]].append(block)
+            new_blocks[index] = ([block.block_id],)
         step = SchedulerOutput(
             scheduled_new_reqs=[],
             scheduled_cached_reqs=CachedRequestData(
-                req_ids=ids,
+                req_ids=names,
                 resumed_req_ids=set(),
                 new_token_ids=[],
                 all_token_ids={},
-                new_block_ids=[blocks.get(i) for i in ids],
-                num_computed_tokens=[request.num_computed_tokens for request in requests],
-                num_output_tokens=[r.num_computed_tokens + 1 - r.num_prompt_tokens for r in requests],
+                new_block_ids=new_blocks,
+                num_computed_tokens=computed.tolist(),
+                num_output_tokens=(computed + 1 - decoding.prompt[decoding.rows]).tolist(),
             ),
-            num_scheduled_tokens=dict.fromkeys(ids, 1),
-            total_num_scheduled_tokens=len(ids),
+            num_scheduled_tokens=dict.fromkeys(names, 1),
+            total_num_scheduled_tokens=len(names),
             scheduled_spec_decode_tokens={},
             scheduled_encoder_inputs={},
-            num_common_prefix_blocks=manager.get_num_common_prefix_blocks(ids[0]),
+            num_common_prefix_blocks=manager.get_num_common_prefix_blocks(names[0]),
             preempted_req_ids=self.reset_preempted_req_ids,
             finished_req_ids=self.finished_req_ids,
             free_encoder_mm_hashes=[],
         )
-        for request in requests:
-            request.num_computed_tokens += 1
-            request.num_in_flight_tokens += 1
-            request.num_output_placeholders += 1
+        decoding.step()
         self.finished_req_ids, self.reset_preempted_req_ids = set(), set()
-        self._short.append(step)
+        self._short.append((step, decoding))
         return step
 
+    def _rows_that_decode(self) -> DecodingRows | None:
+        """The running sequences but for those whose last token is on its way; None if one of them does not decode."""
+        requests = []
+        for request in self.running:
+            length = request.num_tokens + request.num_output_placeholders
+            if length >= min(request.num_prompt_tokens + request.max_tokens, self.max_model_len):
+                continue
+            if request.held is None or length != request.num_computed_tokens + 1:
+                return None
+            requests.append(request)
+        return DecodingRows(requests, self.max_model_len)
+
+    def _bring_up_to_date(self) -> None:
+        """vLLM's requests, before a step of its own."""
+        if self._decoding is not None:
+            self._decoding.bring_up_to_date(hashes=True)
+            self._decoding = None
+
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
-        if any(step is scheduler_output for step in self._short):
-            self._short = [step for step in self._short if step is not scheduler_output]
-            return self._end_short_step(model_runner_output)
+        for index, (step, decoding) in enumerate(self._short):
+            if step is scheduler_output:
+                del self._short[index]
+                return self._end_short_step(decoding, model_runner_output)
+        self._bring_up_to_date()
         requests = {name: self.requests.get(name) for name in scheduler_output.num_scheduled_tokens}
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for of_client in outputs.values():
@@ -189,41 +215,17 @@ class RolloutScheduler(AsyncScheduler):
                     request.held.deliver(request, output)
         return outputs
 
-    def _end_short_step(self, results: Any) -> dict[int, EngineCoreOutputs]:
+    def _end_short_step(self, decoding: DecodingRows, results: Any) -> dict[int, EngineCoreOutputs]:
         """Give every sequence its token; the outputs of those that end with it."""
-        requests, block, longest = self.requests, self._block, self.max_model_len
-        log_probs, ranks = results.logprobs.logprobs[:, 0].tolist(), results.logprobs.sampled_token_ranks.tolist()
-        ended = []
-        for name, tokens, log_prob, rank in zip(
-            results.req_ids, results.sampled_token_ids, log_probs, ranks, strict=True
-        ):
-            request = requests.get(name)
-            if request is None:  # it ended in the step before
-                continue
-            (token,) = tokens
-            held, generated, known = request.held, request._output_token_ids, request._all_token_ids
-            held.log_probs.append(log_prob)
-            held.ranks.append(rank)
-            generated.append(token)  # as `append_output_token_ids`, which looks for a full block at every token
-            known.append(token)
-            length = len(known)
-            if length % block == 0:
-                request.update_block_hashes()
-            request.num_in_flight_tokens -= 1
-            request.num_output_placeholders -= 1
-            computed = request.num_computed_tokens - request.num_output_placeholders
-            if computed % block == 0:
-                self.kv_cache_manager.cache_blocks(request, computed)
-            if (
-                token in request.sampling_params.all_stop_token_ids
-                or len(generated) >= request.max_tokens
-                or length >= longest
-            ) and check_stop(request, longest):
-                ended.append(request)
-        if not ended:
-            return {}
+        tokens = np.fromiter(chain.from_iterable(results.sampled_token_ids), np.int64, len(results.req_ids))
+        log_probs, ranks = results.logprobs.logprobs[:, 0], results.logprobs.sampled_token_ranks
+        ended = decoding.take(results.req_ids, tokens, log_probs, ranks)
+        past = decoding is not self._decoding
+        if past or decoding.full:
+            decoding.bring_up_to_date(hashes=past)
         outputs: dict[int, EngineCoreOutputs] = {}
         for request in ended:
+            check_stop(request, self.max_model_len)
             output = EngineCoreOutput(
                 request_id=request.request_id,
                 new_token_ids=[],
@@ -233,10 +235,14 @@ class RolloutScheduler(AsyncScheduler):
             request.held.deliver(request, output)
             self._free_request(request)
             outputs.setdefault(request.client_index, EngineCoreOutputs(outputs=[])).outputs.append(output)
-        self.running = remove_all(self.running, set(ended))
+        if ended:
+            self.running = remove_all(self.running, set(ended))
         return outputs
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        for decoding in (self._decoding, *(decoding for _, decoding in self._short)):
+            if decoding is not None:
+                decoding.drop(request.request_id)
         self._changed = True
         self._lengths.append(request.num_output_tokens)
         return super()._free_request(request, *args, **kwargs)
@@ -256,6 +262,9 @@ class RolloutScheduler(AsyncScheduler):
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         self.preemptions += 1
+        self._bring_up_to_date()
+        known = request.num_computed_tokens - request.num_output_placeholders
+        self.kv_cache_manager.cache_blocks(request, known)  # what it finds again when it goes on, if it is still there
         self._short.clear()  # vLLM knows what of the steps on their way is still wanted
         super()._preempt_request(request, *args, **kwargs)
 
@@ -294,6 +303,7 @@ def _is_plain(request: Any) -> bool:
         and params.logprobs == 0
         and params.prompt_logprobs is None
         and not getattr(params, "logprob_token_ids", None)
+        and not params.min_tokens
         and getattr(params, "repetition_detection", None) is None
         and not request.use_structured_output
         and not request.resumable
