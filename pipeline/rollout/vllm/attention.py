@@ -48,7 +48,7 @@ class DecodingMetadataBuilder(FlashAttentionMetadataBuilder):
         layers = [vllm_config.compilation_config.static_forward_context[name] for name in layer_names]
         power = self.headdim & (self.headdim - 1) == 0
         self._few: FewSequences | None = None
-        if power and kv_cache_spec.dtype in (torch.bfloat16, torch.float16) and all(map(_is_plain, layers)):
+        if power and kv_cache_spec.dtype in (torch.bfloat16, torch.float16) and all(map(kernels_serve, layers)):
             rows = max(vllm_config.scheduler_config.max_num_seqs, self.max_cudagraph_size or 0)
             programs = 2 * torch.cuda.get_device_properties(device).multi_processor_count
             shape = self.num_heads_q, self.num_heads_kv, self.headdim, self.block_size
@@ -72,7 +72,7 @@ class DecodingMetadataBuilder(FlashAttentionMetadataBuilder):
         return metadata
 
 
-def _is_plain(layer: Any) -> bool:
+def kernels_serve(layer: Any) -> bool:
     """Whether our kernels can attend for one of vLLM's attention layers."""
     impl = layer.impl
     return (
