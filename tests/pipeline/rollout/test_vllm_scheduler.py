@@ -145,10 +145,14 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str | bool | set | type(None)) else str(type(value))
 
 
-def run(scheduler: Any, work: list[tuple[int, str, list[int], int]]) -> tuple[list[Any], dict[str, Any]]:
+def run(
+    scheduler: Any, work: list[tuple[int, str, list[int], int]], aborts: dict[str, int] | None = None
+) -> tuple[list[Any], dict[str, Any]]:
     """All steps that a scheduler makes of requests (arrival step, name, prompt, limit), two of them on their way at a
-    time, and of each request its tokens, log-probabilities, ranks and end."""
-    waiting = deque(sorted(work))
+    time, and of each request its tokens, log-probabilities, ranks and end, unless it was aborted before a step."""
+    from vllm.v1.request import RequestStatus
+
+    waiting, aborts = deque(sorted(work)), dict(aborts or {})
     steps: list[Any] = []
     got: dict[str, Any] = {name: ([], [], [], []) for _, name, _, _ in work}
     on_the_way: deque[tuple[Any, Any]] = deque()
@@ -157,6 +161,9 @@ def run(scheduler: Any, work: list[tuple[int, str, list[int], int]]) -> tuple[li
         while waiting and (waiting[0][0] <= len(steps) or not scheduler.has_requests()):
             _, name, prompt, limit = waiting.popleft()
             scheduler.add_request(request(name, prompt, limit))
+        for name in [name for name, step in aborts.items() if step <= len(steps) and name in scheduler.requests]:
+            scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
+            del aborts[name], got[name]
         if scheduler.has_requests():
             step = scheduler.schedule()
             steps.append(plain(step))
@@ -164,8 +171,12 @@ def run(scheduler: Any, work: list[tuple[int, str, list[int], int]]) -> tuple[li
             on_the_way.append((step, answer(scheduler, step)))
             if len(on_the_way) < 2 and scheduler.has_requests():
                 continue
+        if not on_the_way:
+            continue
         for outputs in scheduler.update_from_output(*on_the_way.popleft()).values():
             for output in outputs.outputs:
+                if output.request_id not in got:
+                    continue
                 tokens, log_probs, ranks, ends = got[output.request_id]
                 tokens += output.new_token_ids
                 if output.new_logprobs is not None:
@@ -185,9 +196,15 @@ WORK = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=WORK, blocks=st.sampled_from([20, 30, 200]), sequences=st.sampled_from([3, 16]), held=st.sampled_from([3, 256])
+    rows=WORK,
+    blocks=st.sampled_from([20, 30, 200]),
+    sequences=st.sampled_from([3, 16]),
+    held=st.sampled_from([3, 256]),
+    aborts=st.dictionaries(st.sampled_from(["r0", "r1", "r2"]), st.integers(0, 40)),
 )
-def test_the_same_steps_and_tokens_as_vllms_scheduler(rows: Any, blocks: int, sequences: int, held: int) -> None:
+def test_the_same_steps_and_tokens_as_vllms_scheduler(
+    rows: Any, blocks: int, sequences: int, held: int, aborts: dict[str, int]
+) -> None:
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
     from pipeline.rollout.vllm import decoding
@@ -197,11 +214,12 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(rows: Any, blocks: int, se
         (arrival, f"r{index}", [100 + kind] * 2 + list(range(200, 200 + length)), limit)
         for index, (arrival, kind, length, limit) in enumerate(rows)
     ]
-    reference, expected = run(make(AsyncScheduler, blocks, sequences), work)
+    reference, expected = run(make(AsyncScheduler, blocks, sequences), work, aborts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "COLUMNS", held)
-        steps, got = run(make(RolloutScheduler, blocks, sequences), work)
-    assert got == expected
+        steps, got = run(make(RolloutScheduler, blocks, sequences), work, aborts)
+    for name in got.keys() & expected.keys():  # with few blocks an abort may meet only one of the two still running
+        assert got[name] == expected[name]
     if blocks == 200:  # room for all; else some are let in later, so that fewer are preempted
         assert steps == reference
     for name, (tokens, log_probs, ranks, ends) in got.items():
