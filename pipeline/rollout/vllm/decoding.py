@@ -1,4 +1,4 @@
-"""Sequences that decode together, as columns of arrays.
+"""Sequences that decode together, as arrays with one entry for each of them.
 
 In a step in which each of them takes one token, all that vLLM keeps of a sequence changes alike: one token more is
 computed, on its way or known. Hundreds of objects a step take longer than the step takes a fast GPU, so here the counts
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = 256  # steps whose tokens are held at most
+STEPS = 256  # whose tokens are held at most
 
 
 class DecodingRows:
@@ -32,15 +32,16 @@ class DecodingRows:
         self.prompt = of_each(lambda request: request.num_prompt_tokens)
         self.computed = of_each(lambda request: request.num_computed_tokens)
         self._longest = np.minimum(self.prompt + of_each(lambda request: request.max_tokens), longest)
-        self._known = self.computed + 1  # with those that steps before these rows have on their way
-        self._stops = np.array(sorted({t for r in requests for t in r.sampling_params.all_stop_token_ids}), np.int64)
+        self._known = self.computed + 1  # tokens, once those have come that are on their way now
+        sets = {id(stops): stops for stops in (r.sampling_params.all_stop_token_ids for r in requests)}
+        self._stops = np.array(sorted(set().union(*sets.values())), dtype=np.int64)  # of any sequence
         self._alive = np.ones(len(requests), dtype=bool)
         self.rows, self.names = np.arange(len(requests)), list(self._row_of)
         # Since the objects were last up to date: steps made and steps that came back, of each row.
         self._made, self._back = np.zeros((2, len(requests)), dtype=np.int64)
-        self._column = 0
-        self._tokens, self._ranks = np.empty((2, COLUMNS, len(requests)), dtype=np.int64)
-        self._log_probs = np.empty((COLUMNS, len(requests)), dtype=np.float32)
+        self._steps = 0
+        self._tokens, self._ranks = np.empty((2, STEPS, len(requests)), dtype=np.int64)
+        self._log_probs = np.empty((STEPS, len(requests)), dtype=np.float32)
 
     def choose(self) -> None:
         """Leave out of `rows` those that have ended, or whose last token is on its way."""
@@ -58,21 +59,26 @@ class DecodingRows:
         """The tokens that a step came back with (one for each of `names`). Returns the requests that end with it, up to
         date."""
         rows = np.fromiter(map(self._row_of.__getitem__, names), dtype=np.int64, count=len(names))
-        column = self._column  # where also rows of the dead may write
-        self._tokens[column, rows], self._log_probs[column, rows], self._ranks[column, rows] = tokens, log_probs, ranks
-        self._column += 1
+        step = self._steps  # what sequences that have ended write here is not read
+        self._tokens[step, rows], self._log_probs[step, rows], self._ranks[step, rows] = tokens, log_probs, ranks
+        self._steps += 1
         self._back[rows] += 1
         self._known[rows] += 1
-        ends = np.isin(tokens, self._stops) | (self._known[rows] >= self._longest[rows])
-        ended = rows[ends & self._alive[rows]].tolist()
+        long = self._known[rows] >= self._longest[rows]
+        may_end = self._alive[rows] & (long | np.isin(tokens, self._stops))
+        ended = [
+            row
+            for row, token, certain in zip(*(x[may_end].tolist() for x in (rows, tokens, long)), strict=True)
+            if certain or _stops(self._requests[row].sampling_params, token)
+        ]
         for row in ended:
-            self._bring_up_to_date(row)
+            self._write_back(row)
             self._alive[row] = False
         return [self._requests[row] for row in ended]
 
     @property
     def full(self) -> bool:
-        return self._column == COLUMNS
+        return self._steps == STEPS
 
     def held(self, name: str) -> int:
         """How many tokens of a sequence its object does not have yet."""
@@ -85,15 +91,15 @@ class DecodingRows:
         if row is not None:
             self._alive[row] = False
 
-    def bring_up_to_date(self, hashes: bool) -> None:
+    def write_back(self, hashes: bool) -> None:
         """All objects; also in the hashes of their full blocks, which only steps of vLLM's own read."""
         for row in np.flatnonzero(self._alive).tolist():
-            self._bring_up_to_date(row)
+            self._write_back(row)
             if hashes:
                 self._requests[row].update_block_hashes()
-        self._made[:], self._back[:], self._column = 0, 0, 0
+        self._made[:], self._back[:], self._steps = 0, 0, 0
 
-    def _bring_up_to_date(self, row: int) -> None:
+    def _write_back(self, row: int) -> None:
         request, made, back = self._requests[row], int(self._made[row]), int(self._back[row])
         tokens = self._tokens[:back, row].tolist()
         request._output_token_ids.extend(tokens)  # as `append_output_token_ids`, but for the hashes
@@ -103,3 +109,8 @@ class DecodingRows:
         request.num_computed_tokens += made
         request.num_in_flight_tokens += made - back
         request.num_output_placeholders += made - back
+
+
+def _stops(params: Any, token: int) -> bool:
+    """As vLLM's `check_stop`; `all_stop_token_ids` may have more."""
+    return token == params.eos_token_id or token in (params.stop_token_ids or ())

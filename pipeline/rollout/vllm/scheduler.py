@@ -32,6 +32,7 @@ from vllm.v1.core.sched.utils import check_stop, remove_all
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists
+from vllm.v1.request import RequestStatus
 
 from pipeline.rollout.vllm.decoding import DecodingRows
 
@@ -75,13 +76,13 @@ class RolloutScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         if not self._possible or self._pause_state != PauseState.UNPAUSED:
-            self._bring_up_to_date()
+            self._write_back()
             return super().schedule(*args, **kwargs)
         let_in = self._let_in()
         step = None if let_in else self._short_step()
         if step is not None:
             return step
-        self._bring_up_to_date()
+        self._write_back()
         self._changed = self._changed or let_in > 0  # the rest may come in with the next step
         seats = {name: getattr(self, name) for name in SEATS if hasattr(self, name)}
         try:
@@ -194,10 +195,10 @@ class RolloutScheduler(AsyncScheduler):
             requests.append(request)
         return DecodingRows(requests, self.max_model_len)
 
-    def _bring_up_to_date(self) -> None:
-        """vLLM's requests, before a step of its own."""
+    def _write_back(self) -> None:
+        """Bring vLLM's requests up to date, before a step of its own."""
         if self._decoding is not None:
-            self._decoding.bring_up_to_date(hashes=True)
+            self._decoding.write_back(hashes=True)
             self._decoding = None
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
@@ -205,7 +206,7 @@ class RolloutScheduler(AsyncScheduler):
             if step is scheduler_output:
                 del self._short[index]
                 return self._end_short_step(decoding, model_runner_output)
-        self._bring_up_to_date()
+        self._write_back()
         requests = {name: self.requests.get(name) for name in scheduler_output.num_scheduled_tokens}
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         for of_client in outputs.values():
@@ -222,7 +223,7 @@ class RolloutScheduler(AsyncScheduler):
         ended = decoding.take(results.req_ids, tokens, log_probs, ranks)
         past = decoding is not self._decoding
         if past or decoding.full:
-            decoding.bring_up_to_date(hashes=past)
+            decoding.write_back(hashes=past)
         outputs: dict[int, EngineCoreOutputs] = {}
         for request in ended:
             check_stop(request, self.max_model_len)
@@ -244,7 +245,8 @@ class RolloutScheduler(AsyncScheduler):
             if decoding is not None:
                 decoding.drop(request.request_id)
         self._changed = True
-        self._lengths.append(request.num_output_tokens)
+        if request.status != RequestStatus.FINISHED_ABORTED:
+            self._lengths.append(request.num_output_tokens)
         return super()._free_request(request, *args, **kwargs)
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
@@ -262,7 +264,7 @@ class RolloutScheduler(AsyncScheduler):
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         self.preemptions += 1
-        self._bring_up_to_date()
+        self._write_back()
         known = request.num_computed_tokens - request.num_output_placeholders
         self.kv_cache_manager.cache_blocks(request, known)  # what it finds again when it goes on, if it is still there
         self._short.clear()  # vLLM knows what of the steps on their way is still wanted

@@ -216,7 +216,7 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(
     ]
     reference, expected = run(make(AsyncScheduler, blocks, sequences), work, aborts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "COLUMNS", held)
+        patch.setattr(decoding, "STEPS", held)
         steps, got = run(make(RolloutScheduler, blocks, sequences), work, aborts)
     for name in got.keys() & expected.keys():  # with few blocks an abort may meet only one of the two still running
         assert got[name] == expected[name]
@@ -290,6 +290,36 @@ def test_decoding_takes_the_short_way() -> None:
     _, got = run(scheduler, [(0, f"r{index}", [1, 2, 3, index], 25) for index in range(4)])
     longest = max(len(tokens) for tokens, _, _, _ in got.values())
     assert len(ended) >= longest - 3
+
+
+def test_each_request_has_stops_of_its_own() -> None:
+    """One ends with every token up to 40, one with none, as it also ignores the model's own end."""
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    def answers(kind: type) -> dict[str, list[int]]:
+        scheduler, ways, tokens = make(kind, 200, 16), deque(), {}  # type: ignore[var-annotated]
+        for name, stops in (("early", list(range(40))), ("late", []), ("usual", [END])):
+            one = request(name, [1, 2, 3], 30)
+            one.sampling_params.stop_token_ids = stops
+            one.sampling_params._all_stop_token_ids = {*stops, 49}
+            scheduler.add_request(one)
+            tokens[name] = []
+        while scheduler.has_requests() or ways:
+            if scheduler.has_requests():
+                step = scheduler.schedule()
+                ways.append((step, answer(scheduler, step)))
+                if len(ways) < 2 and scheduler.has_requests():
+                    continue
+            for outputs in scheduler.update_from_output(*ways.popleft()).values():
+                for output in outputs.outputs:
+                    tokens[output.request_id] += output.new_token_ids
+        return tokens
+
+    expected = answers(AsyncScheduler)
+    assert answers(RolloutScheduler) == expected
+    assert len(expected["early"]) < len(expected["late"]) == 30 and 49 in expected["late"]
 
 
 def test_a_request_for_more_than_sampling_keeps_vllms_way() -> None:
