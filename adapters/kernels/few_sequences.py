@@ -104,7 +104,8 @@ class FewSequences:
         self.arrivals = torch.zeros(rows * keys, dtype=torch.int32, device=device)  # 0 between calls
 
     def shares(self, pairs: int) -> int:
-        """In how many shares the keys of each of so many pairs of a sequence and a head of keys are cut."""
+        """Shares of the keys of each of so many pairs of a sequence and a head of keys: the largest power of two that
+        `programs` allow, at most `MOST_SHARES`."""
         wanted = max(1, self.programs // pairs)
         return min(MOST_SHARES, 1 << wanted.bit_length() - 1)
 

@@ -29,7 +29,7 @@ from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_b
 from adapters.kernels.attention import SharedPrompts
 from adapters.kernels.few_sequences import FewSequences
 
-FEWEST = 160  # sequences that prompts are read once for: with fewer, one kernel of more programs is as fast
+FEWEST = 160  # sequences that prompts are read once for: with fewer, one kernel of more programs is faster
 
 
 @dataclass
@@ -41,14 +41,14 @@ class DecodingStep:
 
 
 class DecodingMetadataBuilder(FlashAttentionMetadataBuilder):
-    """Finds, once a step for all layers, what the sequences of the step share."""
+    """Chooses, once a step for all layers, the kernels, and finds what the sequences of the step share."""
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         layers = [vllm_config.compilation_config.static_forward_context[name] for name in layer_names]
-        power = self.headdim & (self.headdim - 1) == 0
+        power_of_two = self.headdim & (self.headdim - 1) == 0
         self._few: FewSequences | None = None
-        if power and kv_cache_spec.dtype in (torch.bfloat16, torch.float16) and all(map(kernels_serve, layers)):
+        if power_of_two and kv_cache_spec.dtype in (torch.bfloat16, torch.float16) and all(map(kernels_serve, layers)):
             rows = max(vllm_config.scheduler_config.max_num_seqs, self.max_cudagraph_size or 0)
             programs = 2 * torch.cuda.get_device_properties(device).multi_processor_count
             shape = self.num_heads_q, self.num_heads_kv, self.headdim, self.block_size

@@ -94,7 +94,7 @@ class RolloutScheduler(AsyncScheduler):
                 setattr(self, name, count)
 
     def _let_in(self) -> int:
-        """How many of those who wait come in: all, a crowd of them, or none yet."""
+        """How many of those who wait come in: as many as fit, if they are all or a crowd; else none yet."""
         running, waiting = self.get_request_counts()
         free = self.max_num_running_reqs - running
         wanted = min(waiting, self._crowd) if running else 1
@@ -110,7 +110,7 @@ class RolloutScheduler(AsyncScheduler):
         mean = sum(self._lengths) / len(self._lengths) if self._lengths else None
 
         def left(request: Any) -> float:
-            """Tokens still to come; of one that is longer than most, as many as an eighth of those."""
+            """Tokens expected still to come, an eighth of the mean at least."""
             expected = FIRST_SHARE * request.max_tokens if mean is None else mean
             held = self._decoding.held(request.request_id) if self._decoding is not None else 0
             return max(expected - request.num_output_tokens - held, expected / 8)
