@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,10 @@ def plain(value: Any) -> Any:
 
 
 def run(
-    scheduler: Any, work: list[tuple[int, str, list[int], int]], aborts: dict[str, int] | None = None
+    scheduler: Any,
+    work: list[tuple[int, str, list[int], int]],
+    aborts: dict[str, int] | None = None,
+    asked: Callable[[str, list[int], int], Any] = request,
 ) -> tuple[list[Any], dict[str, Any]]:
     """All steps that a scheduler makes of requests (arrival step, name, prompt, limit), two of them on their way at a
     time, and of each request its tokens, log-probabilities, ranks and end, unless it was aborted before a step."""
@@ -160,7 +164,7 @@ def run(
     while waiting or scheduler.has_requests() or on_the_way:
         while waiting and (waiting[0][0] <= len(steps) or not scheduler.has_requests()):
             _, name, prompt, limit = waiting.popleft()
-            scheduler.add_request(request(name, prompt, limit))
+            scheduler.add_request(asked(name, prompt, limit))
         for name in [name for name, step in aborts.items() if step <= len(steps) and name in scheduler.requests]:
             scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
             del aborts[name], got[name]
@@ -199,11 +203,12 @@ WORK = st.lists(
     rows=WORK,
     blocks=st.sampled_from([20, 30, 200]),
     sequences=st.sampled_from([3, 16]),
-    held=st.sampled_from([3, 256]),
+    length=st.sampled_from([40, 64]),
+    most_held=st.sampled_from([3, 256]),
     aborts=st.dictionaries(st.sampled_from(["r0", "r1", "r2"]), st.integers(0, 40)),
 )
 def test_the_same_steps_and_tokens_as_vllms_scheduler(
-    rows: Any, blocks: int, sequences: int, held: int, aborts: dict[str, int]
+    rows: Any, blocks: int, sequences: int, length: int, most_held: int, aborts: dict[str, int]
 ) -> None:
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
@@ -211,15 +216,17 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(
     from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
     work = [
-        (arrival, f"r{index}", [100 + kind] * 2 + list(range(200, 200 + length)), limit)
-        for index, (arrival, kind, length, limit) in enumerate(rows)
+        (arrival, f"r{index}", [100 + kind] * 2 + list(range(200, 200 + count)), limit)
+        for index, (arrival, kind, count, limit) in enumerate(rows)
     ]
-    reference, expected = run(make(AsyncScheduler, blocks, sequences), work, aborts)
+    reference, expected = run(make(AsyncScheduler, blocks, sequences, length), work, aborts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "STEPS", held)
-        steps, got = run(make(RolloutScheduler, blocks, sequences), work, aborts)
-    for name in got.keys() & expected.keys():  # with few blocks an abort may meet only one of the two still running
-        assert got[name] == expected[name]
+        patch.setattr(decoding, "STEPS", most_held)
+        steps, got = run(make(RolloutScheduler, blocks, sequences, length), work, aborts)
+    if aborts and blocks < 200:  # what is aborted may have ended in one of the two
+        expected = {name: expected[name] for name in expected.keys() & got.keys()}
+        got = {name: got[name] for name in expected}
+    assert got == expected
     if blocks == 200:  # room for all; else some are let in later, so that fewer are preempted
         assert steps == reference
     for name, (tokens, log_probs, ranks, ends) in got.items():
@@ -298,28 +305,28 @@ def test_each_request_has_stops_of_its_own() -> None:
 
     from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
-    def answers(kind: type) -> dict[str, list[int]]:
-        scheduler, ways, tokens = make(kind, 200, 16), deque(), {}  # type: ignore[var-annotated]
-        for name, stops in (("early", list(range(40))), ("late", []), ("usual", [END])):
-            one = request(name, [1, 2, 3], 30)
-            one.sampling_params.stop_token_ids = stops
-            one.sampling_params._all_stop_token_ids = {*stops, 49}
-            scheduler.add_request(one)
-            tokens[name] = []
-        while scheduler.has_requests() or ways:
-            if scheduler.has_requests():
-                step = scheduler.schedule()
-                ways.append((step, answer(scheduler, step)))
-                if len(ways) < 2 and scheduler.has_requests():
-                    continue
-            for outputs in scheduler.update_from_output(*ways.popleft()).values():
-                for output in outputs.outputs:
-                    tokens[output.request_id] += output.new_token_ids
-        return tokens
+    stops = {"early": list(range(40)), "late": [], "usual": [END]}
 
-    expected = answers(AsyncScheduler)
-    assert answers(RolloutScheduler) == expected
-    assert len(expected["early"]) < len(expected["late"]) == 30 and 49 in expected["late"]
+    def asked(name: str, prompt: list[int], limit: int) -> Any:
+        one = request(name, prompt, limit)
+        one.sampling_params.stop_token_ids = stops[name]
+        one.sampling_params._all_stop_token_ids = {*stops[name], 49}
+        return one
+
+    work = [(0, name, [1, 2, 3], 30) for name in stops]
+    _, expected = run(make(AsyncScheduler, 200, 16), work, asked=asked)
+    _, got = run(make(RolloutScheduler, 200, 16), work, asked=asked)
+    assert got == expected
+    tokens = {name: found for name, (found, _, _, _) in got.items()}
+    assert len(tokens["early"]) < len(tokens["late"]) == 30 and 49 in tokens["late"]
+
+
+def test_an_aborted_sequence_says_nothing_about_lengths() -> None:
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    scheduler = make(RolloutScheduler, 200, 16)
+    _, got = run(scheduler, [(0, f"r{index}", [index, 1, 2], 20) for index in range(4)], {"r0": 5})
+    assert list(scheduler._lengths) and sorted(scheduler._lengths) == sorted(len(row[0]) for row in got.values())
 
 
 def test_a_request_for_more_than_sampling_keeps_vllms_way() -> None:
