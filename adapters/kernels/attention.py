@@ -1,4 +1,4 @@
-"""The kernels of `pipeline/rollout/vllm/attention.py`: attention of one new token a sequence that reads a prompt once
+"""Kernels of `pipeline/rollout/vllm/attention.py`: attention of one new token a sequence that reads a prompt once
 for all completions of a group.
 
 vLLM's prefix cache lets the completions of a prompt have its blocks of keys and values in common, but its kernels read
@@ -73,9 +73,7 @@ def _share(same, starts, shared, BLOCK: tl.constexpr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _turned(
-    x, place, angles, position, real, WIDTH: tl.constexpr, TURN: tl.constexpr
-):  # fmt: skip
+def _turned(x, place, angles, position, real, WIDTH: tl.constexpr, TURN: tl.constexpr):
     """The heads at x + `place` (N,), turned by the cosines and sines of `position` (N,), and rounded once; as they are
     unless TURN. In pairs of numbers half a width apart: Su et al., "RoFormer", arXiv 2104.09864."""
     width = tl.arange(0, WIDTH)

@@ -30,6 +30,7 @@ from adapters.kernels.attention import SharedPrompts
 from adapters.kernels.few_sequences import FewSequences
 
 FEWEST = 160  # sequences that prompts are read once for: with fewer, one kernel of more programs is faster
+WIDTHS = (16, 32, 64, 128)  # of heads: powers of two; of wider ones, keys and values need more than 99 KB of memory
 
 
 @dataclass
@@ -46,9 +47,9 @@ class DecodingMetadataBuilder(FlashAttentionMetadataBuilder):
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         layers = [vllm_config.compilation_config.static_forward_context[name] for name in layer_names]
-        power_of_two = self.headdim & (self.headdim - 1) == 0
         self._few: FewSequences | None = None
-        if power_of_two and kv_cache_spec.dtype in (torch.bfloat16, torch.float16) and all(map(kernels_serve, layers)):
+        narrow = self.headdim in WIDTHS and kv_cache_spec.dtype in (torch.bfloat16, torch.float16)
+        if narrow and all(map(kernels_serve, layers)):
             rows = max(vllm_config.scheduler_config.max_num_seqs, self.max_cudagraph_size or 0)
             programs = 2 * torch.cuda.get_device_properties(device).multi_processor_count
             shape = self.num_heads_q, self.num_heads_kv, self.headdim, self.block_size

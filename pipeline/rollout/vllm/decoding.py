@@ -69,7 +69,7 @@ class DecodingRows:
         ended = [
             row
             for row, token, certain in zip(*(x[may_end].tolist() for x in (rows, tokens, long)), strict=True)
-            if certain or _stops(self._requests[row].sampling_params, token)
+            if certain or _ends_with(token, self._requests[row].sampling_params)
         ]
         for row in ended:
             self._write_back(row)
@@ -111,6 +111,6 @@ class DecodingRows:
         request.num_output_placeholders += made - back
 
 
-def _stops(params: Any, token: int) -> bool:
+def _ends_with(token: int, params: Any) -> bool:
     """As vLLM's `check_stop`; `all_stop_token_ids` may have more."""
     return token == params.eos_token_id or token in (params.stop_token_ids or ())

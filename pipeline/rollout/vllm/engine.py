@@ -51,10 +51,10 @@ class VLLMEngine:
     frozen weights, dequantised if they are 4-bit, are what the engine serves. rounding: of merged weights; None keeps
     ΔW beside them (`lowrank.py`). packed: compute from the trainer's packed weights, without weights of the engine's
     own (`packed.py`). limits: of a GPU. kv_dtype: of keys and values, as vLLM names it. plain: use vLLM's scheduler,
-    sampler and rotary embedding, and `LLM.generate`, which hands completions on when all are done; for versions whose
-    private parts nobody has looked at. numbered: rows will have numbers (`Sampling.number`); on a CPU prompts are then
-    read whole, since vLLM cannot take back what a generator of its own drew for half a prompt. Raises `EngineError`
-    where the trainer's weights do not fill vLLM's model.
+    sampler, rotary embedding, attention and SwiGLU, and `LLM.generate`, which hands completions on when all are done;
+    for versions whose private parts nobody has looked at. numbered: rows will have numbers (`Sampling.number`); on a
+    CPU prompts are then read whole, since vLLM cannot take back what a generator of its own drew for half a prompt.
+    Raises `EngineError` where the trainer's weights do not fill vLLM's model.
     """
 
     name = "vllm"
