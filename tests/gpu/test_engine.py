@@ -82,9 +82,9 @@ def test_the_short_way_changes_no_token(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
-def test_one_pass_over_the_logits_changes_no_completion(policy: Policy, temperature: float, monkeypatch) -> None:
-    """It is used unless a step asks for more; vLLM's own sampler gives the same tokens, and the same log-probabilities
-    up to rounding in float32."""
+def test_tokens_are_drawn_in_one_pass_over_the_logits(policy: Policy, temperature: float, monkeypatch) -> None:
+    """Unless a step asks for more. A seed gives the same tokens again; greedily they are those of vLLM's own sampler,
+    with the same log-probabilities up to rounding in float32."""
     from pipeline.rollout.vllm import sampler
 
     calls: list[int] = []
@@ -106,10 +106,13 @@ def test_one_pass_over_the_logits_changes_no_completion(policy: Policy, temperat
     if temperature:
         completions(Truncation(top_k=5))
         completions(Truncation(top_p=0.9))
-    monkeypatch.setattr(sampler.OnePassSampler, "_only_draws", lambda *_: False)
-    theirs = completions()
-    assert not calls
-    for one, other in zip(ours, theirs, strict=True):
+        assert not calls
+        again = completions()
+    else:
+        monkeypatch.setattr(sampler.OnePassSampler, "_only_draws", lambda *_: False)
+        again = completions()
+        assert not calls
+    for one, other in zip(ours, again, strict=True):
         assert one.token_ids == other.token_ids
         torch.testing.assert_close(one.log_probs, other.log_probs, atol=1e-5, rtol=0)
 

@@ -1,4 +1,4 @@
-"""The kernel that draws tokens gives vLLM's tokens, the torch formula's, and the log-probabilities of float64."""
+"""The kernel that draws tokens gives those of the torch formula, and the log-probabilities of float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.rollout.gumbel import draw, uniform
+from pipeline.rollout import drawing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 TEMPERATURES = [1.0, 0.7, 0.0, 1.3]
@@ -25,53 +25,43 @@ def inputs(rows: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits, temperatures, seeds, positions
 
 
+def draw(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """With a record for every row, in reverse order."""
+    every = torch.arange(len(logits), device=logits.device).flip(0)
+    return drawing.draw(logits, temperatures.flip(0), seeds.flip(0), every, positions.flip(0), every)
+
+
 def tempered(logits: Tensor, temperatures: Tensor) -> Tensor:
     return logits / torch.where(temperatures > 0, temperatures, 1.0)[:, None]
 
 
-@pytest.mark.parametrize("vocabulary", [151_936, 49_152, 50_257])
+@pytest.mark.parametrize("vocabulary", [151_936, 49_152, 50_257, 9_001, 100])
 @pytest.mark.parametrize("rows", [1, 7, 512])
-def test_tokens_are_vllms_and_log_probs_are_exact(rows: int, vocabulary: int) -> None:
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    from vllm.v1.worker.gpu.sample.gumbel import apply_temperature, gumbel_sample
-
-    logits, temperatures, seeds, positions = inputs(rows, vocabulary)
+def test_kernel_matches_the_torch_formula(rows: int, vocabulary: int) -> None:
+    logits, temperatures, seeds, positions = inputs(rows, max(vocabulary, 14_000))
+    logits = logits[:, :vocabulary]
     before = logits.clone()
     tokens, log_probs = draw(logits, temperatures, seeds, positions)
     assert torch.equal(logits, before)
     assert tokens.dtype == torch.int64 and log_probs.dtype == torch.float32
-    slots = torch.arange(rows, dtype=torch.int32, device="cuda")
-    apply_temperature(before, slots, temperatures)
-    theirs = gumbel_sample(before, slots, temperatures, seeds, positions, apply_temperature=False)
-    assert torch.equal(tokens, theirs)
+    expected, _ = draw(logits.cpu(), *(part.cpu() for part in (temperatures, seeds, positions)))
+    assert (tokens.cpu() != expected).sum() <= 1  # sums in float32 differ in their last bits
     scores = tempered(logits.double(), temperatures.double())
-    exact = torch.stack([row.log_softmax(0)[token] for row, token in zip(scores, tokens, strict=True)])
+    exact = scores.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     torch.testing.assert_close(log_probs.double(), exact, atol=1e-5, rtol=0)
 
 
-def test_tokens_are_vllms_where_rounding_decides() -> None:
-    """With logits that undo the noise all scores of a row are the same, but for their last bits."""
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
-
-    _, _, seeds, positions = inputs(256, 50_257)
-    logits = torch.log(-torch.log1p(-uniform(seeds, positions, 50_257)))
-    ones = torch.ones(256, device="cuda")
-    slots = torch.arange(256, dtype=torch.int32, device="cuda")
-    theirs = gumbel_sample(logits, slots, ones, seeds, positions, apply_temperature=False)
-    assert torch.equal(draw(logits, ones, seeds, positions)[0], theirs)
-
-
-@pytest.mark.parametrize("vocabulary", [49_152, 9_001, 100])
-def test_kernel_matches_the_torch_formula(vocabulary: int) -> None:
-    logits, temperatures, seeds, positions = inputs(64, max(vocabulary, 14_000))
-    logits = logits[:, :vocabulary]
-    tokens, log_probs = draw(logits, temperatures, seeds, positions)
-    of_cpu = [part.cpu() for part in (logits, temperatures, seeds, positions)]
-    expected, exact = draw(*of_cpu)
-    assert (tokens.cpu() != expected).sum() <= 1  # logarithms of GPU and CPU differ in their last bits
-    same = tokens.cpu() == expected
-    torch.testing.assert_close(log_probs.cpu()[same], exact[same], atol=1e-5, rtol=0)
+def test_tokens_have_the_distribution() -> None:
+    """Over possible tokens of two blocks, with others between them."""
+    draws, places = 100_000, torch.tensor([0, 3, 2047, 2048, 4095, 4999])
+    scores = torch.tensor([0.0, 2.0, -1.0, 1.0, 3.0, -2.0])
+    logits = torch.full((5000,), -torch.inf).index_copy(0, places, scores).cuda().expand(draws, -1)
+    ones, seeds = torch.ones(draws, device="cuda"), torch.full((draws,), 7, device="cuda")
+    tokens, _ = draw(logits, ones, seeds, torch.arange(draws, device="cuda"))
+    counts = torch.bincount(tokens, minlength=5000).cpu()
+    assert counts[places].sum() == draws
+    wanted = scores.double().softmax(0) * draws
+    assert ((counts[places] - wanted) ** 2 / wanted).sum() < 5 + 5 * 10**0.5
 
 
 def test_equal_scores_give_the_first_token() -> None:

@@ -1,9 +1,9 @@
 """vLLM's sampler with one pass over the logits where rollouts are drawn.
 
-vLLM divides the logits by the temperature in place, draws from them, and reads them three more times for the
-log-probability of the drawn token and its rank. Where nothing else was asked of a step, `draw` does all but the rank,
-which nobody here reads, in one pass, with vLLM's own random numbers, so the tokens are the same. Every other step goes
-to vLLM's sampler; both read its records of the requests. Sampling is not part of vLLM's CUDA graphs.
+vLLM divides the logits by the temperature in place, draws a random number for each of them, and reads them three more
+times for the log-probability of the drawn token and its rank. Where nothing else was asked of a step, `draw` does all
+but the rank, which nobody here reads, in one pass. Every other step goes to vLLM's sampler; both read its records of
+the requests. Sampling is not part of vLLM's CUDA graphs.
 
 For the second model runner of the tested version, on a GPU.
 """
@@ -20,7 +20,7 @@ from vllm.v1.worker.gpu.input_batch import get_num_sampled_and_rejected
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 
-from pipeline.rollout.gumbel import draw
+from pipeline.rollout.drawing import draw
 
 UNKNOWN_RANK = 0  # the likeliest token has rank 1
 
@@ -34,12 +34,14 @@ class OnePassSampler(Sampler):
     def __call__(self, logits: Tensor, input_batch: Any) -> SamplerOutput:
         if not self._only_draws(logits, input_batch.idx_mapping_np):
             return super().__call__(logits, input_batch)
-        states, slots = self.sampling_states, input_batch.expanded_idx_mapping
+        states = self.sampling_states
         tokens, log_probs = draw(
             logits,
-            states.temperature.gpu[slots],
-            states.seeds.gpu[slots],
-            input_batch.positions[input_batch.logits_indices],
+            states.temperature.gpu,
+            states.seeds.gpu,
+            input_batch.expanded_idx_mapping,
+            input_batch.positions,
+            input_batch.logits_indices,
         )
         sampled, rejected = get_num_sampled_and_rejected(
             input_batch.seq_lens.new_ones(input_batch.num_reqs),

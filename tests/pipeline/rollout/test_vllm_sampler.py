@@ -94,7 +94,7 @@ def test_so_does_what_holds_for_all_requests(sampler: Any) -> None:
 
 
 def test_every_request_gets_the_token_of_its_own_record(sampler: Any, monkeypatch) -> None:
-    from pipeline.rollout.gumbel import draw
+    from pipeline.rollout.drawing import draw
     from pipeline.rollout.vllm import sampler as module
 
     states, batch = sampler.sampling_states, SimpleNamespace(
@@ -113,8 +113,9 @@ def test_every_request_gets_the_token_of_its_own_record(sampler: Any, monkeypatc
     monkeypatch.setattr(module, "get_num_sampled_and_rejected", lambda ones, *_: (ones, 0 * ones))
     logits = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(0))
     output = sampler(logits, batch)
+    every = torch.arange(3)
     tokens, log_probs = draw(
-        logits, torch.tensor([1.0, 0.0, 0.5]), torch.tensor([9, 8, 2**40]), torch.tensor([11, 44, 99])
+        logits, torch.tensor([1.0, 0.0, 0.5]), torch.tensor([9, 8, 2**40]), every, torch.tensor([11, 44, 99]), every
     )
     assert torch.equal(output.sampled_token_ids, tokens[:, None])
     assert torch.equal(output.logprobs_tensors.logprob_token_ids, tokens[:, None])
