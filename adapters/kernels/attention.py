@@ -4,7 +4,8 @@ for all completions of a group.
 vLLM's prefix cache lets the completions of a prompt have its blocks of keys and values in common, but its kernels read
 them for each completion anew. Here sequences that follow each other in the batch and begin with the same blocks make a
 tile. One program multiplies the queries of a whole tile with the keys of what they share (as Hydragen
-does, arXiv 2402.05099), another those of one sequence with its own; log-sum-exps put the two together.
+does, arXiv 2402.05099), another those of one sequence with its own; log-sum-exps put the two together. Since Hopper the
+two kernels run beside each other (programmatic dependent launch).
 What is shared is found in the block tables by the GPU itself, once a step, so a captured graph stays valid.
 
 The kernels also turn the new token's queries and key by its rotary embedding and write its key and value into the
@@ -17,10 +18,11 @@ import torch
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait  # type: ignore[import-not-found]
 
 ROWS = 8  # sequences of a tile at most
 SHARED = {"KEYS": 128, "num_warps": 4, "num_stages": 3}  # keys read at a time, and how: the fastest on an H200
-OWN = {"KEYS": 64, "num_warps": 4, "num_stages": 2}
+OWN = {"KEYS": 32, "num_warps": 1, "num_stages": 3}
 LOG2_E = 1.4426950408889634
 
 
@@ -45,8 +47,8 @@ def _larger(left, right):
 
 
 @triton.jit
-def _cut(same, starts, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """The first row of every tile; `rows` in the places of tiles that there are not."""
+def _cut(same, starts, tiles, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The first row of every tile; `rows` in the places of tiles that there are not. And the number of tiles."""
     row = tl.arange(0, WIDTH)
     mine = tl.load(same + row, mask=row < rows, other=0)
     before = tl.load(same + row - 1, mask=(row > 0) & (row <= rows), other=0)
@@ -55,10 +57,11 @@ def _cut(same, starts, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     start = tl.associative_scan(tl.where(begins, row, 0), 0, _larger)
     begins = ((row - start) % ROWS == 0) & (row < rows)
     tile = tl.cumsum(begins.to(tl.int32), 0) - 1
-    tiles = tl.sum(begins.to(tl.int32), axis=0)
+    count = tl.sum(begins.to(tl.int32), axis=0)
     tl.store(starts + tile, row, mask=begins)
-    tl.store(starts + row, rows, mask=row >= tiles)
+    tl.store(starts + row, rows, mask=row >= count)
     tl.store(starts + WIDTH, rows)
+    tl.store(tiles, count)
 
 
 @triton.jit
@@ -131,35 +134,36 @@ def _attend(
 @triton.jit
 def _shared_part(
     query, stride_query, angles, cache, stride_block, stride_head, stride_token, tables, stride_table, lengths, starts,
-    shared, partial, partial_lse, rows, scale,
+    tiles, shared, partial, partial_lse, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    TURN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    TURN: tl.constexpr, BESIDE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """All queries of a tile and a head of keys, against what its rows share."""
-    tile, head = tl.program_id(0), tl.program_id(1)
-    first, end = tl.load(starts + tile), tl.load(starts + tile + 1)
-    if first >= rows:
-        return
-    tokens = tl.load(shared + first)
-    if tokens == 0:
-        return
-    place, width = tl.arange(0, ROWS * PADDED), tl.arange(0, WIDTH)
-    row, member = first + place // PADDED, place % PADDED
-    real = (row < end) & (member < GROUP)
-    heads = head * GROUP + member
-    position = tl.load(lengths + row, mask=real, other=1) - 1
-    q = _turned(query, row.to(tl.int64) * stride_query + heads * WIDTH, angles, position, real, WIDTH, TURN)
-    m = tl.full([ROWS * PADDED], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS * PADDED], tl.float32)
-    sums = tl.zeros([ROWS * PADDED, WIDTH], tl.float32)
-    table, of_head = tables + first.to(tl.int64) * stride_table, cache + head * stride_head
-    for start in range(0, tokens, KEYS):
-        m, total, sums = _attend(
-            q, m, total, sums, of_head, stride_block, stride_token, table, start, tokens, scale, WIDTH, BLOCK, KEYS
-        )
-    to = row * HEADS + heads
-    tl.store(partial + to[:, None] * WIDTH + width[None, :], sums / total[:, None], mask=real[:, None])
-    tl.store(partial_lse + to, m + tl.log2(total), mask=real)
+    """All queries of a head of keys and of every n-th tile, for n programs, against what its rows share. BESIDE:
+    `_own_part` may start as soon as all programs have."""
+    if BESIDE:
+        gdc_launch_dependents()
+    head, place, width = tl.program_id(1), tl.arange(0, ROWS * PADDED), tl.arange(0, WIDTH)
+    for tile in range(tl.program_id(0), tl.load(tiles), tl.num_programs(0)):
+        first, end = tl.load(starts + tile), tl.load(starts + tile + 1)
+        tokens = tl.load(shared + first)
+        if tokens > 0:
+            row, member = first + place // PADDED, place % PADDED
+            real = (row < end) & (member < GROUP)
+            heads = head * GROUP + member
+            position = tl.load(lengths + row, mask=real, other=1) - 1
+            q = _turned(query, row.to(tl.int64) * stride_query + heads * WIDTH, angles, position, real, WIDTH, TURN)
+            m = tl.full([ROWS * PADDED], float("-inf"), tl.float32)
+            total = tl.zeros([ROWS * PADDED], tl.float32)
+            sums = tl.zeros([ROWS * PADDED, WIDTH], tl.float32)
+            table, of_head = tables + first.to(tl.int64) * stride_table, cache + head * stride_head
+            for start in range(0, tokens, KEYS):
+                m, total, sums = _attend(
+                    q, m, total, sums, of_head, stride_block, stride_token, table, start, tokens, scale, WIDTH, BLOCK,
+                    KEYS,
+                )  # fmt: skip
+            to = row * HEADS + heads
+            tl.store(partial + to[:, None] * WIDTH + width[None, :], sums / total[:, None], mask=real[:, None])
+            tl.store(partial_lse + to, m + tl.log2(total), mask=real)
 
 
 @triton.jit
@@ -167,9 +171,10 @@ def _own_part(
     query, stride_query, key, stride_key, value, stride_value, out, angles, cache, stride_block, stride_head,
     stride_token, tables, stride_table, lengths, shared, partial, partial_lse, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    TURN: tl.constexpr, KEYS: tl.constexpr,
+    TURN: tl.constexpr, BESIDE: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """The queries of a sequence and a head of keys, against what is its own; put together with `_shared_part`."""
+    """The queries of a sequence and a head of keys, against what is its own; put together with `_shared_part`, which
+    may still run BESIDE this one, but began when all kernels before it had ended."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     length, tokens = tl.load(lengths + row), tl.load(shared + row)
     member, width = tl.arange(0, PADDED), tl.arange(0, WIDTH)
@@ -190,6 +195,8 @@ def _own_part(
         m, total, sums = _attend(
             q, m, total, sums, of_head, stride_block, stride_token, table, start, newest, scale, WIDTH, BLOCK, KEYS
         )
+    if BESIDE:
+        gdc_wait()  # until `_shared_part` has ended, also where nothing of it is read: the next kernel waits for this
     if tokens > 0:
         place = row * HEADS + heads
         lse = tl.load(partial_lse + place, mask=real, other=0.0)
@@ -204,15 +211,20 @@ def _own_part(
 class SharedPrompts:
     """What the rows of a batch share, and room for what their queries find there.
 
-    rows: of a batch at most. heads: of queries; width: of a head, a power of two. block: tokens of a block of the
-    cache. Its tensors keep their places, as captured graphs need.
+    rows: of a batch at most. heads: of queries; keys: heads of keys; width: of a head, a power of two. block: tokens of
+    a block of the cache. programs: that the GPU runs at a time. Its tensors keep their places, as captured graphs need.
     """
 
-    def __init__(self, rows: int, heads: int, width: int, block: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, heads: int, keys: int, width: int, block: int, programs: int, device: torch.device
+    ) -> None:
         self.block, self.most_tiles = block, triton.next_power_of_2(rows)
+        self.programs = max(1, programs // keys), keys
+        self.beside = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.same = torch.zeros(rows, dtype=torch.int32, device=device)
         self.shared = torch.zeros(rows, dtype=torch.int32, device=device)
         self.starts = torch.zeros(self.most_tiles + 1, dtype=torch.int32, device=device)
+        self.tiles = torch.zeros(1, dtype=torch.int32, device=device)
         self.partial = torch.zeros(rows, heads, width, dtype=torch.float32, device=device)
         self.lse = torch.zeros(rows, heads, dtype=torch.float32, device=device)
 
@@ -221,7 +233,7 @@ class SharedPrompts:
         with the new one, (rows,) int32; 0 for a row that is only there to fill up a graph."""
         rows = len(lengths)
         _same_blocks[(rows,)](tables, tables.stride(0), lengths, self.same, BLOCK=self.block, WIDTH=64)
-        _cut[(1,)](self.same, self.starts, rows, ROWS=ROWS, WIDTH=self.most_tiles)
+        _cut[(1,)](self.same, self.starts, self.tiles, rows, ROWS=ROWS, WIDTH=self.most_tiles)
         _share[(rows,)](self.same, self.starts, self.shared, BLOCK=self.block, ROWS=ROWS)
 
     def attend(
@@ -239,14 +251,15 @@ class SharedPrompts:
         group = heads // keys
         padded = triton.next_power_of_2(max(2, group))
         shape = {"HEADS": heads, "GROUP": group, "WIDTH": width, "BLOCK": self.block, "TURN": angles is not None}
+        shape["BESIDE"] = self.beside
         angles = query if angles is None else angles
         places = angles, cache, *cache.stride()[:3], tables, tables.stride(0), lengths
         partial, scale = (self.partial, self.lse), scale * LOG2_E
-        _shared_part[(rows, keys)](
-            query, query.stride(0), *places, self.starts, self.shared, *partial, rows, scale,
+        _shared_part[self.programs](
+            query, query.stride(0), *places, self.starts, self.tiles, self.shared, *partial, scale,
             PADDED=padded, ROWS=ROWS, **shape, **SHARED,
         )  # fmt: skip
         _own_part[(rows, keys)](
             query, query.stride(0), key, key.stride(0), value, value.stride(0), out, *places, self.shared, *partial,
-            scale, PADDED=max(16, padded), **shape, **OWN,
+            scale, PADDED=max(16, padded), **shape, **OWN, launch_pdl=self.beside,
         )  # fmt: skip

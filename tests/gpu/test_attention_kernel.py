@@ -78,7 +78,7 @@ def turned(x: Tensor, angles: Tensor) -> Tensor:
 def shared_prompts(tables: Tensor, lengths: Tensor, heads: int, keys: int, width: int) -> Any:
     from adapters.kernels.attention import SharedPrompts
 
-    prompts = SharedPrompts(64, heads, width, BLOCK, torch.device(DEVICE))
+    prompts = SharedPrompts(64, heads, keys, width, BLOCK, 3 * keys, torch.device(DEVICE))
     prompts.find(tables, lengths)
     for row, length in enumerate(lengths.tolist()):  # what is shared is the same block, and full
         shared = int(prompts.shared[row])
@@ -131,7 +131,8 @@ def test_the_rows_of_a_prompt_make_a_tile() -> None:
     from adapters.kernels.attention import SharedPrompts
 
     tables, lengths = batch_of([(64, [3] * 8), (100, [9] * 7), (50, [2]), (80, [4] * 10)], common=32, padding=2)
-    prompts = SharedPrompts(32, 2, 64, BLOCK, torch.device(DEVICE))
+    prompts = SharedPrompts(32, 2, 1, 64, BLOCK, 2, torch.device(DEVICE))
     prompts.find(tables.to(DEVICE), lengths.to(DEVICE))
+    assert prompts.tiles.item() == 7
     assert prompts.starts.tolist()[:9] == [0, 8, 15, 16, 24, 26, 27, 28, 28]
     assert prompts.shared.tolist()[:28] == [96] * 8 + [128] * 7 + [0] + [112] * 10 + [0] * 2

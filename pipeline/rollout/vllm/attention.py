@@ -51,10 +51,10 @@ class DecodingMetadataBuilder(FlashAttentionMetadataBuilder):
         narrow = self.headdim in WIDTHS and kv_cache_spec.dtype in (torch.bfloat16, torch.float16)
         if narrow and all(map(kernels_serve, layers)):
             rows = max(vllm_config.scheduler_config.max_num_seqs, self.max_cudagraph_size or 0)
-            programs = 2 * torch.cuda.get_device_properties(device).multi_processor_count
+            processors = torch.cuda.get_device_properties(device).multi_processor_count
             shape = self.num_heads_q, self.num_heads_kv, self.headdim, self.block_size
-            self._few = FewSequences(min(rows, FEWEST - 1), *shape, programs, device)
-            self._prompts = SharedPrompts(rows, self.num_heads_q, self.headdim, self.block_size, device)
+            self._few = FewSequences(min(rows, FEWEST - 1), *shape, 2 * processors, device)
+            self._prompts = SharedPrompts(rows, *shape, processors, device)
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
