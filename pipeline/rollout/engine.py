@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -56,7 +57,7 @@ class Completion:
 def with_numbers(completions: list[Completion]) -> list[Completion]:
     """The completions. Raises `EngineError` where a log-probability is no number, as happens when the policy's own
     numbers are beyond those of the type that it computes in."""
-    bad = sum(any(value != value for value in completion.log_probs) for completion in completions)
+    bad = sum(math.isnan(sum(completion.log_probs)) for completion in completions)
     if bad:
         raise EngineError(
             f"{bad} of {len(completions)} completions have log-probabilities that are no numbers: {BEYOND}"

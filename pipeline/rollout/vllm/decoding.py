@@ -104,8 +104,7 @@ class DecodingRows:
         tokens = self._tokens[:back, row].tolist()
         request._output_token_ids.extend(tokens)  # as `append_output_token_ids`, but for the hashes
         request._all_token_ids.extend(tokens)
-        request.held.log_probs.extend(self._log_probs[:back, row].tolist())
-        request.held.ranks.extend(self._ranks[:back, row].tolist())
+        request.held.add(self._log_probs[:back, row].copy(), self._ranks[:back, row].copy())
         request.num_computed_tokens += made
         request.num_in_flight_tokens += made - back
         request.num_output_placeholders += made - back

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -126,6 +127,8 @@ class VLLMEngine:
         self.holds_merged = rounding is not None and not packed
         self._eos_token_ids = eos_token_ids
         self._count = 0  # of requests so far
+        self._pass_tokens = limits.batched_tokens if torch.cuda.is_available() else None
+        self._block = self.llm.llm_engine.vllm_config.cache_config.block_size
         self._plain = plain
         self._rpc("tinylora_attach", self.adapter, rounding, weights)
         if torch.cuda.is_available() and not plain:
@@ -180,31 +183,53 @@ class VLLMEngine:
         core, scheduler = self.llm.llm_engine.engine_core, self._scheduler
         completions: list[Completion] = []
         unfinished: dict[str, int] = {}
+        requests: Iterator[Any] = iter(())  # not made yet
+        made = 0
 
         def add(new: list[list[int]]) -> None:
-            for request in self._requests(new, sampling, len(completions)):
-                unfinished[request.request_id] = len(completions)
-                completions.append(Completion([], []))
-                core.add_request(request)
+            nonlocal requests
+            requests = chain(requests, self._requests(new, sampling, len(completions)))
+            completions.extend(Completion([], []) for _ in new)
 
         add(prompts)
-        while unfinished:
-            outputs = core.get_output().outputs
-            ended = False
-            for output in outputs:
-                row = unfinished[output.request_id]
-                completion = completions[row]
-                completion.token_ids.extend(output.new_token_ids)
-                completion.log_probs.extend(output.new_logprobs.logprobs[:, 0].tolist())
-                if output.finish_reason is not None:
-                    del unfinished[output.request_id]
-                    on_finished(row, completion)
-                    ended = True
-            if unfinished and not outputs and not scheduler.has_unfinished_requests():
-                raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(completions)} requests")
-            if ended:
-                add(more(not unfinished))
-        return with_numbers(completions)
+        try:
+            while True:
+                for request in self._of_a_pass(requests):
+                    unfinished[request.request_id] = made
+                    made += 1
+                    core.add_request(request)
+                if not unfinished:
+                    return with_numbers(completions)
+                outputs = core.get_output().outputs
+                ended = False
+                for output in outputs:
+                    row = unfinished[output.request_id]
+                    completion = completions[row]
+                    completion.token_ids.extend(output.new_token_ids)
+                    completion.log_probs.extend(output.new_logprobs.logprobs[:, 0].tolist())
+                    if output.finish_reason is not None:
+                        del unfinished[output.request_id]
+                        on_finished(row, completion)
+                        ended = True
+                if unfinished and not outputs and not scheduler.has_unfinished_requests():
+                    raise EngineError(f"vLLM ended without finishing {len(unfinished)} of {len(completions)} requests")
+                if ended:
+                    add(more(not unfinished and made == len(completions)))
+        finally:
+            if unfinished:  # an error or Ctrl-C; the engine can generate again
+                core.abort_requests(list(unfinished))
+
+    def _of_a_pass(self, requests: Iterator[Any]) -> Iterator[Any]:
+        """The next requests, on a GPU only until what is to be read of their prompts fills a forward pass: the others
+        are made while it is computed."""
+        tokens, prompt = 0, None
+        for request in requests:
+            yield request
+            same = request.prompt_token_ids == prompt  # all but the last block is found in the cache then
+            prompt = request.prompt_token_ids
+            tokens += (len(prompt) - 1) % self._block + 1 if same else len(prompt)
+            if self._pass_tokens is not None and tokens >= self._pass_tokens:
+                return
 
     def _generate_plainly(
         self, prompts: list[list[int]], sampling: Sampling, on_finished: OnFinished, more: More

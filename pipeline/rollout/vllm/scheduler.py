@@ -274,27 +274,33 @@ class RolloutScheduler(AsyncScheduler):
 class _Held:
     """The log-probabilities and ranks of a sequence's tokens that were not handed on yet; true if there are any."""
 
-    __slots__ = ("log_probs", "ranks")
+    __slots__ = ("_count", "_log_probs", "_ranks")
 
     def __init__(self) -> None:
-        self.log_probs: list[float] = []
-        self.ranks: list[int] = []
+        self._log_probs: list[np.ndarray] = []
+        self._ranks: list[np.ndarray] = []
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self.ranks)
+        return self._count
+
+    def add(self, log_probs: np.ndarray, ranks: np.ndarray) -> None:
+        """Of the next tokens, (n,) each."""
+        self._log_probs.append(log_probs)
+        self._ranks.append(ranks)
+        self._count += len(ranks)
 
     def deliver(self, request: Any, output: EngineCoreOutput) -> None:
         """Put what was held before the tokens of `output`."""
         if output.new_logprobs is not None:
-            self.log_probs += output.new_logprobs.logprobs[:, 0].tolist()
-            self.ranks += output.new_logprobs.sampled_token_ranks.tolist()
+            self.add(output.new_logprobs.logprobs[:, 0], output.new_logprobs.sampled_token_ranks)
         output.new_token_ids = request.output_token_ids[-len(self) :]
         output.new_logprobs = LogprobsLists(
             np.array(output.new_token_ids, dtype=np.int64)[:, None],
-            np.array(self.log_probs, dtype=np.float32)[:, None],
-            np.array(self.ranks, dtype=np.int64),
+            np.concatenate(self._log_probs)[:, None],
+            np.concatenate(self._ranks),
         )
-        self.log_probs, self.ranks = [], []
+        self._log_probs, self._ranks, self._count = [], [], 0
 
 
 def _is_plain(request: Any) -> bool:

@@ -220,6 +220,36 @@ def test_rows_join_a_generation_that_is_under_way(model, engine) -> None:
     engine._eos_token_ids = []
 
 
+def test_requests_may_be_made_while_others_are_generated(model, engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few prompts at a time, as on a GPU: nothing is idle before all rows have ended."""
+    engine.refresh(vector(model, 0.3))
+    rows, greedy = [prompt for prompt in prompts() for _ in range(3)], Sampling(NEW_TOKENS, temperature=0)
+    at_once = engine.generate(rows, greedy, lambda *_: None)
+    done: list[int] = []
+    idle: list[bool] = []
+    monkeypatch.setattr(engine, "_pass_tokens", 40)
+    later = engine.generate(rows, greedy, lambda row, _: done.append(row), lambda empty: idle.append(empty) or [])  # type: ignore[func-returns-value]
+    assert [row.token_ids for row in later] == [row.token_ids for row in at_once]
+    assert sorted(done) == list(range(len(rows))) and idle.count(True) == 1 and idle[-1]
+
+
+def test_a_generation_that_was_broken_off_leaves_nothing_behind(model, engine) -> None:
+    engine.refresh(vector(model, 0.3))
+    greedy = Sampling(NEW_TOKENS, temperature=0)
+    expected = engine.generate(prompts(), greedy, lambda *_: None)
+
+    def broken(row: int, completion: Completion) -> None:
+        raise KeyboardInterrupt
+
+    engine._eos_token_ids = list(range(5, 40))  # some end while others go on
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(prompts() * 4, Sampling(NEW_TOKENS, seed=2), broken)
+    engine._eos_token_ids = []
+    engine.refresh(vector(model, 0.3))
+    again = engine.generate(prompts(), greedy, lambda *_: None)
+    assert [row.token_ids for row in again] == [row.token_ids for row in expected]
+
+
 def test_completions_are_handed_on_while_others_are_generated(model, engine) -> None:
     """With a stop token that comes up at different times, the first completion arrives well before the last."""
     if engine._plain:
