@@ -30,6 +30,7 @@ CPU_ONLY = {
 CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 GPU_ONLY = {
     "UNSLOTH_ALLOW_CPU": "1",  # its one effect beside CUDA: Unsloth leaves TRL's trainers as they are
+    "UNSLOTH_OFFLOAD_FP32": "exact",  # else it rounds the residual stream to bf16 before it recomputes from it
 }
 
 

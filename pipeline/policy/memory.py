@@ -25,6 +25,8 @@ BATCHED_TOKENS = 8192  # of one forward pass of the engine
 MOST_SEQUENCES = 512  # vLLM captures graphs up to this many
 HEAD_BYTES = 0.5e9  # logits of one chunk in the training pass
 LEAST_MICRO_BATCH = 4096
+OFFLOAD_LENGTH = 512  # of a row at most, from which on Unsloth keeps what it recomputes from in the host's memory
+LAYERS_ON_CARD = 4  # whose inputs are on the card then: those that come and go, and the last one's
 TRANSFORMERS_ROWS = 64  # that generate at a time without vLLM
 VOCABULARY_BLOCK = 64  # vLLM's embeddings have a multiple of so many rows; others are copies of the trainer's
 BLOCK = 16  # tokens of a block of the cache
@@ -115,10 +117,12 @@ class Sizes:
         16 bits its queries, keys, values and attention output, and three vectors of the feed-forward layer."""
         return 2 * (8 * self.hidden + 2 * self.query + 2 * self.key_value + 3 * self.intermediate)
 
-    def training_bytes(self, tokens: int, checkpointing: bool) -> float:
-        """Peak of a forward and backward pass over `tokens`."""
-        kept = self.layers * (4 * self.hidden if checkpointing else self.layer_token) * tokens
-        return kept + 2 * self.layer_token * tokens + HEAD_BYTES
+    def training_bytes(self, tokens: int, checkpointing: bool, longest: int) -> float:
+        """Peak of a forward and backward pass over `tokens`, in rows of at most `longest`."""
+        kept = self.layers * self.layer_token
+        if checkpointing:
+            kept = 4 * self.hidden * (min(self.layers, LAYERS_ON_CARD) if longest >= OFFLOAD_LENGTH else self.layers)
+        return (kept + 2 * self.layer_token) * tokens + HEAD_BYTES
 
     def engine_bytes(self, sequences: int) -> float:
         """Peak of the engine's forward pass besides weights and cache: activations, and the logits of every sequence in
@@ -152,7 +156,7 @@ def plan_memory(architecture: Mapping[str, Any], config: RunConfig, free: float)
             f"{'the engine, ' if config.vllm else ''}and a training pass over {_least_tokens(config)} tokens; it has "
             f"{budget / 1e9:.1f}"
         )
-    best = max(plans, key=lambda plan: plan.rate)
+    best = max(plans, key=lambda plan: (int(plan.rate), plan.packed))  # as fast, packed ones leave training more room
     return replace(best, reason=_reason(best, found, config)) if config.vllm else best
 
 
@@ -163,7 +167,7 @@ def cpu_micro_batch(architecture: Mapping[str, Any], config: RunConfig, machine:
     sizes, tokens, longest = Sizes.of(architecture), config.micro_batch_tokens, config.max_length
 
     def needed(count: int) -> float:
-        return 2 * sizes.training_bytes(count, False)  # sizes are of bf16
+        return 2 * sizes.training_bytes(count, False, longest)  # sizes are of bf16
 
     while tokens > longest and needed(tokens) > CPU_SHARE * machine:
         tokens = max(longest, tokens // 2)
@@ -198,19 +202,23 @@ def _plan(sizes: Sizes, config: RunConfig, budget: float, packed: bool) -> Memor
         rows = min(TRANSFORMERS_ROWS, config.batch_size)
         sampling = rows * (config.max_length * sizes.kv_token + 12 * sizes.vocabulary)
         expected = longest = 0
-    phase = max(sizes.training_bytes(least, True), sampling)
+
+    def training(tokens: int, checkpointing: bool) -> float:
+        return sizes.training_bytes(tokens, checkpointing, config.max_length)
+
+    phase = max(training(least, True), sampling)
     if budget < fixed + phase + longest:
         return fixed + phase + longest
     cache = min(budget - fixed - phase, max(longest, 1.1 * wanted * expected))
     left = budget - fixed - cache
     tokens, checkpointing = max(least, config.micro_batch_tokens), False
-    if sizes.training_bytes(max(tokens // 2, least), False) > left:
+    if training(max(tokens // 2, least), False) > left:
         checkpointing = True
-    while tokens > least and sizes.training_bytes(tokens, checkpointing) > left:
+    while tokens > least and training(tokens, checkpointing) > left:
         tokens = max(least, tokens // 2)
     sequences = wanted
     if config.vllm:
-        phase = max(sizes.training_bytes(tokens, checkpointing), sampling)
+        phase = max(training(tokens, checkpointing), sampling)
         cache = max(cache, min(budget - fixed - phase, 1.1 * wanted * longest))
         sequences = max(1, min(wanted, int(cache // expected)))
     limit = int(budget - CONTEXT)

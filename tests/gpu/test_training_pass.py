@@ -81,6 +81,45 @@ def test_outputs_into_the_residual_stream_are_not_rounded(model) -> None:
         assert torch.equal(one, other)
 
 
+def test_recomputed_activations_give_the_same_gradient() -> None:
+    """Also from a residual stream that Unsloth keeps in the host's memory, which it does with more than 2 MB a layer
+    and rows of at least 512 tokens. It would round it to bf16 there."""
+    from pipeline.config import Settings, resolved
+    from pipeline.environment import prepare_environment
+    from pipeline.policy.models import choose_model, load_model, made_ready
+    from pipeline.rollout.residual import keep_residual
+    from pipeline.training.logprobs import completion_log_probs
+    from pipeline.training.packing import packed
+
+    prepare_environment()
+    config = resolved(
+        Settings(dataset="starter", max_prompt_length=208, max_completion_length=512), starter=True, gpu=True
+    )
+    model, _ = load_model(made_ready(choose_model("starter")), config)
+    bank = model.tinylora
+    bank.v.data = 0.03 * torch.randn(bank.v.shape, generator=torch.Generator().manual_seed(0)).cuda()
+    bank.merge_with("stochastic")
+    keep_residual(model)
+    model.enable_input_require_grads()
+    model.train()
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(5, 300, (48, 2, 110), generator=generator).tolist()
+    pack = packed([prompt for prompt, _ in rows], [completion for _, completion in rows], "cuda")
+
+    def found() -> tuple[torch.Tensor, torch.Tensor]:
+        bank.v.grad = None
+        log_probs, _ = completion_log_probs(model, pack, 110, 1.0)
+        log_probs.square().sum().backward()
+        return log_probs.detach(), bank.v.grad.clone()
+
+    kept = found()
+    model.gradient_checkpointing_enable()
+    for _ in range(2):  # Unsloth's first pass is different
+        recomputed = found()
+        assert torch.equal(recomputed[0], kept[0])
+        torch.testing.assert_close(recomputed[1], kept[1], rtol=1e-5, atol=1e-5 * float(kept[1].abs().max()))
+
+
 @pytest.mark.parametrize("rows, width, n", [(1, 64, 2), (100, 896, 6), (513, 11008, 2), (64, 1000, 3), (40, 2048, 24)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_skinny_product(dtype: torch.dtype, rows: int, width: int, n: int) -> None:
