@@ -7,7 +7,7 @@ layers, and silently drops the update of any other replacement. A layer computes
 
 - beside the frozen layer (the default): y = W x + U Σ (R (Vᵀ x)), exact, and an ordinary autograd graph;
 - with the merged weight, once `TinyLoRA.merge_with` was called: y = round(W + ΔW) x, the very weights that a merging
-  rollout engine serves. It costs no pass over y beyond the frozen layer's own (see `_MergedLinear`).
+  rollout engine serves. It costs no pass over y beyond the frozen layer's own (`merged.py`).
 
 Every layer adds its own share to the gradient of `v`, so gradient checkpointing of any kind counts each one once.
 """
@@ -24,16 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.base import SIXTEEN_BITS, Base, float32_product, frozen_base, is_quantized, wide
+from adapters.base import Base, frozen_base, is_quantized, wide
 from adapters.config import AdapterError, TinyLoRAConfig
 from adapters.factors import Factors, cached_factors
 from adapters.legacy import projection_of
 from adapters.merge import Merger, Rounding, delta_weight, mixing, salt_of
+from adapters.merged import MergedGate, MergedLinear, onto
 from adapters.served import MadeFrom
 
 LARGEST_WEIGHT = 2.0**8  # of a token, scaled: far from both ends of float16 also behind many layers
 LEAST_WEIGHT = 2.0**-100  # that is scaled up to it; less, or none at all, stays far below
-MOST_ROWS = 64  # of A that the kernels of `kernels/skinny.py` take
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one parent that read one tensor
 
 
@@ -111,6 +111,11 @@ class TinyLoRA(nn.Module):
         self.register_buffer("projections", torch.stack([layer.projections for layer in layers]), persistent=False)
         groups = torch.tensor([layer.group for layer in layers], device=self.v.device)
         self.register_buffer("group_index", groups, persistent=False)
+
+    @property
+    def vector(self) -> Tensor:
+        """What the layers compute with: `v`, or its copies."""
+        return self.v if self.rows is None else self.rows
 
     def set_projections(self, projections: Tensor) -> None:
         """Take P of every layer, (modules, u, r, r)."""
@@ -194,7 +199,7 @@ class SharedInput:
     def hidden(self, layer: TinyLoRALinear, x: Tensor) -> Tensor:
         """x Aᵀ (rows, r) of this layer in float32; x (..., in)."""
         if self._kept is None or self._kept[0]() is not x:
-            hidden = _onto(x.detach().reshape(-1, x.shape[-1]).to(self.right.dtype), self.right)
+            hidden = onto(x.detach().reshape(-1, x.shape[-1]).to(self.right.dtype), self.right)
             self._kept = (weakref.ref(x), hidden)
         part = self._kept[1][:, self._parts[layer]]
         if layer is self._last:
@@ -244,13 +249,17 @@ class TinyLoRALinear(nn.Module):
         """As `TinyLoRA.merged_weight`."""
         return self._bank[0].merged_weight(self.index)
 
+    @property
+    def owners(self) -> Tensor | None:
+        """As `TinyLoRA.owners`."""
+        return self._bank[0].owners
+
     def forward(self, x: Tensor) -> Tensor:
         bank = self._bank[0]
         if not bank.enabled:
             return self.base_layer(x)
         if bank.merger is not None:
-            hidden = self.shared.hidden(self, x) if torch.is_grad_enabled() else None
-            return _MergedLinear.apply(x, bank.v if bank.rows is None else bank.rows, hidden, self)  # type: ignore[no-any-return]
+            return MergedLinear.apply(x, bank.vector, self._hidden(x), self)  # type: ignore[no-any-return]
         y = self.base_layer(x)
         hidden = _Onto.apply(x.reshape(-1, self.in_features).to(self.dtype), self.shared.rows(self))
         with torch.autocast(x.device.type, enabled=False):
@@ -262,45 +271,16 @@ class TinyLoRALinear(nn.Module):
             total = torch.addmm(wide(y.reshape(-1, self.out_features)), mixed, wide(self.left_rows))
         return total.view(y.shape).to(total.dtype if self.wide_output else y.dtype)
 
+    def _hidden(self, x: Tensor) -> Tensor | None:
+        return self.shared.hidden(self, x) if torch.is_grad_enabled() else None
 
-class _MergedLinear(torch.autograd.Function):
-    """y = x W'ᵀ + b, with the gradients of x and of v.
 
-    W' is asked for anew in the backward pass, so nothing of its size is kept. With g = ∂L/∂y: ∂L/∂x = g W', and since
-    W' moves with R as ΔW does (rounding is passed straight through), ∂L/∂R = (g U Σ)ᵀ (x V), ∂L/∂v_i = ⟨P_i, ∂L/∂R⟩.
-    Of copies of `v` (rows, groups, u) all values are equal, and each gets its tokens' part of the sum.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor, hidden: Tensor | None, layer: TinyLoRALinear) -> Tensor:
-        ctx.layer, ctx.groups, ctx.owners, ctx.dtype = layer, v.shape, layer._bank[0].owners, x.dtype
-        ctx.save_for_backward(hidden)
-        bias = layer.base_layer.bias
-        factors = x.to(layer.dtype), layer.merged_weight(), None if bias is None else bias.to(layer.dtype)
-        return float32_product(*factors) if layer.wide_output else F.linear(*factors).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore
-        layer: TinyLoRALinear = ctx.layer
-        (hidden,) = ctx.saved_tensors
-        grad = grads[0].to(layer.dtype)
-        flat = grad.reshape(-1, layer.out_features)
-        to_x = to_v = None
-        if ctx.needs_input_grad[0]:
-            to_x = (flat @ layer.merged_weight()).view(*grad.shape[:-1], -1).to(ctx.dtype)
-        if ctx.needs_input_grad[1]:
-            if len(ctx.groups) == 3:
-                by_token = _onto(flat, layer.left_rows).unsqueeze(-1) * hidden.unsqueeze(-2)
-                to_mixing = by_token.new_zeros(ctx.groups[0], by_token[0].numel())  # (rows, r · r)
-                to_mixing.index_add_(0, ctx.owners, by_token.flatten(1))
-            else:
-                to_mixing = _outer(flat, layer.left_rows, hidden).flatten()
-            to_scalars = (to_mixing @ layer.projections.flatten(1).mT.to(to_mixing.dtype)).unsqueeze(-2)  # (..., 1, u)
-            to_v = to_scalars
-            if ctx.groups[-2] > 1:
-                zeros = to_scalars.new_zeros(ctx.groups)
-                to_v = zeros.index_copy_(zeros.dim() - 2, layer.group_index, to_scalars)
-        return to_x, to_v, None, None
+def gated(gate: TinyLoRALinear, up: TinyLoRALinear, x: Tensor) -> Tensor | None:
+    """silu(gate(x)) · up(x), rounded once, of layers without biases, if they compute with merged weights, else None."""
+    bank = gate._bank[0]
+    if not bank.enabled or bank.merger is None:
+        return None
+    return MergedGate.apply(x, bank.vector, gate._hidden(x), up._hidden(x), gate, up)  # type: ignore[no-any-return]
 
 
 class _Onto(torch.autograd.Function):
@@ -310,35 +290,12 @@ class _Onto(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.dtype = x.dtype
-        return _onto(x, rows)
+        return onto(x, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         (rows,) = ctx.saved_tensors
         return (grads[0] @ wide(rows)).to(ctx.dtype), None
-
-
-def _onto(x: Tensor, rows: Tensor) -> Tensor:
-    """x rowsᵀ in float32: x (n, width), rows (few, width)."""
-    if is_skinny(x, rows):
-        from adapters.kernels.skinny import skinny_product
-
-        return skinny_product(x, rows)
-    return wide(F.linear(x, rows))
-
-
-def _outer(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
-    """(x rowsᵀ)ᵀ factors (few, m) in float32: x (n, width), rows (few, width), factors (n, m) float32."""
-    if is_skinny(x, rows):
-        from adapters.kernels.skinny import skinny_outer
-
-        return skinny_outer(x, rows, factors)
-    return wide(F.linear(x, rows)).mT @ factors
-
-
-def is_skinny(x: Tensor, rows: Tensor) -> bool:
-    """Whether the kernels of `kernels/skinny.py` can multiply the two."""
-    return x.is_cuda and x.dtype in SIXTEEN_BITS and len(rows) <= MOST_ROWS
 
 
 def target_linears(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Module]:

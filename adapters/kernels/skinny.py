@@ -2,7 +2,7 @@
 
 A matrix product of the libraries is laid out for wide results and reads x several times slower. Tensor cores need 16
 columns, so A is padded with zeros; the sum is float32. Left out: other dtypes than bf16 and float16, and more rows of
-A than `MOST_ROWS` of `adapters/tinylora.py`.
+A than `MOST_ROWS` of `adapters/merged.py`.
 """
 
 from __future__ import annotations

@@ -72,9 +72,10 @@ def load_policy(choice: ModelChoice, config: RunConfig) -> Policy:
 def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | None) -> Policy:
     model, tokenizer = load_model(choice, config)
     if config.vllm and has_gpu():  # the engine does the same
-        from pipeline.rollout import residual, rotary
+        from pipeline.rollout import residual, rotary, swiglu
 
         residual.keep_residual(model)
+        swiglu.keep_swiglu(model)
         if not plain_vllm():
             rotary.keep_rotary(model)
     engine = load_engine(choice, config, model, tokenizer, memory)

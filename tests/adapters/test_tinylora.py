@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from adapters import AdapterError, TinyLoRAConfig, TinyLoRALinear, adapted_layers, inject
 from adapters.merge import merge_weight, salt_of
+from adapters.tinylora import gated
 
 
 @pytest.fixture
@@ -110,6 +112,34 @@ def test_gradients_of_single_rows(model, rounding, groups: int) -> None:
     for row in range(3):
         alone = loss_and_gradient(model, ids[row : row + 1])[1]
         torch.testing.assert_close(3 * rows.grad[row], alone, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("copies", [False, True])
+def test_gate_and_up_in_one_node_give_what_the_layers_give(model, groups: int, copies: bool) -> None:
+    """Value and all gradients in float64, also of copies of v; nothing where weights are not merged."""
+    bank = inject(model.double(), TinyLoRAConfig(u=4, groups=groups))
+    nn.init.normal_(bank.v, std=0.3)
+    block = model.model.layers[1].mlp
+    gate, up = block.gate_proj, block.up_proj
+    generator = torch.Generator().manual_seed(0)
+    leaf = torch.randn(2, 9, gate.in_features, dtype=torch.float64, generator=generator).requires_grad_()
+    target = torch.randn(2, 9, gate.out_features, dtype=torch.float64, generator=generator)
+    assert gated(gate, up, leaf) is None
+    bank.merge_with("nearest")
+
+    def found(one_node: bool) -> list[torch.Tensor]:
+        with bank.per_row(torch.arange(18) // 6, 3) if copies else nullcontext():
+            y = gated(gate, up, leaf) if one_node else nn.functional.silu(gate(leaf)) * up(leaf)
+            assert y is not None
+            return [y.detach(), *torch.autograd.grad((y * target).sum(), (leaf, bank.vector))]
+
+    for one, other in zip(found(True), found(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        assert gated(gate, up, leaf) is not None
+    with bank.disabled():
+        assert gated(gate, up, leaf) is None
 
 
 def test_merged_weights_are_those_of_the_engine(tiny_model_folder: Path) -> None:

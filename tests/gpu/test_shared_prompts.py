@@ -94,12 +94,14 @@ def through_transformers(folder: Path, device: str, dtype: torch.dtype, rounding
 
     from adapters import TinyLoRAConfig, inject
     from pipeline.rollout.residual import keep_residual
+    from pipeline.rollout.swiglu import keep_swiglu
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device, dtype)
     bank = inject(model, TinyLoRAConfig(u=8))
     bank.v.data.copy_(0.1 * torch.randn(bank.v.shape, generator=torch.Generator().manual_seed(0)))
     bank.merge_with(rounding)
     keep_residual(model)
+    keep_swiglu(model)
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -133,6 +135,7 @@ def test_shared_prompts_through_unsloth(checkpointing: bool) -> None:
     from pipeline.config import Settings, resolved
     from pipeline.policy.models import choose_model, load_model, made_ready
     from pipeline.rollout.residual import keep_residual
+    from pipeline.rollout.swiglu import keep_swiglu
 
     config = resolved(Settings(dataset="starter", max_prompt_length=208), starter=True, gpu=True)
     model, _ = load_model(made_ready(choose_model("starter")), config)
@@ -141,6 +144,7 @@ def test_shared_prompts_through_unsloth(checkpointing: bool) -> None:
     model.tinylora.v.data = model.tinylora.v.data.float()
     model.tinylora.merge_with("stochastic")
     keep_residual(model)
+    keep_swiglu(model)
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable()

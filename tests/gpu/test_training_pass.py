@@ -10,6 +10,7 @@ import torch
 from adapters import TinyLoRAConfig, inject
 from adapters.base import dense
 from adapters.merge import delta_weight, merge_weight, salt_of
+from pipeline.rollout.swiglu import keep_swiglu
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -46,8 +47,12 @@ def test_gradient_of_the_merged_pass_is_that_of_the_exact_one(model) -> None:
     exact = gradient(model)
     model.tinylora.merge_with("stochastic")
     merged = gradient(model)
-    assert torch.cosine_similarity(exact.flatten(), merged.flatten(), dim=0) > 0.98
-    assert float(merged.norm() / exact.norm()) == pytest.approx(1.0, abs=0.1)
+    keep_swiglu(model)
+    with_gate = gradient(model)
+    assert not torch.equal(with_gate, merged)  # it is used
+    for one in (merged, with_gate):
+        assert torch.cosine_similarity(exact.flatten(), one.flatten(), dim=0) > 0.98
+        assert float(one.norm() / exact.norm()) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
@@ -100,6 +105,7 @@ def test_recomputed_activations_give_the_same_gradient() -> None:
     bank.v.data = 0.03 * torch.randn(bank.v.shape, generator=torch.Generator().manual_seed(0)).cuda()
     bank.merge_with("stochastic")
     keep_residual(model)
+    keep_swiglu(model)
     model.enable_input_require_grads()
     model.train()
     generator = torch.Generator().manual_seed(1)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.tinylora import TinyLoRA, is_skinny
+from adapters.merged import is_skinny
+from adapters.tinylora import TinyLoRA
 
 MOST_PARTS = 3  # of a fused layer that the kernel takes
 
