@@ -1,9 +1,5 @@
-"""SwiGLU in the trainer's forward pass, of two products in float32, rounded once.
-
-Each rounding of gate, up and silu to bf16 adds to the distance from the exact policy, and so to the mismatch of engine
-and trainer. The trainer's projections make float32 for nothing, as tensor cores do; in the engine, writing it would
-slow a step of many sequences, so there only silu stays whole (`adapters/kernels/swiglu.py`). Only on a GPU: on a CPU
-all is float32.
+"""SwiGLU in the trainer's forward pass as one node of the graph with its two projections (`adapters/merged.py`), in
+which silu is not rounded before it is multiplied, as in the engine's kernel. Only on a GPU: on a CPU all is float32.
 """
 
 from __future__ import annotations
@@ -29,7 +25,4 @@ def keep_swiglu(model: nn.Module) -> None:
 
 def _forward(block: Any, x: Tensor) -> Tensor:
     y = gated(block.gate_proj, block.up_proj, x) if x.is_cuda and x.dtype in SIXTEEN_BITS else None
-    if y is None:
-        return type(block).forward(block, x)
-    return block.down_proj(y)
-
+    return type(block).forward(block, x) if y is None else block.down_proj(y)
