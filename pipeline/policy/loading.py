@@ -75,9 +75,9 @@ def _load_policy(choice: ModelChoice, config: RunConfig, memory: MemoryPlan | No
         from pipeline.rollout import residual, rotary, swiglu
 
         residual.keep_residual(model)
-        swiglu.keep_swiglu(model)
         if not plain_vllm():
             rotary.keep_rotary(model)
+            swiglu.keep_swiglu(model)
     engine = load_engine(choice, config, model, tokenizer, memory)
     if memory:
         return Policy(model, tokenizer, engine, memory, memory.micro_batch_tokens)
