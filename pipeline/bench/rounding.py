@@ -25,12 +25,15 @@ SITES = {
     "q, k, v": "the projections to queries, keys and values",
     "attention": "attention weights, and the heads' outputs",
     "gate, up": "the projections of the feed-forward block",
-    "SwiGLU": "silu(gate), and its product with up",
+    "silu": "silu(gate)",
+    "SwiGLU": "its product with up",
     "block output": "the projections that the residual stream takes in",
     "head input": "the last norm's output",
     "logits": "what the softmax reads",
 }
-KEPT = ("logits", "residual", "normed", "block output", "rotary table", "rotary")  # in float32 by trainer and engine
+KEPT = (  # in float32 by trainer and engine
+    "logits", "residual", "normed", "block output", "rotary table", "rotary", "silu",
+)  # fmt: skip
 
 
 class RoundedForward:
@@ -101,4 +104,4 @@ class RoundedForward:
 
     def _feed_forward(self, block: Any, x: Tensor) -> Tensor:
         gate, up = (self._at("gate, up", part(x)) for part in (block.gate_proj, block.up_proj))
-        return block.down_proj(self._at("SwiGLU", self._at("SwiGLU", F.silu(gate)) * up))
+        return block.down_proj(self._at("SwiGLU", self._at("silu", F.silu(gate)) * up))
