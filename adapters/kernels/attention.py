@@ -28,10 +28,10 @@ LOG2_E = 1.4426950408889634
 
 @triton.jit
 def _same_blocks(tables, stride, lengths, same, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-    """Leading blocks that a row has in common with the row before, of those that both have filled."""
+    """Leading blocks that a row has in common with the row before, of those that both had filled before this step."""
     row, place = tl.program_id(0), tl.arange(0, WIDTH)
     before = tl.maximum(row - 1, 0)
-    filled = tl.minimum(tl.load(lengths + row), tl.load(lengths + before)) // BLOCK
+    filled = tl.maximum(tl.minimum(tl.load(lengths + row), tl.load(lengths + before)) - 1, 0) // BLOCK
     count = tl.where(row == 0, 0, filled)
     for start in range(0, count, WIDTH):
         at = start + place
@@ -97,7 +97,7 @@ def _newest(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
     """Maximum, total and sums that `_attend` goes on with: of the new token at `position` alone, which is written into
-    the cache."""
+    the cache. q (queries, WIDTH)."""
     one, width = tl.arange(0, 1), tl.arange(0, WIDTH)
     k = _turned(key, one, angles, position + one, one == 0, WIDTH, TURN)
     v = tl.load(value + width)[None, :]
@@ -107,7 +107,7 @@ def _newest(
     tl.store(at + WIDTH, v)
     score = tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1) * scale
     heads: tl.constexpr = q.shape[0]
-    return score, tl.full([heads], 1.0, tl.float32), tl.broadcast_to(v.to(tl.float32), [heads, WIDTH])
+    return score, tl.full([heads], 1.0, tl.float32), tl.broadcast_to(tl.trans(v.to(tl.float32)), [WIDTH, heads])
 
 
 @triton.jit
@@ -115,8 +115,29 @@ def _attend(
     q, m, total, sums, cache, stride_block, stride_token, table, start, end, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """One round over the keys from `start` to at most `end` of a sequence: the largest score so far of every query, in
-    bits, the sum of powers of two, and the sum of the values that they weigh."""
+    """One round over the keys from `start` to at most `end` of a sequence. Queries are columns, q (WIDTH, queries), as
+    tensor cores multiply 16 rows by 8 columns at least. Of every query: the largest score so far, in bits, the sum of
+    powers of two, and the sum (WIDTH, queries) of the values that they weigh."""
+    key, width = start + tl.arange(0, KEYS), tl.arange(0, WIDTH)
+    block = tl.load(table + key // BLOCK, mask=key < end, other=0).to(tl.int64)
+    at = (cache + block * stride_block + (key % BLOCK) * stride_token)[:, None] + width[None, :]
+    k = tl.load(at, mask=(key < end)[:, None], other=0.0)
+    v = tl.load(at + WIDTH, mask=(key < end)[:, None], other=0.0)
+    score = tl.where((key < end)[:, None], tl.dot(k, q, input_precision="ieee") * scale, float("-inf"))
+    larger = tl.maximum(m, tl.max(score, axis=0))
+    weight = tl.exp2(score - larger[None, :])
+    kept = tl.exp2(m - larger)
+    total = total * kept + tl.sum(weight, axis=0)
+    sums = tl.dot(tl.trans(v), weight.to(v.dtype), sums * kept[None, :], input_precision="ieee")
+    return larger, total, sums
+
+
+@triton.jit
+def _attend_many(
+    q, m, total, sums, cache, stride_block, stride_token, table, start, end, scale,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """As `_attend`, with queries as rows, q and sums (queries, WIDTH), which is faster for many of them."""
     key, width = start + tl.arange(0, KEYS), tl.arange(0, WIDTH)
     block = tl.load(table + key // BLOCK, mask=key < end, other=0).to(tl.int64)
     at = cache + block * stride_block + (key % BLOCK) * stride_token
@@ -157,7 +178,7 @@ def _shared_part(
             sums = tl.zeros([ROWS * PADDED, WIDTH], tl.float32)
             table, of_head = tables + first.to(tl.int64) * stride_table, cache + head * stride_head
             for start in range(0, tokens, KEYS):
-                m, total, sums = _attend(
+                m, total, sums = _attend_many(
                     q, m, total, sums, of_head, stride_block, stride_token, table, start, tokens, scale, WIDTH, BLOCK,
                     KEYS,
                 )  # fmt: skip
@@ -193,8 +214,10 @@ def _own_part(
     )  # fmt: skip
     for start in range(tokens, newest, KEYS):
         m, total, sums = _attend(
-            q, m, total, sums, of_head, stride_block, stride_token, table, start, newest, scale, WIDTH, BLOCK, KEYS
-        )
+            tl.trans(q), m, total, sums, of_head, stride_block, stride_token, table, start, newest, scale, WIDTH,
+            BLOCK, KEYS,
+        )  # fmt: skip
+    sums = tl.trans(sums)
     if BESIDE:
         gdc_wait()  # until `_shared_part` has ended, also where nothing of it is read: the next kernel waits for this
     if tokens > 0:
@@ -261,5 +284,5 @@ class SharedPrompts:
         )  # fmt: skip
         _own_part[(rows, keys)](
             query, query.stride(0), key, key.stride(0), value, value.stride(0), out, *places, self.shared, *partial,
-            scale, PADDED=max(16, padded), **shape, **OWN, launch_pdl=self.beside,
+            scale, PADDED=max(8, padded), **shape, **OWN, launch_pdl=self.beside,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 from adapters.kernels.attention import LOG2_E, _attend, _newest, _turned
 
 MOST_SHARES = 8  # of the keys of a sequence
-LAYOUT = {"KEYS": 128, "num_warps": 8, "num_stages": 2}  # keys read at a time, and how: the fastest on an H200
+LAYOUT = {"KEYS": 128, "num_warps": 4, "num_stages": 3}  # keys read at a time, and how: the fastest on an H200
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _step(
     q = _turned(query, row * stride_query + heads * WIDTH, angles, position, real, WIDTH, TURN)
     m = tl.full([PADDED], float("-inf"), tl.float32)
     total = tl.zeros([PADDED], tl.float32)
-    sums = tl.zeros([PADDED, WIDTH], tl.float32)
+    sums = tl.zeros([WIDTH, PADDED], tl.float32)
     if share == shares - 1:
         m, total, sums = _newest(
             q, key + row * stride_key + head * WIDTH, value + row * stride_value + head * WIDTH, angles, newest,
@@ -53,8 +53,10 @@ def _step(
     end = tl.minimum((share + 1) * keys, newest)
     for start in range(share * keys, end, KEYS):
         m, total, sums = _attend(
-            q, m, total, sums, of_head, stride_block, stride_token, table, start, end, scale, WIDTH, BLOCK, KEYS
-        )
+            tl.trans(q), m, total, sums, of_head, stride_block, stride_token, table, start, end, scale, WIDTH, BLOCK,
+            KEYS,
+        )  # fmt: skip
+    sums = tl.trans(sums)
     if SHARES > 1 and shares > 1:
         whole = row * tl.num_programs(1) + head
         place = (whole * SHARES + share) * PADDED + member
@@ -97,7 +99,7 @@ class FewSequences:
         self, rows: int, heads: int, keys: int, width: int, block: int, programs: int, device: torch.device
     ) -> None:
         self.block, self.programs = block, programs
-        self.padded = max(16, triton.next_power_of_2(heads // keys))  # as tensor cores multiply
+        self.padded = max(8, triton.next_power_of_2(heads // keys))  # as tensor cores multiply
         most = max(row * keys * self.shares(row * keys) for row in range(1, rows + 1)) * self.padded
         self.partial = torch.zeros(most, width, dtype=torch.float32, device=device)
         self.of_each = torch.zeros(2, most, dtype=torch.float32, device=device)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 @triton.jit
 def _forward(
-    x, residual, weight, y, total, inverse, width, eps, ADD: tl.constexpr, STORE: tl.constexpr, BLOCK: tl.constexpr
+    x, residual, weight, y, total, inverse, width, eps, PARTS: tl.constexpr, STORE: tl.constexpr, BLOCK: tl.constexpr
 ):
     column = tl.arange(0, BLOCK)
     inside = column < width
     at = tl.program_id(0).to(tl.int64) * width + column
     value = tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-    if ADD:
-        value += tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    for part in tl.static_range(PARTS):
+        of_part = x + part * tl.num_programs(0).to(tl.int64) * width
+        value += tl.load(of_part + at, mask=inside, other=0.0).to(tl.float32)
     if STORE:
         tl.store(total + at, value, mask=inside)
     root = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
@@ -56,7 +57,8 @@ def add_norm_forward(
     y = torch.empty_like(residual, dtype=weight.dtype)
     inverse = torch.empty(*residual.shape[:-1], 1, dtype=torch.float32, device=residual.device)
     added = residual if x is None else x.contiguous()
-    options = {"ADD": x is not None, "STORE": store, **_layout(width)}
+    parts = added.numel() // residual.numel() if x is not None else 0
+    options = {"PARTS": parts, "STORE": store, **_layout(width)}
     _forward[(inverse.numel(),)](added, residual, weight, y, total, inverse, width, eps, **options)
     return y, total, inverse
 

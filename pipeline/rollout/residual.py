@@ -21,7 +21,8 @@ def add_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """RMS norm of a residual stream that has taken in `x`: s = residual + x, y = weight · s / √(mean s² + eps).
 
-    x (..., H) a block's output or None, residual (..., H) of any dtype, written over with s if `in_place` and float32.
+    x a block's output (..., H), or parts that add up to it (parts, ..., H), or None; residual (..., H) of any dtype,
+    written over with s if `in_place` and float32.
     Returns y in the dtype of `weight`, s in float32, and the inverse root (..., 1) in float32. Zhang and Sennrich,
     "Root Mean Square Layer Normalization", 2019.
     """
@@ -29,7 +30,9 @@ def add_norm(
         from adapters.kernels.residual import add_norm_forward
 
         return add_norm_forward(x, residual, weight, eps, in_place)
-    total = residual.float() if x is None else residual.float() + x.float()
+    total = residual.float()
+    for part in () if x is None else x.reshape(-1, *residual.shape):
+        total = total + part.float()
     inverse = torch.rsqrt(total.square().mean(dim=-1, keepdim=True) + eps)
     return (total * inverse * weight.float()).to(weight.dtype), total, inverse
 

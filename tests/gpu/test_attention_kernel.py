@@ -127,6 +127,28 @@ def test_a_step_turns_writes_and_attends(groups, heads: int, keys: int, width: i
         assert float((served.cpu().double() - expected_cache.double()).abs().max()) < bound
 
 
+@pytest.mark.parametrize("way", [shared_prompts, few_sequences(1), few_sequences(200)], ids=["shared", "few", "parts"])
+def test_the_last_token_of_a_prompt_may_be_computed_into_a_block_that_all_share(way: Any) -> None:
+    """Of a prompt that fills its blocks, all but the last token found in the cache: each row computes that one anew."""
+    heads, keys, width, lengths = 4, 2, 64, torch.tensor([64] * 5 + [48] * 3, dtype=torch.int32)
+    tables = torch.tensor([[3, 9, 4, 8]] * 5 + [[1, 6, 2, 0]] * 3, dtype=torch.int32)
+    generator = torch.Generator().manual_seed(3)
+    cache = torch.randn(10, keys, BLOCK, 2 * width, generator=generator).to(DTYPE)
+    query = torch.randn(8, heads, width, generator=generator).to(DTYPE)
+    key, value = torch.randn(2, 2, keys, width, generator=generator).to(DTYPE).repeat_interleave(
+        torch.tensor([5, 3]), dim=1
+    )
+    written = cache.clone()
+    written[8, :, 15], written[2, :, 15] = (torch.cat([key[row], value[row]], dim=-1) for row in (0, 5))
+    out = torch.full((8, heads, width), float("nan"), dtype=DTYPE, device=DEVICE)
+    served, tables, lengths = cache.to(DEVICE), tables.to(DEVICE), lengths.to(DEVICE)
+    step = way(tables, lengths, heads, keys, width)
+    step.attend(*(x.to(DEVICE) for x in (query, key, value)), None, served, tables, lengths, width**-0.5, out)
+    expected = exact(query, written, tables.cpu(), lengths.cpu(), width**-0.5)
+    assert float((out.cpu().double() - expected).abs().max()) < (2e-6 if INTERPRETED else 2e-2)
+    assert torch.equal(served.cpu(), written)
+
+
 def test_the_rows_of_a_prompt_make_a_tile() -> None:
     from adapters.kernels.attention import SharedPrompts
 

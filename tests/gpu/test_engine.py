@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from adapters.base import dense
+from adapters.base import dense, float32_product
 from adapters.merge import delta_weight
 from pipeline.config import Settings, resolved
 from pipeline.policy.loading import Policy
@@ -138,6 +138,16 @@ def check_log_probs(policy: Policy, rows: list[list[int]], seed: int) -> None:
         assert max(distances) < 1 and sum(distances) / len(distances) < 0.1
 
 
+@pytest.mark.parametrize("copies", [3, 170])
+def test_prompts_that_fill_their_blocks_are_read_once(policy: Policy, copies: int) -> None:
+    """Their other completions compute the last token alone, also when nothing else is left to compute; and have the
+    log-probabilities of the trained model."""
+    serve(policy, 6)
+    prompts = [list(range(20, 84)), list(range(7, 23))]
+    for seed in range(2):  # the second finds all prompts in the cache
+        check_log_probs(policy, [prompt for prompt in prompts for _ in range(copies)], seed)
+
+
 def test_many_sequences_read_a_prompt_once(policy: Policy, monkeypatch) -> None:
     """With the log-probabilities of the trained model, also while sequences end and groups become smaller."""
     from adapters.kernels.attention import SharedPrompts
@@ -215,7 +225,7 @@ def test_products_from_packed_codes_are_those_of_the_dense_matrix(policy: Policy
             found, bound = packed.with_update(name, x, None, wide=True), 1e-5
         else:
             weight = torch.cat([packed.one(i).clone() for i in parts])
-            found, bound = packed.product(name, x, None, wide=True), 1e-3
+            found, bound = float32_product(x, packed.matrix(name)), 1e-3
         expected = x.double() @ weight.double().T
         assert (found - expected).norm() < bound * expected.norm()
 

@@ -40,6 +40,33 @@ def test_kernels_match_the_torch_functions(width: int, of_residual: torch.dtype,
     assert (in_place[1].data_ptr() == stream.data_ptr()) == (of_residual == torch.float32)
 
 
+def test_the_norm_adds_up_the_halves_of_a_product() -> None:
+    generator = torch.Generator().manual_seed(1)
+    halves, residual = torch.randn(2, 33, 2048, generator=generator), torch.randn(33, 2048, generator=generator)
+    weight = torch.randn(2048, generator=generator).bfloat16()
+    expected = add_norm(None, (halves.double().sum(0) + residual).float(), weight, 1e-6)
+    on_gpu = halves.cuda(), residual.cuda(), weight.cuda()
+    for found in (add_norm(halves, residual, weight, 1e-6), add_norm(*on_gpu, 1e-6)):
+        torch.testing.assert_close(found[1].cpu(), expected[1], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found[0].cpu(), expected[0], rtol=1 / 128, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "width", "terms", "halves"), [
+    (1, 2048, 11008, True), (64, 1536, 8960, True), (512, 2048, 11008, True), (512, 2048, 2048, False),
+    (1024, 2048, 11008, False), (256, 3584, 18944, True), (512, 3584, 18944, False),
+])  # fmt: skip
+def test_few_tiles_of_a_long_product_come_in_halves(rows: int, width: int, terms: int, halves: bool) -> None:
+    """What is worth it on an H200, of `down_proj` and `o_proj` of 1.5B, 3B and 7B models."""
+    from pipeline.rollout.vllm.stream import product_into_stream
+
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, terms, device="cuda").bfloat16(), torch.randn(width, terms, device="cuda").bfloat16()
+    y = product_into_stream(x, weight)
+    assert y.shape == ((2, rows, width) if halves else (rows, width)) and y.dtype == torch.float32
+    exact = x.double() @ weight.double().mT
+    assert float((y.view(-1, rows, width).sum(0) - exact).norm() / exact.norm()) < 1e-5
+
+
 @pytest.mark.parametrize("rows", [1, 7, 512])
 def test_vllm_layers_into_the_stream_give_float32(rows: int) -> None:
     """Eagerly and captured in a graph; the other layers give bf16."""

@@ -33,6 +33,7 @@ from pipeline.rollout.engine import (
 from pipeline.rollout.residual import register_vllm_norm
 from pipeline.rollout.rotary import register_vllm_rotary
 
+FIRST_PORTION = 1 / 4  # of a forward pass, which a GPU waits for; the next are made faster than it reads them
 BATCHED_TOKENS = 4096  # of one forward pass on a CPU, where prompts of numbered rows are read whole
 
 
@@ -184,7 +185,7 @@ class VLLMEngine:
         completions: list[Completion] = []
         unfinished: dict[str, int] = {}
         requests: Iterator[Any] = iter(())  # not made yet
-        made = 0
+        made, portion = 0, FIRST_PORTION
 
         def add(new: list[list[int]]) -> None:
             nonlocal requests
@@ -194,10 +195,11 @@ class VLLMEngine:
         add(prompts)
         try:
             while True:
-                for request in self._of_a_pass(requests):
+                for request in self._of_a_pass(requests, portion):
                     unfinished[request.request_id] = made
                     made += 1
                     core.add_request(request)
+                portion = min(2 * portion, 1)
                 if not unfinished:
                     return with_numbers(completions)
                 outputs = core.get_output().outputs
@@ -219,16 +221,16 @@ class VLLMEngine:
             if unfinished:  # an error or Ctrl-C; the engine can generate again
                 core.abort_requests(list(unfinished))
 
-    def _of_a_pass(self, requests: Iterator[Any]) -> Iterator[Any]:
-        """The next requests, on a GPU only until what is to be read of their prompts fills a forward pass: the others
-        are made while it is computed."""
+    def _of_a_pass(self, requests: Iterator[Any], portion: float) -> Iterator[Any]:
+        """The next requests, on a GPU only until what is to be read of their prompts fills `portion` of a forward pass:
+        the others are made while it is computed."""
         tokens, prompt = 0, None
         for request in requests:
             yield request
-            same = request.prompt_token_ids == prompt  # all but the last block is found in the cache then
+            same = request.prompt_token_ids == prompt  # all whole blocks are found in the cache then
             prompt = request.prompt_token_ids
-            tokens += (len(prompt) - 1) % self._block + 1 if same else len(prompt)
-            if self._pass_tokens is not None and tokens >= self._pass_tokens:
+            tokens += (len(prompt) % self._block or 1) if same else len(prompt)
+            if self._pass_tokens is not None and tokens >= portion * self._pass_tokens:
                 return
 
     def _generate_plainly(

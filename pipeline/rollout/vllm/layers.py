@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization import register_quantization_config
@@ -28,6 +29,7 @@ from pipeline.rollout.engine import EngineError
 from pipeline.rollout.vllm.fused import fused_place
 from pipeline.rollout.vllm.lowrank import add_buffers, add_lowrank
 from pipeline.rollout.vllm.packed import PackedWeights
+from pipeline.rollout.vllm.stream import product_into_stream
 
 METHOD = "tinylora"  # for vLLM's options `quantization` and `load_format`
 INTO_STREAM = (".o_proj", ".down_proj")  # whose outputs the residual stream takes in
@@ -78,6 +80,8 @@ class Linear(UnquantizedLinearMethod):
         self.packed, self.name = source.packed, name
         self.rank = source.bank.config.rank if source.beside else 0
         self.wide = torch.cuda.is_available() and name.endswith(INTO_STREAM)  # as the trainer's: `residual.py`
+        into_stream = float32_product if self.rank else product_into_stream  # ΔW beside is added to one sum
+        self.product = into_stream if self.wide else F.linear
 
     def create_weights(
         self, layer: Any, input_size_per_partition: int, output_partition_sizes: list[int], *args: Any, **options: Any
@@ -97,12 +101,13 @@ class Linear(UnquantizedLinearMethod):
             self.packed.compile(self.name, getattr(layer, "bias", None), self.wide)
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self.packed is not None:
-            if self.packed.are_few(x):
-                return self.packed.with_update(self.name, x, bias, self.wide)
-            y = self.packed.product(self.name, x, bias, self.wide)
+        if self.packed is not None and self.packed.are_few(x):
+            return self.packed.with_update(self.name, x, bias, self.wide)
+        if self.packed is None and not self.wide:
+            y = super().apply(layer, x, bias)
         else:
-            y = float32_product(x, layer.weight, bias) if self.wide else super().apply(layer, x, bias)
+            weight = layer.weight if self.packed is None else self.packed.matrix(self.name)
+            y = self.product(x, weight, bias)
         if not self.rank:
             return y
         return add_lowrank(

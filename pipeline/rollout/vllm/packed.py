@@ -14,11 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adapters import TinyLoRA
-from adapters.base import SIXTEEN_BITS, Packed, float32_product
+from adapters.base import SIXTEEN_BITS, Packed
 from adapters.merge import Rounding
 from pipeline.rollout.engine import EngineError
 from pipeline.rollout.vllm.fused import fused_place
@@ -94,7 +93,7 @@ class PackedWeights:
         """x (W + ΔW)ᵀ + bias of a fused layer, nothing merged: few x (rows, in) → (rows, out), in float32 if `wide`."""
         return self.few(x, self.parts[name], self.mixings, bias, torch.float32 if wide else x.dtype)
 
-    def product(self, name: str, x: Tensor, bias: Tensor | None, wide: bool) -> Tensor:
-        """x W'ᵀ + bias of a fused layer, its matrix made for it: x (rows, in) → (rows, out), in float32 if `wide`."""
+    def matrix(self, name: str) -> Tensor:
+        """The matrix (out, in) that a fused layer computes with for many rows, valid until another is made."""
         self.merger.several(self.parts[name], self.merged)
-        return (float32_product if wide else F.linear)(x, self.whole[name], bias)
+        return self.whole[name]

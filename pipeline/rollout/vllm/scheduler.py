@@ -35,6 +35,7 @@ from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import RequestStatus
 
 from pipeline.rollout.vllm.decoding import DecodingRows
+from pipeline.rollout.vllm.prefixes import find_whole_prompts
 
 CROWD_SHARE = 6  # that part of all seats is free before new sequences are let in
 FIRST_SHARE = 0.5  # of the longest completion that one is expected to take, before any has ended
@@ -68,6 +69,8 @@ class RolloutScheduler(AsyncScheduler):
             and not self.needs_kv_cache_zeroing
             and self.lora_config is self.connector is self.ec_connector is None
         )
+        if self._possible and self.cache_config.enable_prefix_caching:
+            find_whole_prompts(self.kv_cache_manager)
 
     def add_request(self, request: Any) -> None:
         self._changed = True

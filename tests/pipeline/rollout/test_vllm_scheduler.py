@@ -213,13 +213,14 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
     from pipeline.rollout.vllm import decoding
+    from pipeline.rollout.vllm.prefixes import find_whole_prompts
     from pipeline.rollout.vllm.scheduler import RolloutScheduler
 
     work = [
         (arrival, f"r{index}", [100 + kind] * 2 + list(range(200, 200 + count)), limit)
         for index, (arrival, kind, count, limit) in enumerate(rows)
     ]
-    reference, expected = run(make(AsyncScheduler, blocks, sequences, length), work, aborts)
+    _, expected = run(make(AsyncScheduler, blocks, sequences, length), work, aborts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "STEPS", most_held)
         steps, got = run(make(RolloutScheduler, blocks, sequences, length), work, aborts)
@@ -228,10 +229,27 @@ def test_the_same_steps_and_tokens_as_vllms_scheduler(
         got = {name: got[name] for name in expected}
     assert got == expected
     if blocks == 200:  # room for all; else some are let in later, so that fewer are preempted
+        own = make(AsyncScheduler, blocks, sequences, length)
+        find_whole_prompts(own.kv_cache_manager)
+        reference, found = run(own, work, aborts)
+        assert found == expected
         assert steps == reference
     for name, (tokens, log_probs, ranks, ends) in got.items():
         assert len(tokens) == len(log_probs) == len(ranks), name
         assert len(ends) == 1, name
+
+
+def test_a_prompt_that_fills_its_blocks_is_read_once() -> None:
+    """Its other completions compute its last token, in the same pass, and share all its blocks."""
+    from pipeline.rollout.vllm.scheduler import RolloutScheduler
+
+    scheduler = make(RolloutScheduler, 200, 16)
+    work = [(0, f"r{index}", list(range(100, 100 + 3 * BLOCK)), 9) for index in range(4)]
+    work += [(0, f"other{index}", list(range(200, 200 + 2 * BLOCK + 1)), 9) for index in range(2)]
+    steps, got = run(scheduler, work)
+    first = dict(steps[0])["num_scheduled_tokens"]
+    assert [first[name] for _, name, _, _ in sorted(work)] == [9, 1, 12, 1, 1, 1]
+    assert [len(ends) for _, _, _, ends in got.values()] == [1] * 6
 
 
 def test_who_waits_is_let_in_with_others() -> None:
@@ -348,7 +366,7 @@ def test_a_reset_forgets_every_prefix_and_looks_at_no_other_block() -> None:
 
     scheduler = make(RolloutScheduler, 5000, 16)
     pool = scheduler.kv_cache_manager.block_pool
-    work = [(0, f"r{index}", [index // 4, 1, 2, 3] * 3, 20) for index in range(12)]
+    work = [(0, f"r{index}", [index // 2, 1, 2, 3] * 3, 20) for index in range(12)]
     first = run(scheduler, work)
     hashed = [block for block in pool.blocks if block.block_hash is not None]
     assert 12 < len(hashed) < 200
