@@ -77,9 +77,11 @@ def save_checkpoint(path: str | Path, model: nn.Module, base_model: str, v: Tens
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read an adapter file, or the one in a folder. Raises `AdapterError` for a missing, broken or foreign file."""
     path = Path(path)
+    inner = sorted(path.glob(f"*/{FILE_NAME}"), key=lambda file: file.stat().st_mtime)  # of a run that was stopped
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
-        raise AdapterError(f"checkpoint {path}: no such file")
+        hint = f"; a folder beside it has one: give {inner[-1].parent}" if inner else ""
+        raise AdapterError(f"checkpoint {path}: no such file{hint}")
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}

@@ -67,6 +67,11 @@ def test_missing_damaged_and_foreign_files_are_named(trained: Path, tmp_path: Pa
 
     with pytest.raises(AdapterError, match="no such file"):
         read_checkpoint(tmp_path / "nothing")
+    stopped = tmp_path / "run" / "checkpoint-7"
+    stopped.mkdir(parents=True)
+    (stopped / trained.name).write_bytes(trained.read_bytes())
+    with pytest.raises(AdapterError, match=f"no such file.* give {stopped}"):
+        read_checkpoint(stopped.parent)
     data = trained.read_bytes()
     for size in (0, 7, 100, len(data) - 3):
         trained.write_bytes(data[:size])
