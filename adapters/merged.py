@@ -49,9 +49,9 @@ class MergedLinear(torch.autograd.Function):
 
 
 class MergedGate(torch.autograd.Function):
-    """x (..., in) → silu(x W'_gateᵀ) · (x W'_upᵀ) (..., out) (Shazeer, "GLU Variants Improve Transformer", arXiv
-    2002.05202), of layers without a bias. As one node it keeps two tensors of its width for the gradient instead of
-    three, and passes over them half as often. The other arguments are those of `MergedLinear`, of both layers."""
+    """x (..., in) → silu(x W'_gateᵀ) · (x W'_upᵀ) (..., out), rounded once, to the layers' dtype: Shazeer, "GLU
+    Variants Improve Transformer", arXiv 2002.05202. What the gradient needs of the two products is kept in that dtype.
+    The other arguments are those of `MergedLinear`, of both layers, which have no bias."""
 
     @staticmethod
     def forward(
@@ -65,14 +65,16 @@ class MergedGate(torch.autograd.Function):
     ) -> Tensor:
         ctx.layers, ctx.groups, ctx.owners, ctx.dtype = (gate, up), v.shape, gate.owners, x.dtype
         flat = x.reshape(-1, gate.in_features).to(gate.dtype)
-        products = [F.linear(flat, layer.merged_weight()) for layer in (gate, up)]
-        ctx.save_for_backward(of_gate, of_up, *products)
-        return _swiglu(*products).view(*x.shape[:-1], -1)
+        products = [float32_product(flat, layer.merged_weight()) for layer in (gate, up)]
+        kept = None if of_gate is None else [torch.empty_like(part, dtype=gate.dtype) for part in products]
+        y = _swiglu(products, gate.dtype, kept)
+        ctx.save_for_backward(of_gate, of_up, *(kept or ()))
+        return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        of_gate, of_up, *products = ctx.saved_tensors
-        to_products = _swiglu_gradient(grads[0].reshape(products[0].shape), *products)
+        of_gate, of_up, *kept = ctx.saved_tensors
+        to_products = _swiglu_gradient(grads[0].reshape(kept[0].shape), kept)
         to_x = to_v = None
         for layer, grad, hidden in zip(ctx.layers, to_products, (of_gate, of_up), strict=True):
             if ctx.needs_input_grad[0]:
@@ -104,25 +106,28 @@ def _gradient_of_v(
     return zeros.index_copy_(zeros.dim() - 2, layer.group_index, to_scalars)  # type: ignore[arg-type]
 
 
-def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up, computed in float32 at least and rounded once; all (tokens, out)."""
-    if gate.is_cuda:
-        from adapters.kernels.swiglu import swiglu_apart
+def _swiglu(products: list[Tensor], dtype: torch.dtype, kept: list[Tensor] | None) -> Tensor:
+    """silu(gate) · up (tokens, out) in `dtype` of the two products (tokens, out) in float32, and these in `kept`."""
+    if products[0].is_cuda:
+        from adapters.kernels.swiglu import swiglu_of_products
 
-        return swiglu_apart(gate, up)
-    return (F.silu(wide(gate)) * up).to(gate.dtype)
+        return swiglu_of_products(products, dtype, kept)
+    gate, up = products
+    for product, rounded in zip(products, kept or (), strict=False):
+        rounded.copy_(product)
+    return (F.silu(gate) * up).to(dtype)
 
 
-def _swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+def _swiglu_gradient(grad: Tensor, products: list[Tensor]) -> list[Tensor]:
     """∂L/∂gate = ∂L/∂y · up · s (1 + gate (1 − s)), ∂L/∂up = ∂L/∂y · gate · s, s = σ(gate); all (tokens, out)."""
     if grad.is_cuda:
         from adapters.kernels.swiglu import swiglu_gradient
 
-        return swiglu_gradient(grad, gate, up)
-    x, to_y = wide(gate), wide(grad)
-    sigmoid = torch.sigmoid(x)
-    to_gate, to_up = to_y * up * sigmoid * (1 + x * (1 - sigmoid)), to_y * x * sigmoid
-    return to_gate.to(grad.dtype), to_up.to(grad.dtype)
+        return swiglu_gradient(grad, products)
+    gate, up, to_y = wide(products[0]), wide(products[1]), wide(grad)
+    sigmoid = torch.sigmoid(gate)
+    to_gate, to_up = to_y * up * sigmoid * (1 + gate * (1 - sigmoid)), to_y * gate * sigmoid
+    return [to_gate.to(grad.dtype), to_up.to(grad.dtype)]
 
 
 def onto(x: Tensor, rows: Tensor) -> Tensor:

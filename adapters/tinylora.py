@@ -276,7 +276,7 @@ class TinyLoRALinear(nn.Module):
 
 
 def gated(gate: TinyLoRALinear, up: TinyLoRALinear, x: Tensor) -> Tensor | None:
-    """silu(gate(x)) · up(x) of layers without biases, if they compute with merged weights, else None."""
+    """silu(gate(x)) · up(x), rounded once, of layers without biases, if they compute with merged weights, else None."""
     bank = gate._bank[0]
     if not bank.enabled or bank.merger is None:
         return None

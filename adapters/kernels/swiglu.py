@@ -27,12 +27,14 @@ def _side_by_side(x, y, width, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _apart(gate, up, y, count, PIECE: tl.constexpr):
+def _apart(gate, up, y, kept_gate, kept_up, count, KEEP: tl.constexpr, PIECE: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * PIECE + tl.arange(0, PIECE)
     inside = at < count
-    of_gate = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
-    of_up = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+    of_gate, of_up = tl.load(gate + at, mask=inside, other=0.0), tl.load(up + at, mask=inside, other=0.0)
     tl.store(y + at, _silu_times(of_gate, of_up).to(y.dtype.element_ty), mask=inside)
+    if KEEP:
+        tl.store(kept_gate + at, of_gate.to(y.dtype.element_ty), mask=inside)
+        tl.store(kept_up + at, of_up.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -57,15 +59,18 @@ def swiglu(x: Tensor) -> Tensor:
     return y
 
 
-def swiglu_apart(gate: Tensor, up: Tensor) -> Tensor:
-    """As `_swiglu` of `merged.py`; both contiguous."""
-    y, count = torch.empty_like(gate), gate.numel()
-    _apart[(triton.cdiv(count, PIECE),)](gate, up, y, count, PIECE=PIECE)
+def swiglu_of_products(products: list[Tensor], dtype: torch.dtype, kept: list[Tensor] | None) -> Tensor:
+    """As `_swiglu` of `merged.py`."""
+    gate, up = products
+    y = torch.empty_like(gate, dtype=dtype)
+    count = gate.numel()
+    _apart[(triton.cdiv(count, PIECE),)](gate, up, y, *(kept or (y, y)), count, KEEP=kept is not None, PIECE=PIECE)
     return y
 
 
-def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_swiglu_gradient` of `merged.py`; gate and up contiguous."""
-    to_gate, to_up, count = torch.empty_like(gate), torch.empty_like(up), grad.numel()
-    _gradient[(triton.cdiv(count, PIECE),)](grad.contiguous(), gate, up, to_gate, to_up, count, PIECE=PIECE)
-    return to_gate, to_up
+def swiglu_gradient(grad: Tensor, products: list[Tensor]) -> list[Tensor]:
+    """As `_swiglu_gradient` of `merged.py`."""
+    out = [torch.empty_like(product) for product in products]
+    count = grad.numel()
+    _gradient[(triton.cdiv(count, PIECE),)](grad.contiguous(), *products, *out, count, PIECE=PIECE)
+    return out

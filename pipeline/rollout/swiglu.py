@@ -1,5 +1,9 @@
-"""SwiGLU in the trainer's forward pass as one node of the graph with its two projections (`adapters/merged.py`), in
-which silu is not rounded before it is multiplied, as in the engine's kernel. Only on a GPU: on a CPU all is float32.
+"""SwiGLU in the trainer's forward pass, of two products in float32, rounded once.
+
+Each rounding of gate, up and silu to bf16 adds to the distance from the exact policy, and so to the mismatch of engine
+and trainer. The trainer's projections make float32 for nothing, as tensor cores do; in the engine, writing it would
+slow a step of many sequences, so there only silu stays whole (`adapters/kernels/swiglu.py`). Only on a GPU: on a CPU
+all is float32.
 """
 
 from __future__ import annotations

@@ -36,16 +36,20 @@ def test_the_product_is_that_of_float64(width: int, rows: int, dtype: torch.dtyp
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 576), (5, 4097)])
 @pytest.mark.parametrize("dtype", [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16])
-def test_value_and_gradients_of_the_training_pass(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    from adapters.kernels.swiglu import swiglu_apart, swiglu_gradient
+def test_products_and_their_gradients_are_those_of_float64(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    from adapters.kernels.swiglu import swiglu_gradient, swiglu_of_products
 
     generator = torch.Generator().manual_seed(shape[1])
-    gate, up, grad = ((4 * torch.randn(shape, generator=generator)).to(dtype) for _ in range(3))
-    leaves = [gate.double().requires_grad_(), up.double().requires_grad_()]
-    value = silu(leaves[0]) * leaves[1]
-    expected = value.detach(), *torch.autograd.grad(value, leaves, grad.double())
-    given = gate.to(DEVICE), up.to(DEVICE)
-    found = swiglu_apart(*given), *swiglu_gradient(grad.to(DEVICE), *given)
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == dtype
+    gate, up, grad = (4 * torch.randn(shape, generator=generator) for _ in range(3))
+    kept = [torch.empty(shape, dtype=dtype, device=DEVICE) for _ in range(2)]
+    products = [gate.to(DEVICE), up.to(DEVICE)]
+    y = swiglu_of_products(products, dtype, kept)
+    close = {"rtol": 0.51 * torch.finfo(dtype).eps, "atol": 2e-6}
+    torch.testing.assert_close(y.cpu().double(), silu(gate.double()) * up.double(), **close)
+    assert torch.equal(y, swiglu_of_products(products, dtype, None))
+    for rounded, product in zip(kept, products, strict=True):
+        assert torch.equal(rounded, product.to(dtype))
+    leaves = [part.cpu().double().requires_grad_() for part in kept]
+    expected = torch.autograd.grad(silu(leaves[0]) * leaves[1], leaves, grad.to(dtype).double())
+    for one, other in zip(swiglu_gradient(grad.to(dtype).to(DEVICE), kept), expected, strict=True):
         torch.testing.assert_close(one.cpu().double(), other, rtol=0.51 * torch.finfo(dtype).eps, atol=1e-5)
