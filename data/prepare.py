@@ -120,6 +120,9 @@ def convert(settings: Preparation) -> Outcome:
         problem, left_out = _trimmed(loaded.problem, settings)
         for reason_of_tests, count in left_out.items():
             outcome.drop(problem, f"{count} tests: {reason_of_tests}", tests=count)
+        if loaded.problem.tests and not problem.tests:
+            outcome.drop(problem, "no test is left")
+            continue
         outcome.kept.append(replace(loaded, problem=problem))
     return outcome
 
@@ -280,11 +283,15 @@ def split(problems: list[Problem], share: float, seed: int) -> tuple[list[Proble
 
 
 def unique_ids(problems: Sequence[Problem]) -> list[Problem]:
-    """Different problems with one id get `-2`, `-3` behind it."""
-    seen: Counter[str] = Counter()
+    """Different problems with one id get `-2`, `-3` behind it, or the next number that makes no other's id."""
+    taken, seen = {problem.id for problem in problems}, Counter[str]()
     found = []
     for problem in problems:
         seen[problem.id] += 1
-        number = seen[problem.id]
-        found.append(replace(problem, id=f"{problem.id}-{number}") if number > 1 else problem)
+        if seen[problem.id] > 1:
+            while (new := f"{problem.id}-{seen[problem.id]}") in taken:
+                seen[problem.id] += 1
+            taken.add(new)
+            problem = replace(problem, id=new)
+        found.append(problem)
     return found

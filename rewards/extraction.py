@@ -225,7 +225,11 @@ _LITERALS = "|".join(
 LITERALS = re.compile(_LITERALS, re.DOTALL)
 _BLANKED = re.compile(rf"(?P<skip>{_LITERALS})|<%|%>", re.DOTALL)
 _STEP = re.compile(rf"(?P<skip>{_LITERALS})|[][(){{}},]", re.DOTALL)
-_FUNCTION = re.compile(r"(\w+)\s*\((?:[^(){};]|\([^(){};]*\))*\)\s*(?:const\s*)?\{")
+_PARENTHESES = r"\((?:[^(){};]|\([^(){};]*\))*\)"
+_FUNCTION = re.compile(  # the result behind an arrow is short, so a chain of calls is read once
+    rf"\b(\w+)\s*{_PARENTHESES}(?:\s*(?:const|noexcept|override|final|try)\b)*"
+    r"(?:\s*->(?:[^(){};=]|\([^(){};]{0,100}\)){1,100})?\s*\{"
+)
 _MAX_ARGUMENTS = 400  # characters; of a call that is not closed within them, nothing is replaced
 _CALL = re.compile(rf"(?P<skip>{_LITERALS})|(?P<call>(?:(?:\bstd\s*)?::\s*)?\bfreopen\s*\()", re.DOTALL)
 

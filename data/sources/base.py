@@ -113,9 +113,10 @@ def distinct(tests: Iterable[Test]) -> tuple[Test, ...]:
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)", re.ASCII)
 _TIME_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0}
 _TIME_UNITS |= {"ms": 1e-3, "millisecond": 1e-3, "milliseconds": 1e-3}
-_MEMORY_UNITS = {"": MEGABYTE, "b": 1, "byte": 1, "bytes": 1, "kb": 1000, "kib": 1024, "kilobytes": 1000}
-_MEMORY_UNITS |= {"mb": MEGABYTE, "mib": 1 << 20, "megabyte": MEGABYTE, "megabytes": MEGABYTE}
-_MEMORY_UNITS |= {"gb": 1000 * MEGABYTE, "gib": 1 << 30, "gigabyte": 1000 * MEGABYTE, "gigabytes": 1000 * MEGABYTE}
+_MEMORY_UNITS = {"": MEGABYTE, "b": 1, "byte": 1, "bytes": 1}
+_MEMORY_UNITS |= {"k": 1000, "kb": 1000, "kib": 1024, "kilobyte": 1000, "kilobytes": 1000}
+_MEMORY_UNITS |= {"m": MEGABYTE, "mb": MEGABYTE, "mib": 1 << 20, "megabyte": MEGABYTE, "megabytes": MEGABYTE}
+_MEMORY_UNITS |= dict.fromkeys(("g", "gb", "gigabyte", "gigabytes"), 1000 * MEGABYTE) | {"gib": 1 << 30}
 
 
 def seconds(value: Any) -> float:
@@ -134,7 +135,7 @@ def memory_bytes(value: Any, unit: int = 1) -> int:
     """A memory limit as bytes: a number of `unit` bytes, or '256 megabytes'. Unknown: the default."""
     if isinstance(value, str):
         found = _NUMBER.search(value)
-        value = float(found[1]) * _MEMORY_UNITS.get(found[2].lower(), MEGABYTE) if found else 0
+        value = float(found[1]) * _MEMORY_UNITS.get(found[2].lower(), 0) if found else 0
         unit = 1
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         return DEFAULT_MEMORY_LIMIT

@@ -55,8 +55,8 @@ def _folder(source: Source, folder: Path, split: str) -> Iterator[tuple[str, Rec
     files = sorted(
         p for p in folder.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES) and p.name not in DESCRIPTIONS
     )
-    named = [p for p in files if split in _words(p.relative_to(folder))]
-    if not named and any(set(SPLITS) & _words(p.relative_to(folder)) for p in files):
+    named = [p for p in files if _names(p.relative_to(folder), split)]
+    if not named and any(_names(p.relative_to(folder), other) for p in files for other in SPLITS):
         raise DatasetError(
             f"{source.name} at {folder}: no file of the split {split!r}; choose another with --split"
         )
@@ -66,8 +66,9 @@ def _folder(source: Source, folder: Path, split: str) -> Iterator[tuple[str, Rec
         yield from _readable(path, _records(path))
 
 
-def _words(path: Path) -> set[str]:
-    return set(re.split(r"[^a-z]+", str(path).lower()))
+def _names(path: Path, split: str) -> bool:
+    """Whether a split's name stands in a path, not as a part of a longer word."""
+    return re.search(rf"(?<![a-z]){re.escape(split.lower())}(?![a-z])", str(path).lower()) is not None
 
 
 def _readable(path: Path, records: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:

@@ -133,6 +133,8 @@ def power_lines(gain: float, rate: float, counts: Sequence[tuple[int, int]] | No
 
 def power_report(gain: float, rate: float, checkpoints: Sequence[Path]) -> list[str]:
     """The lines of `--power`, from a stored evaluation where one is given."""
+    if len(checkpoints) > 1:
+        raise ConfigError(f"--power {gain:g}: give one stored evaluation, not {len(checkpoints)}")
     counts = None
     for path in checkpoints:
         counts = list(stored_counts(path / "eval.json" if path.is_dir() else path)[1].values())

@@ -70,12 +70,15 @@ def evaluate_policies(
         grader = StreamingGrader(pool, task_of(config))
         canary = Canary(pool, grader.task, problems)  # graded while the model is loaded
         checked: dict[str, Any] | None = None
+        dropped: int | None = None
         for name, checkpoint in policies:
             loaded = policy_of(checkpoint, choice, config, loaded, launcher)
             policy = loaded.policy
             grade_where_drawn(policy, grader)
             checked = checked or canary.check(config.canary)
-            problems, dropped = evaluated_problems(policy.tokenizer, problems, config.max_prompt_length, grader.task)
+            if dropped is None:  # the policies have one tokenizer
+                given = policy.tokenizer, problems, config.max_prompt_length, grader.task
+                problems, dropped = evaluated_problems(*given)
             bar = EvaluationBar(len(problems) * samples, name)
             result = evaluate(policy.engine, policy.tokenizer, grader, problems, samples, sampling, bar.graded)
             bar.close()

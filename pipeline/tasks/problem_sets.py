@@ -179,7 +179,8 @@ def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) 
         return _generated(task, config, seed)
     if makers:
         raise ConfigError(f"--dataset {name} is for --task {makers[0].name}, not for {task.name}")
-    problems = read_dataset(name, task)
+    problems = _read(name, task)  # with those that this machine cannot grade: everywhere the split is the same
+    here = {problem.id for problem in _gradable_here(problems, name)}
     shuffled = list(problems)
     random.Random(HELD_OUT_SEED).shuffle(shuffled)
     wanted: tuple[str, ...] = (UNDIVIDED,) if config.eval_split == UNDIVIDED else PURPOSES
@@ -194,7 +195,14 @@ def _training_and_held_out(name: str, config: RunConfig, task: Task, seed: int) 
     if config.eval_dataset is not None or config.shuffle_seed is not None:
         random.Random(seed).shuffle(train)
     ends = [count * i // len(wanted) for i in range(len(wanted) + 1)] if wanted else []
-    return train, {purpose: held_out[ends[i] : ends[i + 1]] for i, purpose in enumerate(wanted)}
+    parts = [train, *(held_out[ends[i] : ends[i + 1]] for i in range(len(wanted)))]
+    train, *apart = ([problem for problem in part if problem.id in here] for part in parts)
+    return train, dict(zip(wanted, apart, strict=True))
+
+
+def training_part(name: str, config: RunConfig, task: Task) -> list[Problem]:
+    """The problems of one of the data sets of `config` that are not held out."""
+    return _training_and_held_out(name, config, task, config.seed)[0]
 
 
 def _generated(task: Task, config: RunConfig, seed: int) -> Part:
@@ -220,6 +228,11 @@ def read_dataset(name: str, task: Task) -> list[Problem]:
 
     Says on stderr how many records could not be used, and why. Raises `ConfigError` where none can.
     """
+    return _gradable_here(_read(name, task), name)
+
+
+def _read(name: str, task: Task) -> list[Problem]:
+    """As `read_dataset`, with those that this machine lacks something for."""
     from data.sources import SOURCES, find_source, is_prepared, load
 
     prefix, colon, location = name.partition(":")
@@ -254,12 +267,18 @@ def without_missing_needs(problems: list[Problem]) -> tuple[list[Problem], dict[
     return [problem for problem in problems if problem.id not in lacking], lacking
 
 
-def _gradable(problems: list[Problem], name: str, task: Task) -> list[Problem]:
-    problems, lacking_here = without_missing_needs(problems)
+def _gradable_here(problems: list[Problem], name: str) -> list[Problem]:
+    kept, lacking_here = without_missing_needs(problems)
     if lacking_here:
         named = "; ".join(f"{problem_id}: {reason}" for problem_id, reason in lacking_here.items())
         count = len(lacking_here)
         print(f"{name}: {count} problems cannot be graded on this machine and are skipped ({named})", file=sys.stderr)
+    if not kept:
+        raise ConfigError(f"dataset {name}: this machine lacks something for every problem, so nothing can be graded")
+    return kept
+
+
+def _gradable(problems: list[Problem], name: str, task: Task) -> list[Problem]:
     kept = [problem for problem in problems if task.gradable(problem)]
     if not kept:
         lacking = "has tests" if task.runs_programs else "has an answer"

@@ -60,6 +60,7 @@ class CollapseWatch:
         self.entropy_floor = entropy_floor
         self.idle_limit = idle_limit
         self.far = self.stale = self.idle = 0
+        self.alike = 1.0  # share of groups whose rewards were all equal, in the last step that drew any
         self.collapsed = False
         self.stopped: str | None = None
         for record in earlier:
@@ -74,14 +75,14 @@ class CollapseWatch:
         return self.stopped
 
     def _idle(self, record: Mapping[str, Any]) -> str | None:
+        self.alike = record.get("zero_variance_groups", self.alike)
         if record.get("rows_trained") is not None:
             self.idle = 0 if record["rows_trained"] else self.idle + 1
         if self.idle_limit and self.idle >= self.idle_limit:
-            alike = record.get("zero_variance_groups", 1.0) > 1 - 1e-6
             why = (
                 "all completions of every group earned the same reward; use problems that are solved sometimes, or a "
                 "larger --num-generations"
-                if alike
+                if self.alike > 1 - 1e-6
                 else "those that differed in their reward were cut and masked, or have an --advantage-scale of 0; use "
                 "a larger --max-completion-length, or another scale"
             )

@@ -176,10 +176,11 @@ class Run:
         if self.stopped is not None and self.watch.collapsed:
             print(f"the policy has collapsed: {self.stopped}; going back to the best checkpoint", flush=True)
             load_checkpoint(self.folder.path / "best", self.policy.model)
-        elif self.stopped is not None:
-            print(f"the run ends early: {self.stopped}", flush=True)
-        elif not self.config.eval_every:
-            self.keep({"step": step})  # nothing was compared, so the last is as good as any
+        else:
+            if self.stopped is not None:
+                print(f"the run ends early: {self.stopped}", flush=True)
+            if not self.config.eval_every:
+                self.keep({"step": step})  # nothing was compared, so the last is as good as any
         save_checkpoint(self.folder.path, self.policy.model, self.config.model or "")
         judged = self.judged(step)
         if self.evaluation(HELD_OUT, judged) is None:

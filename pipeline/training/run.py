@@ -75,8 +75,9 @@ def stored_config(folder: RunFolder, overrides: dict[str, Any]) -> Settings:
     """The settings of a run to be resumed. Only how long and how it is watched may change."""
     stored = load_config(folder.path / "config.yaml")
     for name, value in overrides.items():
-        changeable = name in CHANGEABLE
-        if not changeable and value != getattr(stored, name):
+        told = replace(stored, **{name: value})
+        same = told == stored or (name == "lr" and told.learning_rate == stored.learning_rate)
+        if name not in CHANGEABLE and not same:
             raise ConfigError(
                 f"--resume: --{name.replace('_', '-')} {value} differs from the run's {getattr(stored, name)}; "
                 f"leave it out, or start a new run"

@@ -30,7 +30,7 @@ from pipeline.policy.models import (
 from pipeline.progress import Bar
 from pipeline.run_folder import check_folder
 from pipeline.tasks import Task, task_of, with_dataset
-from pipeline.tasks.problem_sets import read_dataset
+from pipeline.tasks.problem_sets import training_part
 from pipeline.versions import warn_of_untested
 from rewards.problem import Problem
 from storage.files import write_json
@@ -70,13 +70,14 @@ def warm_up(settings: WarmUp) -> Path:
 
 
 def worked_problems(config: RunConfig, task: Task, settings: WarmUp) -> list[Problem]:
-    """Problems with a solution to imitate. Raises `ConfigError` where the data set has none."""
+    """Problems with a solution to imitate, none of which `train.py` holds out. Raises `ConfigError` where the data set
+    has none."""
     name = config.dataset or ""
     if task.generator and name == task.generator.name:
         return task.generator.worked(settings.max_samples, settings.seed)
-    problems = [problem for part in config.datasets for problem in read_dataset(part, task) if problem.solution]
+    problems = [p for part in config.datasets for p in training_part(part, config, task) if p.solution]
     if not problems:
-        raise ConfigError(f"--dataset {name}: no problem has a solution, so there is nothing to imitate")
+        raise ConfigError(f"--dataset {name}: no problem but held-out ones has a solution, so none can be imitated")
     Random(settings.seed).shuffle(problems)
     return problems[: settings.max_samples]
 

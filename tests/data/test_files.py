@@ -69,6 +69,8 @@ def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
     assert len(list(read_records(source, str(tmp_path), "test"))) == 1
     with pytest.raises(DatasetError, match="no file of the split 'validation'"):
         list(read_records(source, str(tmp_path), "validation"))
+    write_table(tmp_path / "eval_2.parquet", rows()[:2])
+    assert len(list(read_records(source, str(tmp_path), "eval_2"))) == 2
 
 
 def test_bad_places_are_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from data.difficulty import parse_windows
 from data.overlap import fingerprint, grams, groups, words
-from data.prepare import held_out_path, prepare_dataset, split, spread, text_language
+from data.prepare import held_out_path, prepare_dataset, split, spread, text_language, unique_ids
 from data.problems import DatasetError, read_problems, write_problems
 from data.settings import Preparation
 from pipeline.run_folder import read_json_lines
@@ -64,6 +64,19 @@ def test_filters_and_accounts(tmp_path: Path) -> None:
     assert "not among --source" in reasons["elsewhere"] and "not in en" in reasons["chinese"]
     assert reasons["large"] == "1 tests: larger than --max-test-bytes"
     assert "files" in reasons["raw.jsonl, line 7"] and len(dropped) == 7
+
+
+def test_a_problem_that_loses_all_its_tests_is_dropped(tmp_path: Path) -> None:
+    large = {"input": ["1" * 50, "2" * 50], "output": ["1", "2"]}
+    rows = [row("good", "Double it."), row("large", "Triple it.", public_tests=large)]
+    problems, dropped = prepared(tmp_path, rows, max_test_bytes=20)
+    assert [problem.id for problem in problems] == ["code_contests/good"]
+    assert [record["reason"] for record in dropped][-1] == "no test is left"
+
+
+def test_ids_are_made_different_from_all_others() -> None:
+    problems = [Problem(name, f"{index}") for index, name in enumerate(["a", "a", "a-2", "a", "b"])]
+    assert [problem.id for problem in unique_ids(problems)] == ["a", "a-3", "a-2", "a-4", "b"]
 
 
 def test_overlap_with_an_evaluation_set(tmp_path: Path) -> None:

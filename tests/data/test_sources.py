@@ -14,6 +14,7 @@ import pytest
 
 from data.problems import DatasetError, read_problems, write_problems
 from data.sources import SOURCES, Loaded, Skip, convert_record, load
+from data.sources.base import memory_bytes
 from data.sources.livecodebench import private_tests
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
@@ -73,6 +74,8 @@ def test_code_contests() -> None:
     }
     problem = converted("code_contests", unknown).problem
     assert (problem.time_limit, problem.memory_limit) == (2.0, 256 * MEGABYTE)
+    for text, limit in (("1G", 1000), ("262144K", 262.144), ("64 M", 64), ("256", 256), ("5 pages", 256)):
+        assert memory_bytes(text) == limit * MEGABYTE, text
     assert (problem.source, problem.difficulty) == ("atcoder", "EASY")
     assert converted("code_contests", CODE_CONTESTS | {"difficulty": 28}).problem.difficulty == "V 1200"
     assert "files" in skipped("code_contests", CODE_CONTESTS | {"input_file": "input.txt"})

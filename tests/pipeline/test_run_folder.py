@@ -80,6 +80,18 @@ def test_the_command_that_resumes_is_one_for_a_shell() -> None:
     assert shlex.split(RunFolder(folder).resume_command)[-2:] == ["--output-dir", str(folder)]
 
 
+def test_a_resumed_run_may_be_told_its_own_settings_again(tmp_path: Path) -> None:
+    from pipeline.training.run import stored_config
+
+    folder = RunFolder(tmp_path)
+    Settings(dataset="x", lr="0.001", u=8).save(tmp_path / "config.yaml")
+    for told in ({"lr": 0.001}, {"lr": "1e-3"}, {"u": 8}, {"steps": 9}):
+        assert stored_config(folder, told).u == 8
+    for told, named in (({"lr": "auto"}, "--lr auto differs"), ({"u": 9}, "--u 9 differs from the run's 8")):
+        with pytest.raises(ConfigError, match=named):
+            stored_config(folder, told)
+
+
 def test_resume_without_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no run under"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.extraction import blanked, depths, extract, extract_source, replace_freopen
+from rewards.extraction import blanked, depths, extract, extract_source, functions, replace_freopen
 
 PROGRAM = '#include <cstdio>\nint main() { puts("42"); }\n'
 OTHER = "int other() { return 1; }\n"
@@ -229,6 +230,24 @@ def test_control_flow_is_kept(tmp_path) -> None:
     (tmp_path / "a.cpp").write_text(extract_source(source) or "")
     subprocess.run(["g++", str(tmp_path / "a.cpp"), "-o", str(tmp_path / "a")], check=True)
     assert subprocess.run([str(tmp_path / "a")], capture_output=True, text=True, check=True).stdout == "yes\nend\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["int main()", "auto main() -> int", "int main() try", "int f(int x) noexcept", "auto g(int t) -> decltype(t + 1)"],
+)
+def test_a_definition_is_known_in_all_its_forms(head: str) -> None:
+    assert functions(f"#include <x>\n{head} {{ return 0; }}\n") == [re.findall(r"(\w+)\(", head)[0]]
+    program = f"{head} {{ return 0; }}\n"
+    if "main" in head:
+        assert extract_source(f"```cpp\n{program}```\nin it\n```cpp\nans += x;\n```\n") == program
+
+
+@pytest.mark.parametrize("text", ["_", "f()->", "f(", "f() -> g(x) ", "f(f(", "a b "])
+def test_degenerate_definitions_are_read_in_time(text: str) -> None:
+    start = time.process_time()
+    functions("#define " + text * (60_000 // len(text)))
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize("text", ["freopen(", "freopen(a, b, ", 'R"(', 'R"x(', '\\"', "'", "/*"])

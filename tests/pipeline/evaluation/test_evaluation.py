@@ -19,6 +19,7 @@ from pipeline.evaluation.compare import (
     compare_files,
     comparison_lines,
     power_lines,
+    power_report,
     stored_counts,
 )
 from pipeline.evaluation.evaluate import Evaluation, evaluated_problems, pass_at
@@ -201,6 +202,8 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             policies(chosen, baseline, True)
     with pytest.raises(ConfigError, match="no such folder"):
         policies([tmp_path / "none"], False, False)
+    with pytest.raises(ConfigError, match="--power 0.05: give one stored evaluation, not 2"):
+        power_report(0.05, 0.3, [tmp_path, tmp_path])
 
 
 def test_what_is_not_used_here_of_a_run_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

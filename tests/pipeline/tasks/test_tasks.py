@@ -15,7 +15,7 @@ from data.problems import write_problems
 from pipeline.config import ConfigError, RunConfig, Settings, parse_scales, resolved
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.run_folder import read_json_lines
-from pipeline.tasks import TASKS, means, task_of, with_dataset
+from pipeline.tasks import TASKS, means, problem_sets, task_of, with_dataset
 from pipeline.tasks.code import TASK as CODE
 from pipeline.tasks.countdown import TASK as COUNTDOWN
 from pipeline.tasks.graders import start_graders
@@ -174,6 +174,19 @@ def test_rows_of_a_published_set_are_read_as_they_are(tmp_path: Path) -> None:
     assert len(sets.train) == 18 and len(sets.held_out) == len(sets.validation) == 1
     with pytest.raises(ConfigError, match="no problem has tests"):
         read_dataset(f"gsm8k:{raw}", CODE)
+
+
+def test_what_a_machine_lacks_does_not_move_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a test set would hold what another machine, or this one before an installation, has trained on."""
+    needy = {"p3", "p17", "p40"}
+    place = write(tmp_path / "t.jsonl", [problem(f"p{index}", f"Statement {index}.") for index in range(60)])
+    whole = load_problem_sets(config(dataset=place))
+    monkeypatch.setattr(problem_sets, "missing_need", lambda one: "boost is missing" if one.id in needy else None)
+    part = load_problem_sets(config(dataset=place))
+    for name in ("train", "held_out", "validation"):
+        kept = [one.id for one in getattr(whole, name) if one.id not in needy]
+        assert [one.id for one in getattr(part, name)] == kept
+    assert len(part.train) < len(whole.train)
 
 
 def test_held_out_problems_are_not_trained_on(tmp_path: Path) -> None:

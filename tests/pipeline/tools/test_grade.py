@@ -57,6 +57,12 @@ def test_folder(files: Path) -> None:
     assert "slow.cpp: TIME_LIMIT 0/3" in done.stdout
 
 
+def test_a_tolerance_without_its_comparison_is_refused(files: Path) -> None:
+    done = run(files / "problems.jsonl", files / "solutions.jsonl", "--out", files / "v.jsonl", "--tolerance", "1e-3")
+    assert done.returncode and "--tolerance belongs to --checker float" in done.stderr
+    assert not (files / "v.jsonl").exists()
+
+
 def test_bad_input_is_one_sentence(files: Path) -> None:
     problems, solutions = files / "problems.jsonl", files / "solutions.jsonl"
     solutions.write_text(solutions.read_text() + '{"problem_id": "triple", "source": ""}\n')

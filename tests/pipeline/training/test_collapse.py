@@ -65,6 +65,9 @@ def test_a_run_without_rows_to_train_on_is_idle_but_not_collapsed() -> None:
     for share, why in ((1.0, alike), (1 - 1e-15, alike), (0.5, other)):  # as a sum over groups is
         cut = CollapseWatch(1, 0.01, idle_limit=1)
         assert why in str(cut.check(record(1, rows_trained=0.0, zero_variance_groups=share)))
+    again = CollapseWatch(1, 0.01, idle_limit=2)  # the second step is on the batch of the first
+    again.check(record(1, rows_trained=0.0, zero_variance_groups=0.5))
+    assert other in str(again.check(record(2, rows_trained=0.0)))
     never = CollapseWatch(1, 0.01, idle_limit=0)
     assert all(never.check(record(step, rows_trained=0)) is None for step in range(99))
     stale = CollapseWatch(1, 0.01, idle_limit=PATIENCE)
@@ -93,7 +96,8 @@ def test_a_run_that_cannot_learn_ends_with_a_sentence(forks: Forks, tmp_path: Pa
     assert "the run ends early: no row had an advantage for 4 steps" in done.stdout
     records = read_json_lines(folder / "metrics.jsonl")
     assert [record["rows_trained"] for record in records] == [0] * 4 and records[0]["entropy"] > 0
-    assert "no row" in read_json(folder / "summary.json")["stopped"]
+    summary = read_json(folder / "summary.json")
+    assert "no row" in summary["stopped"] and summary["best"] == {"step": 4}
 
 
 @pytest.mark.integration

@@ -10,10 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from data.starter.worked import worked_problems
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, Settings, resolved
 from pipeline.config.warm_up import WarmUp
 from pipeline.policy.models import STARTER_FOLDER
 from pipeline.tasks.code import TASK as CODE
+from pipeline.tasks.gsm8k import TASK as GSM8K
+from pipeline.tasks.problem_sets import load_problem_sets
+from pipeline.training import sft
 from pipeline.training.sft import training_rows
 from rewards.grader.harness import grade
 from rewards.grader.pool import GraderPool
@@ -76,6 +79,17 @@ def test_starter_examples_are_right() -> None:
     assert CODE.target(problems[0]).startswith("```cpp\n#include") and CODE.target(problems[0]).endswith("\n```")
 
 
+def test_no_example_is_a_problem_that_training_holds_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [json.dumps({"question": f"q{index}", "answer": f"It is.\n#### {index}"}) for index in range(60)]
+    path.write_text("\n".join(rows) + "\n")
+    config = resolved(Settings(task="gsm8k", dataset=str(path), eval_split="all"), starter=False, gpu=False)
+    sets = load_problem_sets(config)
+    examples = sft.worked_problems(config, GSM8K, WarmUp(task="gsm8k", dataset=str(path), output_dir="x"))
+    assert len(sets.held_out) == 6 and len(examples) == 54
+    assert not {problem.id for problem in sets.held_out} & {problem.id for problem in examples}
+
+
 def test_long_examples_are_dropped_and_counted(tiny_model_folder: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -108,7 +122,7 @@ def test_the_starter_end_to_end(
     import torch
     from safetensors.torch import load_file
 
-    rows = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(30)]
+    rows = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(34)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--model", "starter", "--task", task, "--dataset", dataset, "--method", method]
     options += ["--steps", "4", "--batch-size", "4", "--max-samples", "30", "--lr", "1e-3", "--output-dir", "warm"]
